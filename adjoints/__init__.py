@@ -1,0 +1,1 @@
+"""How to differentiate a solve."""

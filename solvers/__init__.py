@@ -1,0 +1,1 @@
+"""How to integrate: problems, Runge-Kutta methods, step-size control, saving. Knows torch only."""
