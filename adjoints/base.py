@@ -1,0 +1,116 @@
+"""What an adjoint is: a way to run a solve so that gradients can flow back through it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from neuralde.solvers.attempt import Plan
+from neuralde.solvers.field import Field
+from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.integrate import Options, Outcome
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """A solve to run: the plan and options with the live tensors in them, and the user's own field and arguments."""
+
+    plan: Plan
+    y0: Tensor
+    options: Options
+    f: Callable[..., Any]
+    args: tuple[Any, ...]
+
+    @property
+    def arguments(self) -> list[Tensor]:
+        """The tensors among ``args`` that require grad."""
+        return [leaf for leaf in pytree.tree_leaves(self.args) if isinstance(leaf, Tensor) and leaf.requires_grad]
+
+    def detached(self) -> tuple[Job, list[Tensor]]:
+        """The same job on copies of its tensors that are leaves of a graph of their own, and the copies.
+
+        The copies are, in order: ``t0``, ``t1`` and the save times where they require grad, then :attr:`arguments`.
+        """
+        copies: list[Tensor] = []
+
+        def copy(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            copies.append(tensor.detach().requires_grad_())
+            return copies[-1]
+
+        plan, save = self.plan, self.options.save
+        live = {"live_t0": copy(plan.live_t0), "live_t1": copy(plan.live_t1)}
+        save = replace(save, live=copy(save.live))
+        swap = {id(leaf): copy(leaf) for leaf in dict.fromkeys(self.arguments)}
+        args = pytree.tree_map(lambda leaf: swap.get(id(leaf), leaf), self.args)
+        assert isinstance(plan.field, Field)
+        plan = replace(plan, field=Field(self.f, plan.field.packing, args), **live)
+        return replace(self, plan=plan, options=replace(self.options, save=save), args=args), copies
+
+    @property
+    def live(self) -> list[Tensor]:
+        """The tensors that :meth:`detached` copies, in the same order."""
+        ends = [self.plan.live_t0, self.plan.live_t1, self.options.save.live]
+        return [tensor for tensor in ends if tensor is not None] + list(dict.fromkeys(self.arguments))
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished solve's differentiable outputs, packed, and the rest of what it left behind."""
+
+    y1: Tensor
+    rows: Tensor | None
+    costs: tuple[tuple[Tensor, ...], ...]
+    coefficients: Tensor | None
+    outcome: Outcome
+
+
+class Adjoint(ABC):
+    """How a solve is differentiated."""
+
+    exact: bool
+    """Whether the gradient is that of the numerical solution, to rounding; otherwise it converges with the tolerance."""
+    supports_costs: bool = True
+    """Whether gradients reach regularizers that are reductions over the steps."""
+    supports_dense: bool = True
+    """Whether gradients flow through the dense output and ``saveat="steps"``."""
+    through_steps: bool = False
+    """Whether step sizes are differentiated as well."""
+
+    @property
+    def name(self) -> str:
+        """The name that messages use."""
+        return type(self).__name__
+
+    def check(self, job: Job) -> None:
+        """Refuse what this adjoint cannot differentiate, by name."""
+        if not self.supports_costs and any(cost.differentiable for cost in job.plan.costs):
+            names = ", ".join(type(cost).__name__ for cost in job.plan.costs if cost.differentiable)
+            raise InvalidProblemError(
+                f"regularizers: got {names} with {self.name}, which cannot give its gradient because it does not see the "
+                "steps; expected DiscreteAdjoint() or DirectAdjoint(), or wrap the regularizer in Local(...)"
+            )
+        if not self.supports_dense and (job.options.save.dense or job.options.save.every):
+            raise InvalidProblemError(
+                f'adjoint: {self.name} gives no gradient through dense=True or saveat="steps"; '
+                "expected save times, or DiscreteAdjoint()"
+            )
+
+    @abstractmethod
+    def solve(self, job: Job) -> Result:
+        """Run the job, with gradients."""
+
+
+def plain(outcome: Outcome, y0: Tensor) -> Result:
+    """The result of a solve whose outputs are in the graph already, or need no graph."""
+    steps, rows = outcome.steps, outcome.rows
+    coefficients = torch.stack(steps.coefficients) if steps is not None and steps.coefficients else None
+    flat = rows.flat(y0) if rows is not None else None
+    return Result(outcome.carry.y, flat, outcome.carry.costs, coefficients, outcome)

@@ -1,0 +1,171 @@
+"""Which tensors a field depends on beside its arguments: found, or refused by name, never silently dropped.
+
+Two searches complete each other. The *object walk* looks at what the field holds: modules, lists, closures, partials,
+bound objects, globals it names. It finds tensors that a first call may not touch. The *graph walk* looks at the
+autograd graph of one call. It finds everything that call touched, however it was reached; what it meets that the object
+walk did not find and that cannot be an input of the solve is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuralde.solvers.errors import InvalidProblemError
+
+# Objects that hold no parameters of a field, or far too much.
+_OPAQUE = (types.ModuleType, type, str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)
+_LIMIT = 20_000
+
+
+def held_tensors(f: Any) -> list[Tensor]:
+    """Every tensor that requires grad and that ``f`` holds, in a module, list, closure, partial, object or global."""
+    found: dict[int, Tensor] = {}
+    seen: set[int] = set()
+    stack: list[Any] = [f]
+    while stack and len(seen) < _LIMIT:
+        value = stack.pop()
+        if isinstance(value, _OPAQUE) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                found[id(value)] = value
+        else:
+            stack.extend(_inside(value))
+    return list(found.values())
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """What one object holds."""
+    if isinstance(value, nn.Module):
+        yield from value.parameters()
+        yield from value.buffers()
+        for module in value.modules():
+            yield from (x for name, x in vars(module).items() if name not in ("_parameters", "_buffers", "_modules"))
+    elif isinstance(value, types.FunctionType):
+        yield from _inside_function(value)
+    elif isinstance(value, types.MethodType):
+        yield value.__self__
+        yield value.__func__
+    elif isinstance(value, functools.partial):
+        yield value.func
+        yield from value.args
+        yield from value.keywords.values()
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from value
+    elif not type(value).__module__.startswith(("torch.", "numpy", "builtins")):
+        yield from getattr(value, "__dict__", {}).values()
+        for slot in _slots(type(value)):
+            if hasattr(value, slot):
+                yield getattr(value, slot)
+        call = getattr(type(value), "__call__", None)
+        if isinstance(call, types.FunctionType):
+            yield call
+
+
+def _inside_function(f: types.FunctionType) -> Iterator[Any]:
+    for cell in f.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a name that has no value yet
+            continue
+    yield from f.__defaults__ or ()
+    yield from (f.__kwdefaults__ or {}).values()
+    yield from vars(f).values()
+    for name in _global_names(f.__code__):
+        if name in f.__globals__:
+            yield f.__globals__[name]
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
+def _slots(kind: type) -> Iterator[str]:
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        yield from (slots,) if isinstance(slots, str) else slots
+
+
+def graph_tensors(outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[Tensor], since: int) -> list[Tensor]:
+    """The tensors from outside that the graph of ``outputs`` ends in.
+
+    Args:
+        outputs: what one call of the field returned, computed with grad.
+        own: the call's own inputs, which are not captured.
+        held: what the object walk found.
+        since: the autograd sequence number before the call; older nodes belong to computations before the solve.
+
+    Raises:
+        InvalidProblemError: the field uses a tensor that was computed before the solve and that no walk can name.
+    """
+    ours = {id(tensor) for tensor in own}
+    by_node = {tensor.grad_fn: tensor for tensor in held if tensor.grad_fn is not None}
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    stack = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            if id(leaf) not in ours:
+                found[id(leaf)] = leaf
+        elif node in by_node:
+            found[id(by_node[node])] = by_node[node]
+        elif node._sequence_nr() < since:
+            raise InvalidProblemError(
+                f"f: uses a tensor that was computed from others before the solve ({node.name()}) and that the adjoint "
+                "cannot reach; expected such tensors in args, or DirectAdjoint()"
+            )
+        else:
+            stack.extend(parent for parent, _ in node.next_functions)
+    return list(found.values())
+
+
+def captured_tensors(f: Any, outputs: Iterable[Tensor], own: Iterable[Tensor], since: int) -> list[Tensor]:
+    """Every captured tensor the field's gradient may need: the union of both walks, checked for double counting."""
+    held = [tensor for tensor in held_tensors(f) if not any(tensor is mine for mine in own)]
+    met = graph_tensors(outputs, own, held, since)
+    known = {id(tensor) for tensor in held}
+    tensors = held + [tensor for tensor in met if id(tensor) not in known]
+    _refuse_overlap(tensors)
+    return tensors
+
+
+def _refuse_overlap(tensors: list[Tensor]) -> None:
+    """Refuse a captured tensor that was itself computed from another captured one: its gradient would count twice."""
+    leaves = {id(tensor) for tensor in tensors if tensor.grad_fn is None}
+    nodes = {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}
+    seen: set[Any] = set()
+    stack = [parent for node in nodes for parent, _ in node.next_functions]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in nodes or id(getattr(node, "variable", None)) in leaves:
+            raise InvalidProblemError(
+                "f: captures both a tensor and another one computed from it before the solve; expected the computed one "
+                "in args, where its gradient is counted once, or DirectAdjoint()"
+            )
+        stack.extend(parent for parent, _ in node.next_functions)
+
+
+def sequence_number() -> int:
+    """Autograd's current sequence number: nodes made from now on have this number or a higher one."""
+    probe = torch.zeros((), requires_grad=True)
+    return (probe * 1.0).grad_fn._sequence_nr()

@@ -1,0 +1,77 @@
+"""Autograd through the accepted steps."""
+
+from __future__ import annotations
+
+import torch
+
+from neuralde.solvers.integrate import integrate
+
+from .base import Adjoint, Job, Result, plain
+from .replay import Recorder, following, replay
+
+
+class DirectAdjoint(Adjoint):
+    """Exact; autograd records every accepted step, so memory grows with stages times steps.
+
+    The gradient is that of the numerical solution for the steps taken. It supports everything: double backward, forward
+    mode (``torch.func.jvp``), regularizers, dense output. A joint solve is recorded as it runs; a per-sample solve runs
+    first and is then taken again in the graph, step by step, so that a lane that failed cannot disturb the others'
+    gradients.
+
+    Args:
+        through_steps: differentiate the choice of step sizes as well (see
+            :func:`neuralde.solvers.controllers.constant_for_gradient` for why that is off).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        >>> sol = nde.solve(nde.ODEProblem(lambda t, y: -y, y0, (0.0, 1.0)), adjoint=nde.DirectAdjoint(), rtol=1e-8)
+        >>> torch.autograd.grad(sol.y1, y0)[0]
+        tensor(0.3679, dtype=torch.float64)
+    """
+
+    exact = True
+
+    def __init__(self, through_steps: bool = False) -> None:
+        self.through_steps = through_steps
+
+    def solve(self, job: Job) -> Result:
+        """Run the job in the graph."""
+        if not job.plan.per_sample or self.through_steps or not torch.is_grad_enabled():
+            return plain(integrate(job.plan, job.y0, job.options), job.y0)
+        return _solve_again(job)
+
+
+def _solve_again(job: Job) -> Result:
+    """Solve without a graph, then take the accepted steps again with one."""
+    recorder = Recorder()
+    with torch.no_grad():
+        outcome = integrate(job.plan, job.y0, job.options, None, recorder)
+    y, rows, emitted, pieces = job.y0, None, [], []
+    costs = tuple(cost.start(y, y.real.new_zeros(len(y))) for cost in job.plan.costs)
+    full, full_costs = y, costs
+    for record in recorder.records:
+        if record.rows is not rows:
+            index = record.rows
+            y = following(y, rows, index)
+            costs = tuple(tuple(x[index] for x in state) for state in full_costs)
+            rows = index
+        again = replay(job.plan, job.options.save, record, y, costs)
+        y, costs = again.y, again.costs
+        full, full_costs = (y, costs) if rows is None else (
+            full.index_copy(0, rows, y),
+            tuple(
+                tuple(whole.index_copy(0, rows, part) for whole, part in zip(before, after, strict=True))
+                for before, after in zip(full_costs, costs, strict=True)
+            ),
+        )
+        if again.emitted is not None:
+            emitted.append(again.emitted)
+        if again.coefficients is not None:
+            pieces.append(again.coefficients)
+    if outcome.rows is not None:
+        outcome.rows.values = emitted
+    if outcome.steps is not None:
+        outcome.steps.coefficients = pieces
+    result = plain(outcome, job.y0)
+    return Result(full, result.rows, full_costs, result.coefficients, outcome)

@@ -1,0 +1,217 @@
+"""The gradient of the numerical solution, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.integrate import Outcome, integrate
+
+from .base import Adjoint, Job, Result, plain
+from .captured import captured_tensors, sequence_number
+from .replay import Costs, Recorder, Replayed, advance, following, replay
+
+
+class DiscreteAdjoint(Adjoint):
+    """Exact, the default; keeps the states between the steps and takes each step again to differentiate it.
+
+    The gradient is the one that :class:`DirectAdjoint` gives, to rounding. Memory: one state per accepted step, and the
+    graph of a single step at a time. Cost: the backward pass calls the field once more per stage. No double backward
+    and no forward mode; :class:`DirectAdjoint` has both.
+
+    Args:
+        checkpoints: keep at most this many states, evenly spread, and compute those between again from them; about the
+            square root of the number of steps is a good choice. None keeps all.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        >>> problem = nde.ODEProblem(lambda t, y: -y, y0, (0.0, 1.0))
+        >>> sol = nde.solve(problem, adjoint=nde.DiscreteAdjoint(checkpoints=4), rtol=1e-8)
+        >>> torch.autograd.grad(sol.y1, y0)[0]
+        tensor(0.3679, dtype=torch.float64)
+    """
+
+    exact = True
+
+    def __init__(self, checkpoints: int | None = None) -> None:
+        if checkpoints is not None and (not isinstance(checkpoints, int) or checkpoints < 1):
+            raise InvalidProblemError(f"checkpoints: got {checkpoints!r}; expected a positive int, or None to keep all")
+        self.checkpoints = checkpoints
+
+    def solve(self, job: Job) -> Result:
+        """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
+        if not torch.is_grad_enabled():
+            return plain(integrate(job.plan, job.y0, job.options), job.y0)
+        detached, copies = job.detached()
+        captured, slope = captured_by(detached, copies)
+        inputs = [*job.live, *captured]
+        if not job.y0.requires_grad and not inputs:
+            with torch.no_grad():
+                return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
+        run = _Run(detached, copies, captured, Recorder(self.checkpoints), slope)
+        y1, flat, coefficients, *costs = _Replay.apply(run, job.y0, *inputs)
+        outcome, run.outcome = run.outcome, None
+        assert outcome is not None
+        if outcome.rows is not None:
+            outcome.rows.values = [flat] if outcome.rows.requests else []
+        rows = outcome.rows.flat(job.y0) if outcome.rows is not None else None
+        return Result(y1, rows, _unflatten(costs, outcome.carry.costs), coefficients, outcome)
+
+
+def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """What the field captures, and the field at the start (one call serves both)."""
+    plan = job.plan
+    with torch.enable_grad():
+        y0 = job.y0.detach().requires_grad_()
+        since = sequence_number()
+        slope = plan.stops.one_sided(plan.field, plan.t0, plan.t1, y0)(plan.t0, y0)
+    return captured_tensors(job.f, [slope], [y0, *copies], since), slope.detach()
+
+
+@dataclass(eq=False)
+class _Run:
+    """What the forward pass leaves for the backward pass. Holds no output, so that nothing refers to itself."""
+
+    job: Job
+    copies: list[Tensor]
+    captured: list[Tensor]
+    recorder: Recorder
+    slope: Tensor
+    outcome: Outcome | None = None
+
+    def __post_init__(self) -> None:
+        self.versions = [tensor._version for tensor in self.captured]
+
+    def check_versions(self, grads: Sequence[Tensor | None]) -> None:
+        """Refuse to differentiate at other parameter values than those of the forward pass."""
+        for tensor, version, grad in zip(self.captured, self.versions, grads, strict=True):
+            if grad is not None and tensor._version != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(tensor.shape)} that the field uses was changed in place between the "
+                    "solve and its backward pass (an optimizer step, say); call backward() before changing it"
+                )
+
+
+class _Replay(torch.autograd.Function):
+    """A solve whose backward pass takes the recorded steps again, last first."""
+
+    @staticmethod
+    def forward(ctx: Any, run: _Run, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        job = run.job
+        outcome = run.outcome = integrate(job.plan, y0.detach(), job.options, run.slope, run.recorder)
+        ctx.run = run
+        ctx.set_materialize_grads(False)
+        flat = torch.cat(outcome.rows.values) if outcome.rows is not None and outcome.rows.values else y0.new_empty(0)
+        pieces = outcome.steps.coefficients if outcome.steps is not None else []
+        coefficients = torch.stack(pieces) if pieces else y0.new_empty(0)
+        costs = [x.clone() for state in outcome.carry.costs for x in state]
+        return outcome.carry.y.clone(), flat, coefficients, *costs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *costs: Tensor | None) -> Any:
+        sweep = _Sweep(ctx.run, y1, flat, pieces, costs)
+        sweep.run()
+        return None, sweep.state, *sweep.grads
+
+
+class _Sweep:
+    """The backward pass: cotangents of the state and the reductions, pulled back through one step after another."""
+
+    def __init__(
+        self, run: _Run, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, costs: Sequence[Tensor | None]
+    ) -> None:
+        job = run.job
+        self.job, self.run_data, self.flat, self.pieces = job, run, flat, pieces
+        self.state = torch.zeros_like(job.y0) if y1 is None else y1
+        self.costs = list(costs)
+        self.inputs = [*run.copies, *run.captured]
+        self.grads: list[Tensor | None] = [None] * len(self.inputs)
+        self.cached: dict[int, Tensor] = {}
+        self.offset = 0 if flat is None else len(flat)
+
+    def run(self) -> None:
+        """Pull everything back to the start."""
+        records = self.run_data.recorder.records
+        for index in range(len(records) - 1, -1, -1):
+            self._step(index)
+        self.run_data.check_versions(self.grads[len(self.run_data.copies) :])
+
+    def _step(self, index: int) -> None:
+        record = self.run_data.recorder.records[index]
+        y = self._state_at(index).detach().requires_grad_()
+        costs = tuple(tuple(x.detach().requires_grad_(x.is_floating_point()) for x in state) for state in record.costs)
+        with torch.enable_grad():
+            again = replay(self.job.plan, self.job.options.save, record, y, costs)
+        outputs, cotangents = self._paired(index, again)
+        flat_costs = [x for state in costs for x in state]
+        wanted = [y, *(x for x in flat_costs if x.requires_grad), *self.inputs]
+        got: list[Tensor | None] = [None] * len(wanted)
+        if outputs:
+            got = list(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+        self._put_state(record.rows, got.pop(0))
+        for place, x in enumerate(flat_costs):
+            if x.requires_grad:
+                self._put_cost(place, record.rows, got.pop(0))
+        self.grads = [new if old is None else old if new is None else old + new for old, new in zip(self.grads, got, strict=True)]
+
+    def _paired(self, index: int, again: Replayed) -> tuple[list[Tensor], list[Tensor]]:
+        """The step's outputs that have a cotangent, and the cotangents."""
+        record = self.run_data.recorder.records[index]
+        rows = record.rows
+        pairs: list[tuple[Tensor, Tensor | None]] = [(again.y, self.state if rows is None else self.state[rows])]
+        for x, cotangent in zip((x for state in again.costs for x in state), self.costs, strict=True):
+            pairs.append((x, cotangent if cotangent is None or rows is None else cotangent[rows]))
+        if again.emitted is not None and self.flat is not None:
+            self.offset -= len(again.emitted)
+            pairs.append((again.emitted, self.flat[self.offset : self.offset + len(again.emitted)]))
+        if again.coefficients is not None and self.pieces is not None:
+            piece = self.pieces[index]
+            pairs.append((again.coefficients, piece if rows is None else piece[:, rows]))
+        kept = [(x, cotangent) for x, cotangent in pairs if cotangent is not None and x.requires_grad]
+        return [x for x, _ in kept], [cotangent for _, cotangent in kept]
+
+    def _put_state(self, rows: Tensor | None, grad: Tensor | None) -> None:
+        if rows is None:
+            self.state = torch.zeros_like(self.state) if grad is None else grad
+        else:
+            self.state = self.state.index_copy(0, rows, torch.zeros_like(self.state[rows]) if grad is None else grad)
+
+    def _put_cost(self, place: int, rows: Tensor | None, grad: Tensor | None) -> None:
+        before = self.costs[place]
+        if rows is None or before is None or grad is None:
+            self.costs[place] = grad
+        else:
+            self.costs[place] = before.index_copy(0, rows, grad)
+
+    def _state_at(self, index: int) -> Tensor:
+        """The state before a step: kept, or computed again from the last kept one before it."""
+        recorder = self.run_data.recorder
+        if index in recorder.states:
+            return recorder.states[index]
+        if index not in self.cached:
+            self._compute_between(index - index % recorder.stride, index)
+        return self.cached.pop(index)
+
+    def _compute_between(self, first: int, last: int) -> None:
+        """Every state behind the kept one at ``first``, up to the one at ``last``."""
+        recorder, plan = self.run_data.recorder, self.job.plan
+        y = recorder.states[first]
+        with torch.no_grad():
+            for index in range(first, last):
+                record, after = recorder.records[index], recorder.records[index + 1]
+                y = advance(plan, record, y)
+                y = following(y, record.rows, after.rows)
+                self.cached[index + 1] = y
+
+
+def _unflatten(flat: Sequence[Tensor], like: Costs) -> Costs:
+    rest = iter(flat)
+    return tuple(tuple(next(rest) for _ in state) for state in like)

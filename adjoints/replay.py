@@ -1,0 +1,136 @@
+"""Taking a recorded step again, in the graph: what the exact adjoints have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuralde.solvers.attempt import Carry, Plan, Trial, advance_costs
+from neuralde.solvers.method import Step
+from neuralde.solvers.saving import Request, Rows, SavePlan, emit, polynomial
+from neuralde.solvers.scalars import Scalar, any_true, choose, select, spread
+
+Costs = tuple[tuple[Tensor, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is needed to take an accepted step again, its state aside."""
+
+    t: Scalar
+    t_end: Scalar
+    accept: Scalar
+    index: Scalar
+    rows: Tensor | None
+    costs: Costs
+    request: Request | None
+
+
+class Recorder:
+    """Keeps the accepted steps of a solve, and of their initial states as many as ``limit`` allows.
+
+    With a limit, every second kept state is dropped whenever there are too many, so that those left are evenly spread
+    over a number of steps that nobody knew before.
+
+    Args:
+        limit: how many states to keep at most; None keeps all.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit, self.stride = limit, 1
+        self.records: list[Record] = []
+        self.states: dict[int, Tensor] = {}
+        self._rows: Rows | None = None
+        self._seen = 0
+
+    def attach(self, rows: Rows | None) -> Recorder:
+        """Learn where the requests are found."""
+        self._rows = rows
+        self._seen = len(rows.requests) if rows is not None else 0
+        return self
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Keep an accepted step."""
+        if not any_true(trial.accept):
+            return
+        request = None
+        if self._rows is not None and len(self._rows.requests) > self._seen:
+            request = self._rows.requests[-1]
+            self._seen = len(self._rows.requests)
+        index = len(self.records)
+        if index % self.stride == 0:
+            self.states[index] = carry.y
+            if self.limit is not None and len(self.states) > self.limit:
+                self.stride *= 2
+                self.states = {i: y for i, y in self.states.items() if i % self.stride == 0}
+        self.records.append(
+            Record(trial.t, trial.t_end, trial.accept, carry.accepted, trial.rows, carry.costs, request)
+        )
+
+
+def following(y: Tensor, rows: Tensor | None, next_rows: Tensor | None) -> Tensor:
+    """The state as the next record has it: a compact solve may have dropped samples between the two."""
+    if next_rows is rows or next_rows is None:
+        return y
+    return y[next_rows] if rows is None else y[torch.searchsorted(rows, next_rows)]
+
+
+class Replayed(NamedTuple):
+    """One step taken again."""
+
+    y: Tensor
+    costs: Costs
+    emitted: Tensor | None
+    coefficients: Tensor | None
+
+
+def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, costs: Costs) -> Replayed:
+    """Take a recorded step again from the state ``y``, with the live times of ``plan`` where it touches the ends."""
+    plan = plan if record.rows is None else _narrow(plan, record.rows)
+    step = _retake(plan, record, y)
+    trial = Trial(step, record.t, record.t_end, 0.0, record.accept, 0.0, (), record.rows)
+    return Replayed(
+        y=choose(record.accept, step.y, y),
+        costs=advance_costs(plan, costs, trial, record.index),
+        emitted=emit(step, record.request, save.live) if record.request is not None else None,
+        coefficients=polynomial(step) if save.dense else None,
+    )
+
+
+def advance(plan: Plan, record: Record, y: Tensor) -> Tensor:
+    """The state after a recorded step, and nothing else."""
+    plan = plan if record.rows is None else _narrow(plan, record.rows)
+    return choose(record.accept, _retake(plan, record, y).y, y)
+
+
+def _retake(plan: Plan, record: Record, y: Tensor) -> Step:
+    t, t_end, accept = record.t, record.t_end, record.accept
+    first, last = record.index == 0, t_end == plan.t1
+    if plan.per_sample:
+        # Lanes that did not move take the step of a lane that did, and its result is thrown away: their own state may
+        # be one from which the field is not finite, and 0 * NaN would reach the parameters.
+        donor = accept.to(torch.int64).argmax()
+        t, t_end = (select(accept, x, x[donor]) for x in (t, t_end))
+        y = torch.where(spread(accept, y), y, y[donor])
+        first, last = first & accept, last & accept
+    field = plan.stops.one_sided(plan.field, t, t_end, y)
+    return plan.method.step(field, *plan.ends(t, t_end, first, last), y)
+
+
+def _narrow(plan: Plan, rows: Tensor) -> Plan:
+    """The plan of the samples that a compact solve still worked on."""
+
+    def take(x: Tensor | None) -> Tensor | None:
+        return x[rows] if x is not None and x.dim() else x
+
+    return replace(
+        plan,
+        t0=plan.t0[rows],
+        t1=plan.t1[rows],
+        direction=plan.direction[rows],
+        live_t0=take(plan.live_t0),
+        live_t1=take(plan.live_t1),
+    )

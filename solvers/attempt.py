@@ -1,0 +1,220 @@
+"""One attempt at a step: the whole algorithm of an adaptive solve, as two pure functions.
+
+:func:`attempt` takes a step and judges it; :func:`settle` makes the next carry from it. Both are shape-static and never
+branch on a tensor's value, so that eager Python, a compiled loop or a captured block can drive the same code. A joint
+solve is one lane, whose numbers are Python's; a per-sample solve has B lanes, whose numbers are ``(B,)`` tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .controllers import Controller, constant_for_gradient
+from .costs import Cost, StepView
+from .method import Method, Step, VectorField
+from .norms import rms, scaled_error
+from .scalars import Scalar, both, choose, is_finite, maximum, minimum, negate, select
+from .solution import Status
+from .stops import Stops
+
+RUNNING = -1
+# A remainder this much longer than the step is taken in one step, so that rounding never leaves a sliver before a stop.
+SLACK = 1.0 + 1e-6
+# Below this many units of rounding of the time, a step no longer moves the clock reliably.
+TIME_RESOLUTION = 4 * torch.finfo(torch.float64).eps
+# The same around t = 0, where time resolves everything: a fraction of the interval that no transient needs.
+SMALLEST_FRACTION = 1e-30
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Everything that stays the same during a solve."""
+
+    field: VectorField
+    method: Method
+    controller: Controller
+    stops: Stops
+    t0: Scalar
+    t1: Scalar
+    direction: Scalar
+    rtol: float
+    atol: float
+    max_steps: int
+    costs: tuple[Cost, ...] = ()
+    per_sample: bool = False
+    through_steps: bool = False
+    live_t0: Tensor | None = None
+    live_t1: Tensor | None = None
+
+    @property
+    def host(self) -> bool:
+        """Whether clock numbers are Python's."""
+        return not isinstance(self.t0, Tensor)
+
+    def read(self, x: Tensor) -> Scalar:
+        """A lane's number, as the controller takes it; the one host sync of an attempt in a joint eager solve."""
+        if self.host:
+            return x.item()
+        return constant_for_gradient(x, self.through_steps).to(torch.float64)
+
+    def norm_at(self, y: Tensor) -> Callable[[Tensor], Scalar]:
+        """The root mean square in units of the tolerance at ``y``."""
+        scale = self.atol + self.rtol * y.abs()
+        return lambda x: self.read(rms(x / scale, self.per_sample))
+
+    def ends(self, t: Scalar, t_end: Scalar, first: Scalar, last: Scalar) -> tuple[Scalar, Scalar]:
+        """The step's times as the graph sees them: the two ends of the interval are inputs, all others constants."""
+        if self.live_t0 is not None:
+            t = select(first, self.live_t0, t)
+        if self.live_t1 is not None:
+            t_end = select(last, self.live_t1, t_end)
+        return t, t_end
+
+
+class Carry(NamedTuple):
+    """What changes from attempt to attempt."""
+
+    t: Scalar
+    h: Scalar
+    y: Tensor
+    slope: Tensor | None
+    control: tuple[Scalar, ...]
+    costs: tuple[tuple[Tensor, ...], ...]
+    status: Scalar
+    steps: Scalar
+    accepted: Scalar
+    nfe: Scalar
+
+
+class Trial(NamedTuple):
+    """One attempt, judged. ``accept`` is the verdict for running lanes; ``rows`` are the samples a compact solve kept."""
+
+    step: Step
+    t: Scalar
+    t_end: Scalar
+    ratio: Scalar
+    accept: Scalar
+    h: Scalar
+    control: tuple[Scalar, ...]
+    rows: Tensor | None
+
+
+def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
+    """Try one step from where the carry stands, and let the controller judge it."""
+    stop = plan.stops.after(carry.t, plan.t1, plan.direction)
+    ahead = (stop - carry.t) * plan.direction
+    running = carry.status == RUNNING
+    lands = ahead <= carry.h * SLACK
+    length = select(lands, ahead, carry.h)
+    t_end = select(lands, stop, carry.t + plan.direction * length)
+    t_end = select(running, t_end, carry.t)
+
+    t, t_live = plan.ends(carry.t, t_end, carry.accepted == 0, t_end == plan.t1)
+    field = plan.stops.one_sided(plan.field, carry.t, t_end, carry.y)
+    step = plan.method.step(field, t, t_live, carry.y, carry.slope)
+    ratio = _error_ratio(plan, step)
+
+    accept, h, control = plan.controller.decide(length, ratio, carry.control)
+    # A step shortened only to land on a given time says nothing against the step size proposed before it.
+    kept = both(both(accept, lands), h < carry.h)
+    h = select(kept, carry.h, h)
+    h = minimum(h, plan.controller.dtmax)
+    return Trial(step, carry.t, t_end, ratio, both(accept, running), h, control, rows)
+
+
+def _error_ratio(plan: Plan, step: Step) -> Scalar:
+    """The scaled error norm; without error control 0, or infinity where the step is not finite."""
+    if not plan.controller.adaptive:
+        size = rms(step.y.detach(), plan.per_sample)
+        ratio = plan.read(size)
+        return select(is_finite(ratio), 0.0, math.inf)
+    _ = step.end_slope  # in the graph, before the graph is switched off: the next step starts with it
+    outside = nullcontext() if plan.through_steps or torch.compiler.is_compiling() else torch.no_grad()
+    with outside:
+        return plan.read(rms(scaled_error(step.error, step.y0, step.y, plan.rtol, plan.atol), plan.per_sample))
+
+
+def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
+    """The carry after an attempt: moved where it was accepted, with a new step size either way."""
+    accept, step = trial.accept, trial.step
+    running = carry.status == RUNNING
+    t = select(accept, trial.t_end, carry.t)
+    steps = carry.steps + select(running, 1, 0)
+    return Carry(
+        t=t,
+        h=trial.h,
+        y=choose(accept, step.y, carry.y),
+        slope=_next_slope(plan, carry, trial),
+        control=trial.control,
+        costs=advance_costs(plan, carry.costs, trial, carry.accepted),
+        status=_status(plan, carry, trial, t, steps),
+        steps=steps,
+        accepted=carry.accepted + select(accept, 1, 0),
+        nfe=carry.nfe + select(running, step.calls, 0),
+    )
+
+
+def advance_costs(
+    plan: Plan, costs: tuple[tuple[Tensor, ...], ...], trial: Trial, index: Scalar
+) -> tuple[tuple[Tensor, ...], ...]:
+    """Every reduction after this step, where it was accepted."""
+    if not costs or trial.accept is False:
+        return costs
+    view = StepView(trial.step, plan.method, plan.rtol, plan.atol, index)
+    moved = tuple(cost.update(state, view) for cost, state in zip(plan.costs, costs, strict=True))
+    return tuple(
+        tuple(choose(trial.accept, new, old) for new, old in zip(after, before, strict=True))
+        for after, before in zip(moved, costs, strict=True)
+    )
+
+
+def _next_slope(plan: Plan, carry: Carry, trial: Trial) -> Tensor | None:
+    """The field where the next attempt starts, where that is known without another call."""
+    step = trial.step
+    if plan.host:
+        if not trial.accept:
+            return step.first_slope
+        return None if plan.stops.is_jump(trial.t_end) else step.end_slope
+    if carry.slope is None:
+        return None
+    assert step.end_slope is not None
+    return choose(trial.accept, step.end_slope, carry.slope)
+
+
+def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) -> Scalar:
+    """Whether the lane goes on, has arrived, or has failed, and how."""
+    smallest = maximum(abs(t) * TIME_RESOLUTION, abs(plan.t1 - plan.t0) * SMALLEST_FRACTION)
+    movable = both(trial.h > smallest, trial.h >= plan.controller.dtmin)
+    stuck = both(negate(trial.accept), negate(movable))
+    failure = select(is_finite(trial.ratio), int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE))
+    status = select(steps >= plan.max_steps, int(Status.MAX_STEPS), RUNNING)
+    status = select(stuck, failure, status)
+    status = select(both(trial.accept, t == plan.t1), int(Status.SUCCESS), status)
+    return select(carry.status == RUNNING, status, carry.status)
+
+
+def begin(plan: Plan, y0: Tensor, slope: Tensor | None, h: Scalar, nfe: int) -> Carry:
+    """The carry before the first attempt. Lanes whose interval is empty have already arrived."""
+    zero = torch.zeros_like(plan.t0, dtype=torch.int64) if isinstance(plan.t0, Tensor) else 0
+    lanes = torch.zeros(
+        y0.shape[:1] if plan.per_sample else (), dtype=y0.dtype.to_real(), device=y0.device
+    )
+    return Carry(
+        t=plan.t0,
+        h=h,
+        y=y0,
+        slope=slope,
+        control=plan.controller.start(h),
+        costs=tuple(cost.start(y0, lanes) for cost in plan.costs),
+        status=select(plan.t0 == plan.t1, int(Status.SUCCESS), RUNNING),
+        steps=zero,
+        accepted=zero,
+        nfe=zero + nfe,
+    )

@@ -1,0 +1,244 @@
+"""Step-size control: from a step size and how large its error was, whether to accept it and the size to try next.
+
+A controller sees numbers only, never the state, the field or the solver. Where the library treats step sizes as
+constants for the gradient, and why, is :func:`constant_for_gradient`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidProblemError
+from .method import Method
+from .scalars import Scalar, is_finite, maximum, minimum, select
+
+
+def constant_for_gradient(value: Tensor, through_steps: bool = False) -> Tensor:
+    """The one place where step-size decisions leave the graph.
+
+    Step sizes are constants for every gradient of the library, as in Diffrax, torchdiffeq and SciML: the derivative
+    is that of the map "these steps, on this problem". Differentiating the choice of the steps as well is possible
+    (``DirectAdjoint(through_steps=True)`` does) but rarely wanted: the choice is a heuristic with corners, it moves
+    the solution by no more than the tolerance, and its derivative is noise of that size. A regularizer's gradient in
+    particular would mostly say "take shorter steps", which the controller undoes.
+    """
+    return value if through_steps else value.detach()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controller(ABC):
+    """What every controller shares.
+
+    Args:
+        step_ts: times that a step must end on.
+        jump_ts: times at which the field is discontinuous: a step ends there on the left limit and the next one
+            starts on the right limit.
+        dtmin: the solve ends with ``STEP_UNDERFLOW`` rather than take a smaller step.
+        dtmax: no step is longer.
+    """
+
+    step_ts: Sequence[float] | Tensor = ()
+    jump_ts: Sequence[float] | Tensor = ()
+    dtmin: float = 0.0
+    dtmax: float = math.inf
+    adaptive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("step_ts", "jump_ts"):
+            try:
+                times = torch.as_tensor(getattr(self, name), dtype=torch.float64).detach().reshape(-1).tolist()
+            except (TypeError, ValueError, RuntimeError):
+                raise InvalidProblemError(f"{name}: got {getattr(self, name)!r}; expected a sequence of times") from None
+            if not all(map(math.isfinite, times)):
+                raise InvalidProblemError(f"{name}: got {times}; expected finite times")
+            object.__setattr__(self, name, tuple(sorted(times)))
+        for name, low in (("dtmin", 0.0), ("dtmax", self.dtmin)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not value >= low or (name == "dtmax" and value <= 0):
+                raise InvalidProblemError(f"{name}: got {value!r}; expected a number not below {max(low, 0.0)}")
+
+    def bind(self, method: Method) -> Controller:
+        """This controller with the method's constants filled in."""
+        if self.adaptive and not method.adaptive:
+            raise InvalidProblemError(
+                f"controller: got {type(self).__name__} with {method.name}, which estimates no error; "
+                "expected ConstantStep() or StepTo(ts)"
+            )
+        return self
+
+    @abstractmethod
+    def start(self, like: Scalar) -> tuple[Scalar, ...]:
+        """The state before the first step, of the kind of number that ``like`` is."""
+
+    @abstractmethod
+    def decide(self, h: Scalar, ratio: Scalar, state: tuple[Scalar, ...]) -> tuple[Scalar, Scalar, tuple[Scalar, ...]]:
+        """``(accept, next step size, state)`` after a step of size ``h > 0`` whose scaled error was ``ratio``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantStep(Controller):
+    """Steps of ``dt``, the last one shortened to end at ``t1``; what a method without error estimate uses by itself.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Tsit5(), dt=0.25, controller=nde.ConstantStep()).stats.accepted
+        4
+    """
+
+    adaptive: ClassVar[bool] = False
+
+    def start(self, like: Scalar) -> tuple[Scalar, ...]:
+        """No state."""
+        return ()
+
+    def decide(self, h: Scalar, ratio: Scalar, state: tuple[Scalar, ...]) -> tuple[Scalar, Scalar, tuple[Scalar, ...]]:
+        """Accept whatever is finite; there is no smaller step to try."""
+        accept = ratio <= 1.0
+        return accept, select(accept, h, 0.0), state
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTo(ConstantStep):
+    """One step between each two neighbours of the given times, and to ``t1``.
+
+    Args:
+        ts: the times to step to, in any order; those outside the interval are passed over.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
+        >>> nde.solve(problem, nde.RK4(), controller=nde.StepTo(ts=[0.1, 0.5])).stats.accepted
+        3
+    """
+
+    ts: Sequence[float] | Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step_ts", [*torch.as_tensor(self.step_ts).tolist(), *torch.as_tensor(self.ts).tolist()])
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ErrorController(Controller):
+    r"""The step is scaled by :math:`\gamma \prod_i r_{n-i}^{-\beta_{i+1}}`, within bounds; :math:`r_n` is the scaled error."""
+
+    safety: float | None = None
+    factor_min: float | None = None
+    factor_max: float | None = None
+    beta: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("safety", "factor_min", "factor_max"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+                raise InvalidProblemError(f"{name}: got {value!r}; expected a positive number")
+
+    @abstractmethod
+    def _exponents(self, order: int) -> tuple[float, ...]:
+        """The default exponents for a method whose error is of this local order."""
+
+    def bind(self, method: Method) -> Controller:
+        super().bind(method)
+        preferred: dict[str, Any] = method.controller_options if isinstance(self, PIController) else {}
+        assert method.embedded_order is not None
+        beta = preferred.get("beta", self._exponents(method.embedded_order + 1))
+        defaults: dict[str, Any] = {"safety": 0.9, "factor_min": 0.2, "factor_max": 10.0, **preferred, "beta": beta}
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **missing)
+
+    def start(self, like: Scalar) -> tuple[Scalar, ...]:
+        # Nothing is known of an error before the first step; 1e-4 is also the floor that later ones have (SciML).
+        # The heuristic first step may be far too small, so one large growth is allowed after it.
+        return (*[0.0 * like + 1e-4] * (len(self.beta or ()) - 1), 0.0 * like + 1e4)
+
+    def decide(self, h: Scalar, ratio: Scalar, state: tuple[Scalar, ...]) -> tuple[Scalar, Scalar, tuple[Scalar, ...]]:
+        assert self.beta and self.safety and self.factor_min and self.factor_max
+        accept = ratio <= 1.0
+        error = maximum(select(is_finite(ratio), ratio, 1e30), 1e-12)
+        *past, limit = state
+        alone = self.safety * error ** -self.beta[0]
+        factor = alone
+        for exponent, earlier in zip(self.beta[1:], past, strict=True):
+            factor = factor * earlier**-exponent
+        grown = maximum(minimum(factor, limit), self.factor_min)
+        shrunk = maximum(minimum(alone, self.safety), self.factor_min)
+        following = (maximum(error, 1e-4), *past[:-1]) if past else ()
+        kept = tuple(select(accept, new, old) for new, old in zip(following, past, strict=True))
+        return accept, h * select(accept, grown, shrunk), (*kept, select(accept, self.factor_max, limit))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IController(_ErrorController):
+    r"""Integral control, :math:`h \leftarrow h \gamma r^{-1/k}`, :math:`k` the local order of the error (Hairer I, II.4).
+
+    Args:
+        safety: :math:`\gamma`, 0.9.
+        factor_min: the strongest decrease, 0.2.
+        factor_max: the strongest increase, 10; after the first step 10,000.
+        beta: the exponents, if not the standard ones.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
+        >>> nde.solve(problem, controller=nde.IController(dtmax=0.1)).stats.accepted >= 10
+        True
+    """
+
+    def _exponents(self, order: int) -> tuple[float, ...]:
+        return (1.0 / order,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PIController(_ErrorController):
+    r"""Proportional-integral control, the default: :math:`h \leftarrow h \gamma r_n^{-\beta_1} r_{n-1}^{\beta_2}`.
+
+    With :math:`\beta_1 = 7/(10 k)`, :math:`\beta_2 = 2/(5 k)` unless the method prefers others, as in SciML
+    (Dopri5: 0.17 and 0.04; Dopri8: 1/8 and 0 with factors from 1/3 to 6, after Hairer, Norsett, Wanner, II.5).
+
+    Args:
+        safety: :math:`\gamma`, 0.9.
+        factor_min: the strongest decrease, 0.2.
+        factor_max: the strongest increase, 10; after the first step 10,000.
+        beta: :math:`(\beta_1, -\beta_2)`, if not the method's.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
+        >>> nde.solve(problem, controller=nde.PIController(step_ts=[0.5])).status.name
+        'SUCCESS'
+    """
+
+    def _exponents(self, order: int) -> tuple[float, ...]:
+        return (0.7 / order, -0.4 / order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PIDController(_ErrorController):
+    r"""PID control, :math:`h \leftarrow h \gamma r_n^{-\beta_1/k} r_{n-1}^{-\beta_2/k} r_{n-2}^{-\beta_3/k}`.
+
+    The default :math:`\beta = (0.64, -0.31, 0.04)` is the one of Ranocha et al., Commun. Appl. Math. Comput. 4 (2022).
+
+    Args:
+        safety: :math:`\gamma`, 0.9.
+        factor_min: the strongest decrease, 0.2.
+        factor_max: the strongest increase, 10; after the first step 10,000.
+        beta: the exponents, already divided by :math:`k`, if not the standard ones.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
+        >>> nde.solve(problem, controller=nde.PIDController()).status.name
+        'SUCCESS'
+    """
+
+    def _exponents(self, order: int) -> tuple[float, ...]:
+        return (0.64 / order, -0.31 / order, 0.04 / order)

@@ -1,0 +1,86 @@
+"""Reductions over the accepted steps of a solve: what regularizers are made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from .method import Method, Step
+from .norms import rms, scaled_error
+from .scalars import Scalar, spread
+
+
+class StepView:
+    """What a reduction may know of one accepted step; everything is computed when it is read, in the graph.
+
+    Args:
+        step: the step.
+        method: the method that took it.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        index: how many steps were accepted before this one.
+    """
+
+    def __init__(self, step: Step, method: Method, rtol: float, atol: float, index: Scalar) -> None:
+        self.step, self.method, self.rtol, self.atol, self.index = step, method, rtol, atol, index
+        self.t0, self.t1, self.y0, self.y1 = step.t0, step.t1, step.y0, step.y
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether every sample has its own clock; numbers per lane then have shape ``(B,)``."""
+        return isinstance(self.t1, Tensor) and self.t1.dim() == 1
+
+    @property
+    def dt(self) -> Scalar:
+        """The step's length, positive, a constant for the gradient."""
+        length = abs(self.t1 - self.t0)
+        if not isinstance(length, Tensor):
+            return length
+        return length.detach().to(self.y0.dtype.to_real())
+
+    @property
+    def error(self) -> Tensor:
+        """The local error estimate, signed, shaped like the state."""
+        return self.step.error
+
+    @property
+    def error_ratio(self) -> Tensor:
+        """The norm that the controller compares with 1: root mean square of the error in units of the tolerance."""
+        return rms(scaled_error(self.step.error, self.y0, self.y1, self.rtol, self.atol), self.per_sample)
+
+    @property
+    def stiffness(self) -> Tensor:
+        """The method's stiffness estimate, 1/time."""
+        return self.step.stiffness
+
+    def rms(self, x: Tensor) -> Tensor:
+        """Root mean square of a state-shaped tensor over each lane."""
+        return rms(x, self.per_sample)
+
+    def spread(self, x: Scalar) -> Scalar:
+        """A number per lane, shaped to broadcast against the state."""
+        return spread(x, self.y0)
+
+
+class Cost(ABC):
+    """A reduction over accepted steps: ``start``, ``update`` once per accepted step, ``result``.
+
+    The state is a tuple of tensors, each a number per lane (0-d, or ``(B,)``) or shaped like the solver's state; it is
+    passed and returned, never stored.
+    """
+
+    differentiable: bool = True
+    """Whether gradients flow through the reduction's state."""
+
+    def check(self, method: Method) -> None:
+        """Refuse a method that cannot supply what the reduction reads."""
+        del method
+
+    @abstractmethod
+    def start(self, y0: Tensor, lanes: Tensor) -> tuple[Tensor, ...]:
+        """The state before the first step; ``lanes`` is a zero per lane, in the state's real dtype."""
+
+    @abstractmethod
+    def update(self, state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:
+        """The state after one more accepted step."""

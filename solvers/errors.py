@@ -1,0 +1,85 @@
+"""Every error the library raises on purpose. A failed solve carries what it computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .solution import Solution
+
+
+class NeuralDEError(Exception):
+    """The base of every error raised by neuralde.
+
+    Example:
+        >>> import neuralde as nde
+        >>> issubclass(nde.InvalidProblemError, nde.NeuralDEError)
+        True
+    """
+
+
+class InvalidProblemError(NeuralDEError, ValueError):
+    """An argument is wrong. The message names the argument, what was passed and what is accepted.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> nde.ODEProblem(lambda t, y: -y, torch.ones(2), (0.0, float("nan")))
+        Traceback (most recent call last):
+        ...
+        neuralde.solvers.errors.InvalidProblemError: tspan: got nan for its end; expected a finite time
+    """
+
+
+class SolveError(NeuralDEError, RuntimeError):
+    """A solve stopped before its end; ``solution`` holds everything computed before that.
+
+    Args:
+        message: what happened, where, and what usually helps.
+        solution: the partial solution; rows that were not reached are NaN.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: y**2, torch.tensor(1.0), (0.0, 2.0))
+        >>> try:
+        ...     nde.solve(problem, saveat=torch.tensor([0.5, 1.5]))
+        ... except nde.SolveError as error:
+        ...     print(type(error).__name__, error.solution.ys[0].isfinite().item())
+        StepSizeError True
+    """
+
+    def __init__(self, message: str, solution: Solution | None = None) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+class MaxStepsError(SolveError):
+    """``max_steps`` attempts were made before the end of the interval.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.tensor(1.0), (0.0, 1.0))
+        >>> nde.solve(problem, max_steps=2, throw=False).status.name
+        'MAX_STEPS'
+    """
+
+
+class StepSizeError(SolveError):
+    """The step size fell below the smallest one allowed (``dtmin``, or the resolution of time).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: y**2, torch.tensor(1.0), (0.0, 2.0))
+        >>> nde.solve(problem, throw=False).status.name
+        'STEP_UNDERFLOW'
+    """
+
+
+class NonFiniteError(SolveError):
+    """The field returned NaN or infinity, and no smaller step avoided it.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: y / (t < 0.5), torch.tensor(1.0), (0.0, 1.0))
+        >>> nde.solve(problem, throw=False).status.name
+        'NON_FINITE'
+    """

@@ -1,0 +1,47 @@
+"""The first step size, from how fast the solution moves and bends (Hairer, Norsett, Wanner, Solving ODEs I, II.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .method import VectorField
+from .scalars import Scalar, maximum, minimum, select, spread
+
+
+def initial_step(
+    field: VectorField,
+    t0: Scalar,
+    y0: Tensor,
+    slope: Tensor,
+    direction: Scalar,
+    longest: Scalar,
+    order: int,
+    norm: Callable[[Tensor], Scalar],
+) -> Scalar:
+    r"""A first step size (positive), from one evaluation of the field beside ``slope`` :math:`= f(t_0, y_0)`.
+
+    .. math:: d_0 = \|y_0\|, \quad d_1 = \|f_0\|, \quad h_0 = d_0 / (100\, d_1), \quad
+              d_2 = \|f(t_0 + h_0, y_0 + h_0 f_0) - f_0\| / h_0, \quad
+              h = \min\bigl(100 h_0, (0.01 / \max(d_1, d_2))^{1/k}\bigr)
+
+    Args:
+        field: the field.
+        t0: where to start.
+        y0: the state there.
+        slope: the field there.
+        direction: 1 or -1.
+        longest: no longer step is proposed or tried.
+        order: the order of the local error, :math:`k`.
+        norm: the root mean square in units of the tolerance at ``y0``, as a clock number.
+    """
+    d0, d1 = norm(y0), norm(slope)
+    small = minimum(d0, d1) < 1e-5
+    h0 = minimum(select(small, 1e-6, 0.01 * d0 / maximum(d1, 1e-5)), longest)
+    moved = y0 + spread(direction * h0, y0) * slope
+    d2 = norm(field(t0 + direction * h0, moved) - slope) / maximum(h0, 1e-300)
+    steepest = maximum(d1, d2)
+    flat = steepest <= 1e-15
+    h1 = select(flat, maximum(1e-3 * h0, 1e-6), (0.01 / maximum(steepest, 1e-15)) ** (1.0 / order))
+    return minimum(minimum(100.0 * h0, h1), longest)

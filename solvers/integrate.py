@@ -1,0 +1,68 @@
+"""A whole solve of a packed problem, without a view on how it is differentiated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .attempt import Carry, Plan
+from .loop import Listener, run, start
+from .saving import Progress, Rows, SavePlan, Steps, Tracer
+from .scalars import Scalar
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Options:
+    """What a solve is asked for beside its result."""
+
+    dt: Scalar | None = None
+    save: SavePlan
+    trace: bool = False
+    compact: bool = False
+    progress: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Everything a finished solve left behind, still packed."""
+
+    carry: Carry
+    rows: Rows | None
+    steps: Steps | None
+    tracer: Tracer | None
+
+
+class Recording(Protocol):
+    """A listener that wants to know what the accepted steps are asked to emit."""
+
+    def attach(self, rows: Rows | None) -> Listener:
+        """Learn where the requests are found, before the first attempt."""
+
+
+def integrate(
+    plan: Plan, y0: Tensor, options: Options, slope: Tensor | None = None, recorder: Recording | None = None
+) -> Outcome:
+    """Solve; under ``torch.no_grad`` or not, as the caller has it.
+
+    Args:
+        plan: the problem and how to step it.
+        y0: the packed initial state.
+        options: what to keep.
+        slope: ``f(t0, y0)`` where the caller has it already; counted as a call all the same.
+        recorder: a further listener, called after the library's own.
+    """
+    save, samples = options.save, y0.shape[0] if plan.per_sample else None
+    rows = Rows(plan, save, y0) if save.every or save.times is not None else None
+    steps = Steps(save.dense, samples) if save.every or save.dense else None
+    tracer = Tracer(plan.method.has_stiffness, samples) if options.trace else None
+    bar = Progress(plan) if options.progress else None
+    last = recorder.attach(rows) if recorder is not None else None
+    listeners = [listener for listener in (rows, steps, tracer, bar, last) if listener is not None]
+    try:
+        carry = run(plan, start(plan, y0, options.dt, slope), listeners, options.compact)
+    finally:
+        if bar is not None:
+            bar.close()
+    return Outcome(carry, rows, steps, tracer)

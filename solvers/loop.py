@@ -1,0 +1,91 @@
+"""The eager loop: attempt, listen, settle, until every lane has arrived or failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .attempt import RUNNING, Carry, Plan, Trial, attempt, begin, settle
+from .initial_step import initial_step
+from .scalars import Scalar, any_true, minimum
+
+
+class Listener(Protocol):
+    """Something that hears of every attempt, before the carry moves."""
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Hear of one judged attempt."""
+
+
+def start(plan: Plan, y0: Tensor, dt: Scalar | None, slope: Tensor | None = None) -> Carry:
+    """The first carry: the field at the start, if nobody has called it there, and a first step size if none is given."""
+    longest = minimum(abs(plan.t1 - plan.t0), plan.controller.dtmax)
+    estimate = dt is None and plan.controller.adaptive
+    carried = plan.host or (plan.method.fsal and not plan.stops.jumps)
+    slope = _first_slope(plan, y0) if slope is None and (estimate or carried) else slope
+    calls = 0 if slope is None else 1
+    if estimate:
+        assert plan.method.embedded_order is not None and slope is not None
+        order, norm = plan.method.embedded_order + 1, plan.norm_at(y0)
+        with torch.no_grad():
+            h = initial_step(plan.field, plan.t0, y0, slope, plan.direction, longest, order, norm)
+        calls += 1
+    else:
+        h = longest if dt is None else 0.0 * longest + dt
+    # A lane may carry the end slope of one step into the next only where no discontinuity can lie between them.
+    return begin(plan, y0, slope if carried else None, h, calls)
+
+
+def _first_slope(plan: Plan, y0: Tensor) -> Tensor:
+    first, _ = plan.ends(plan.t0, plan.t1, True, False)
+    return plan.stops.one_sided(plan.field, plan.t0, plan.t1, y0)(first, y0)
+
+
+def run(plan: Plan, carry: Carry, listeners: Sequence[Listener] = (), compact: bool = False) -> Carry:
+    """Attempt steps until no lane is running; with ``compact``, finished samples leave the working rows."""
+    rows: Tensor | None = None
+    finished: list[tuple[Tensor, Carry]] = []
+    while any_true(carry.status == RUNNING):
+        if compact:
+            plan, carry, rows = _drop_finished(plan, carry, rows, finished)
+        trial = attempt(plan, carry, rows)
+        for listener in listeners:
+            listener(plan, carry, trial)
+        carry = settle(plan, carry, trial)
+    return _reunite(carry, rows, finished) if finished else carry
+
+
+def _take(tree: Any, index: Tensor) -> Any:
+    """The given lanes of everything that has lanes."""
+    return pytree.tree_map(lambda x: x[index] if isinstance(x, Tensor) and x.dim() else x, tree)
+
+
+def _drop_finished(
+    plan: Plan, carry: Carry, rows: Tensor | None, finished: list[tuple[Tensor, Carry]]
+) -> tuple[Plan, Carry, Tensor | None]:
+    """Put the lanes that have stopped aside and go on with the others."""
+    stopped = carry.status != RUNNING
+    if not any_true(stopped):
+        return plan, carry, rows
+    done, going = stopped.nonzero().reshape(-1), (~stopped).nonzero().reshape(-1)
+    rows = torch.arange(len(stopped), device=stopped.device) if rows is None else rows
+    finished.append((rows[done], _take(carry, done)))
+    plan = replace(plan, t0=plan.t0[going], t1=plan.t1[going], direction=plan.direction[going])
+    return plan, _take(carry, going), rows[going]
+
+
+def _reunite(carry: Carry, rows: Tensor | None, finished: list[tuple[Tensor, Carry]]) -> Carry:
+    """All lanes in their places again."""
+    assert rows is not None
+    parts = [*finished, (rows, carry)]
+    place = torch.argsort(torch.cat([where for where, _ in parts]))
+
+    def join(*pieces: Any) -> Any:
+        return torch.cat(pieces)[place] if isinstance(pieces[0], Tensor) and pieces[0].dim() else pieces[0]
+
+    return pytree.tree_map(join, *[part for _, part in parts])

@@ -1,0 +1,111 @@
+"""What a method is, and the one record that a step of any method returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .errors import InvalidProblemError
+from .scalars import Scalar
+
+VectorField = Callable[[Scalar, Tensor], Tensor]
+
+
+class Step(ABC):
+    """One step from ``(t0, y0)`` to ``(t1, y)``, with all that the method knows about it.
+
+    Everything but ``y`` is computed when it is read, so nobody pays for what nobody asked for, and everything is
+    differentiable. Norms and tolerances belong to the reader.
+    """
+
+    t0: Scalar
+    t1: Scalar
+    y0: Tensor
+    y: Tensor
+    calls: int
+    """How often this step has called the field so far."""
+
+    @property
+    @abstractmethod
+    def first_slope(self) -> Tensor:
+        """The field at the start, ``f(t0, y0)``."""
+
+    @property
+    @abstractmethod
+    def end_slope(self) -> Tensor | None:
+        """The field at the end, ``f(t1, y)``, where the method has it for free; the next step starts with it."""
+
+    @property
+    @abstractmethod
+    def error(self) -> Tensor:
+        """The local error estimate, signed and shaped like ``y``."""
+
+    @property
+    @abstractmethod
+    def stiffness(self) -> Tensor:
+        r"""An estimate of the field's Lipschitz constant on the step, 1/time: 0-d, or one per sample."""
+
+    @abstractmethod
+    def polynomial(self) -> list[Tensor]:
+        r"""Coefficients :math:`q_1, q_2, \dots` of the dense output :math:`y_0 + \sum_j q_j \theta^j`, :math:`0 \le \theta \le 1`."""
+
+    @abstractmethod
+    def at(self, theta: Scalar) -> Tensor:
+        """The dense output at one relative time of the step."""
+
+
+class Method(ABC):
+    """An integration method: a few facts, and :meth:`step`. It holds no state, so one instance serves any solve.
+
+    A method must: use only what it is passed; return a :class:`Step`; never branch on a tensor's value; evaluate the
+    field at ``t0`` and ``t1`` themselves where its nodes are 0 and 1; never write into a tensor it was given.
+    """
+
+    order: int
+    """The order of the solution that is propagated."""
+    embedded_order: int | None
+    """The order of the embedded solution, or None without error estimate."""
+    fsal: bool
+    """Whether the last stage of a step is the first of the next."""
+    stability_radius: float
+    """How far the stability region reaches along the negative real axis."""
+    dense_order: int
+    """The order of the dense output."""
+
+    @property
+    def name(self) -> str:
+        """The name that messages and tables use."""
+        return type(self).__name__
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the method estimates its error."""
+        return self.embedded_order is not None
+
+    @property
+    @abstractmethod
+    def has_stiffness(self) -> bool:
+        """Whether the method estimates stiffness."""
+
+    @property
+    def controller_options(self) -> dict[str, Any]:
+        """What the method's authors or the field prefer over the default PI controller's constants."""
+        return {}
+
+    @abstractmethod
+    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Tensor | None = None) -> Step:
+        """One step from ``t0`` to ``t1``; ``slope`` is ``f(t0, y0)`` where the caller has it."""
+
+    def __repr__(self) -> str:
+        return f"{self.name}()"
+
+    def require_stiffness(self) -> None:
+        """Refuse a method that cannot estimate stiffness, saying why."""
+        if not self.has_stiffness:
+            raise InvalidProblemError(
+                f"solver: {self.name} has no stiffness estimate, because no two of its stages look at one time with "
+                "different states; expected a method that has one, such as Tsit5(), Dopri5(), Dopri8(), RK4() or Vern7()"
+            )

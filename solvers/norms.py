@@ -1,0 +1,28 @@
+"""The norms that decide about steps: root mean squares over a lane, with a finite gradient at zero."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def rms(x: Tensor, per_sample: bool = False) -> Tensor:
+    r"""Root mean square over the whole tensor, or over each sample.
+
+    :math:`\sqrt{\frac1n \sum_i |x_i|^2}`, with gradient 0 where it is 0 (the plain formula's gradient there is NaN).
+    A lane without entries has norm 0.
+    """
+    rows = x.shape[0] if per_sample else 1
+    entries = x.numel() // rows if rows else 0
+    if not entries:
+        return x.real.new_zeros((rows,) if per_sample else ())
+    if per_sample:
+        return torch.linalg.vector_norm(x.reshape(rows, entries), dim=1) / math.sqrt(entries)
+    return torch.linalg.vector_norm(x) / math.sqrt(entries)
+
+
+def scaled_error(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
+    r"""The error in units of the tolerance, entry by entry: :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{0,i}|, |y_{1,i}|))`."""
+    return error / (atol + rtol * torch.maximum(y0.abs(), y1.abs()))

@@ -1,0 +1,164 @@
+"""Explicit Runge-Kutta methods: one step for every tableau, and the named methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import tableaus
+from .errors import InvalidProblemError
+from .method import Method, Step, VectorField
+from .norms import rms
+from .scalars import Scalar, spread
+from .tableau import ButcherTableau
+
+
+def combine(y: Tensor | None, h: Scalar, weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
+    r""":math:`y + h \sum_i w_i k_i` (without ``y``: the sum alone), skipping zero weights."""
+    terms = [(w, k) for w, k in zip(weights, stages, strict=False) if w != 0.0]
+    if not terms:
+        return torch.zeros_like(stages[0]) if y is None else y
+    scale = h if isinstance(h, float) else 1.0
+    (weight, stage), *rest = terms
+    start = y if scale is h else None
+    total = stage * (scale * weight) if start is None else torch.add(start, stage, alpha=scale * weight)
+    # add_ saves nothing for the backward pass, so accumulating in place is safe; a batching transform may need room
+    # for a dimension that ``total`` does not have yet.
+    inplace = isinstance(h, float) and not torch._C._are_functorch_transforms_active()
+    for weight, stage in rest:
+        total = total.add_(stage, alpha=scale * weight) if inplace else torch.add(total, stage, alpha=scale * weight)
+    if scale is h:
+        return total
+    return h * total if y is None else y + h * total
+
+
+class RungeKuttaStep(Step):
+    """A step of an explicit Runge-Kutta method; later stages are evaluated when something needs them."""
+
+    def __init__(
+        self, tableau: ButcherTableau, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Tensor | None
+    ) -> None:
+        self.tableau, self.field, self.t0, self.t1, self.y0 = tableau, field, t0, t1, y0
+        self.span = t1 - t0
+        self.h = spread(self.span, y0)
+        self.calls = 0 if slope is not None else 1
+        self.arguments = [y0]
+        self.stages = [slope if slope is not None else field(t0, y0)]
+        self.y: Tensor
+        if tableau.fsal:
+            self._evaluate(tableau.stages - 1)
+            self.y = combine(y0, self.h, tableau.b, self.stages)
+        else:
+            self._evaluate(tableau.stages)
+            self.y = combine(y0, self.h, tableau.b, self.stages)
+
+    def _evaluate(self, count: int) -> list[Tensor]:
+        """The first ``count`` stages, the dense output's extra ones behind the main ones."""
+        tableau, main = self.tableau, self.tableau.stages
+        for index in range(len(self.stages), count):
+            extra = tableau.dense
+            row = tableau.a[index] if index < main else extra.a[index - main]
+            node = tableau.c[index] if index < main else extra.c[index - main]
+            if index == tableau.end_slope:
+                argument = self.y
+            else:
+                argument = combine(self.y0, self.h, row, self.stages)
+            time = self.t0 if node == 0.0 else self.t1 if node == 1.0 else self.t0 + node * self.span
+            self.arguments.append(argument)
+            self.stages.append(self.field(time, argument))
+            self.calls += 1
+        return self.stages
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether every sample has its own clock."""
+        return isinstance(self.span, Tensor) and self.span.dim() == 1
+
+    @property
+    def first_slope(self) -> Tensor:
+        return self.stages[0]
+
+    @property
+    def end_slope(self) -> Tensor | None:
+        index = self.tableau.end_slope
+        if index is None or (index >= len(self.stages) and not self.tableau.fsal):
+            return None
+        return self._evaluate(index + 1)[index]
+
+    @property
+    def error(self) -> Tensor:
+        weights = self.tableau.error_weights
+        if weights is None:
+            raise InvalidProblemError("solver: this tableau has no embedded row, so a step has no error estimate")
+        return combine(None, self.h, weights, self._evaluate(self.tableau.stages))
+
+    @property
+    def stiffness(self) -> Tensor:
+        pair = self.tableau.stiffness_pair
+        if pair is None:
+            raise InvalidProblemError("solver: this tableau has no two different stages at one time to compare")
+        i, j = pair
+        stages = self._evaluate(max(j + 1, self.tableau.stages))
+        rise = rms(stages[j] - stages[i], self.per_sample)
+        run = rms(self.arguments[j] - self.arguments[i], self.per_sample)
+        moved = run > 0
+        return torch.where(moved, rise / torch.where(moved, run, 1.0), 0.0)
+
+    def polynomial(self) -> list[Tensor]:
+        weights = self.tableau.dense.weights
+        stages = self._evaluate(len(weights))
+        return [combine(None, self.h, column, stages) for column in zip(*weights, strict=True)]
+
+    def at(self, theta: Scalar) -> Tensor:
+        if isinstance(theta, float):
+            weights = self.tableau.dense.weights
+            at_theta = [sum(w * theta ** (j + 1) for j, w in enumerate(row)) for row in weights]
+            return combine(self.y0, self.h, at_theta, self._evaluate(len(weights)))
+        value, theta = torch.zeros_like(self.y0), spread(theta, self.y0)
+        for coefficient in reversed(self.polynomial()):
+            value = (value + coefficient) * theta
+        return self.y0 + value
+
+
+class RungeKutta(Method):
+    """The explicit Runge-Kutta method of a tableau. Nothing but the tableau is needed to add one.
+
+    Args:
+        tableau: the coefficients; it has verified itself.
+        name: what messages and tables call the method.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> midpoint = nde.ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), c=(0.0, 0.5), order=2)
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.RungeKutta(midpoint), dt=0.01).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self, tableau: ButcherTableau, name: str | None = None) -> None:
+        if not isinstance(tableau, ButcherTableau):
+            raise InvalidProblemError(f"tableau: got {type(tableau).__name__}; expected a ButcherTableau")
+        self.tableau = tableau
+        self._name = name or type(self).__name__
+        self.order, self.embedded_order = tableau.order, tableau.embedded_order
+        self.fsal, self.stability_radius = tableau.fsal, tableau.stability_radius
+        self.dense_order = tableau.dense.order
+
+    @property
+    def name(self) -> str:
+        """The name that messages and tables use."""
+        return self._name
+
+    @property
+    def has_stiffness(self) -> bool:
+        """Whether two different stages look at one time."""
+        return self.tableau.stiffness_pair is not None
+
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Tensor | None = None
+    ) -> RungeKuttaStep:
+        """One step from ``t0`` to ``t1``."""
+        return RungeKuttaStep(self.tableau, field, t0, t1, y0, slope)

@@ -1,0 +1,291 @@
+"""What a solve writes down on its way: rows at save times, every step, dense coefficients, a trace, a record.
+
+Everything here listens to the eager loop: it is called with each judged attempt and keeps what it needs. What a step
+contributes to the output is first *requested* (indices and relative times, no graph) and then *emitted* (tensors, in
+the graph), so that an adjoint can emit the same request again from a step that it takes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .attempt import Carry, Plan, Trial
+from .method import Step
+
+from .solution import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class SavePlan:
+    """What to save: ``times`` None means the end only, ``every`` each accepted step.
+
+    Args:
+        times: the save times as clock numbers: a list in a joint solve, else ``(T, B)``.
+        live: the same times in the graph, ``(T,)`` or ``(T, B)``, where they require grad.
+        every: save every accepted step, and the start.
+        dense: keep every step's polynomial.
+    """
+
+    times: list[float] | Tensor | None = None
+    live: Tensor | None = None
+    every: bool = False
+    dense: bool = False
+
+
+class Request(NamedTuple):
+    """What one accepted step contributes: rows of the output, for which lanes, at which relative times."""
+
+    rows: Sequence[int] | Tensor
+    lanes: Tensor | None
+    """The working rows of the state that are saved; None in a joint solve."""
+    samples: Tensor | None
+    """The samples that these are in the whole batch."""
+    theta: Sequence[float] | Tensor | None
+    """Relative times, or None for the end of the step."""
+
+
+def emit(step: Step, request: Request, live: Tensor | None = None) -> Tensor:
+    """The states that a request asks of a step, ``(n, *lane)``."""
+    if request.lanes is None:
+        if request.theta is None:
+            return step.y.unsqueeze(0)
+        if live is not None:
+            relative = (live[list(request.rows)] - step.t0) / (step.t1 - step.t0)
+            return torch.stack([step.at(theta) for theta in relative.unbind()])
+        in_time = isinstance(step.t0, Tensor) or isinstance(step.t1, Tensor)
+        values = [
+            step.y
+            if theta == 1.0
+            else step.at(torch.as_tensor(theta, dtype=torch.float64, device=step.y0.device) if in_time else theta)
+            for theta in request.theta
+        ]
+        return torch.stack(values)
+    if request.theta is None:
+        return step.y[request.lanes]
+    theta = request.theta
+    if live is not None:
+        start, end = step.t0[request.lanes], step.t1[request.lanes]
+        theta = (live[request.rows, request.samples] - start) / (end - start)
+    assert isinstance(theta, Tensor)
+    theta = theta.to(step.y.dtype.to_real()).reshape(-1, *[1] * (step.y.dim() - 1))
+    value = torch.zeros_like(step.y[request.lanes])
+    for coefficient in reversed(step.polynomial()):
+        value = (value + coefficient[request.lanes]) * theta
+    return torch.where(theta == 1.0, step.y[request.lanes], step.y0[request.lanes] + value)
+
+
+def first_rows(y0: Tensor, request: Request) -> Tensor:
+    """The rows that are the initial state."""
+    return y0.unsqueeze(0) if request.lanes is None else y0[request.lanes]
+
+
+class Rows:
+    """The saved rows of an eager solve."""
+
+    def __init__(self, plan: Plan, save: SavePlan, y0: Tensor) -> None:
+        self.save, self.samples = save, y0.shape[0] if plan.per_sample else None
+        self.first: list[Request] = []
+        self.requests: list[Request] = []
+        self.values: list[Tensor] = []
+        self.pointer = 0
+        self.shape = y0.shape
+        times = save.times
+        if save.every:
+            self.first.append(self._first(plan, y0, None))
+        elif isinstance(times, list):
+            while self.pointer < len(times) and times[self.pointer] == plan.t0:
+                self.first.append(Request([self.pointer], None, None, None))
+                self.pointer += 1
+        elif times is not None:
+            self.first.append(self._first(plan, y0, times))
+
+    @staticmethod
+    def _first(plan: Plan, y0: Tensor, times: Tensor | None) -> Request:
+        if not plan.per_sample:
+            return Request([0], None, None, None)
+        if times is None:
+            lanes = torch.arange(y0.shape[0], device=y0.device)
+            return Request(torch.zeros_like(lanes), lanes, lanes, None)
+        rows, lanes = (times == plan.t0).nonzero(as_tuple=True)
+        return Request(rows, lanes, lanes, None)
+
+    def request(self, plan: Plan, carry: Carry, trial: Trial) -> Request | None:
+        """What an accepted step contributes, or None."""
+        if plan.per_sample:
+            return self._lanes_request(plan, carry, trial)
+        if self.save.every:
+            return Request([carry.accepted + 1], None, None, None)
+        times = self.save.times
+        if times is None:
+            return None
+        rows, length = [], trial.t_end - trial.t
+        while self.pointer < len(times) and (times[self.pointer] - trial.t_end) * plan.direction <= 0:
+            rows.append(self.pointer)
+            self.pointer += 1
+        if not rows:
+            return None
+        theta = [1.0 if times[row] == trial.t_end else (times[row] - trial.t) / length for row in rows]
+        return Request(rows, None, None, theta)
+
+    def _lanes_request(self, plan: Plan, carry: Carry, trial: Trial) -> Request | None:
+        if self.save.every:
+            lanes = trial.accept.nonzero().reshape(-1)
+            rows, theta = carry.accepted[lanes] + 1, None
+        elif self.save.times is None:
+            return None
+        else:
+            times = self.save.times if trial.rows is None else self.save.times[:, trial.rows]
+            after = (times - trial.t) * plan.direction > 0
+            inside = after & ((times - trial.t_end) * plan.direction <= 0) & trial.accept
+            rows, lanes = inside.nonzero(as_tuple=True)
+            at = times[rows, lanes]
+            start, end = trial.t[lanes], trial.t_end[lanes]
+            theta = torch.where(at == end, 1.0, (at - start) / (end - start))
+        if not len(lanes):
+            return None
+        return Request(rows, lanes, lanes if trial.rows is None else trial.rows[lanes], theta)
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Keep what an accepted step contributes."""
+        if not plan.per_sample and not any_true(trial.accept):
+            return
+        request = self.request(plan, carry, trial)
+        if request is not None:
+            self.requests.append(request)
+            self.values.append(emit(trial.step, request, self.save.live))
+
+    def flat(self, y0: Tensor) -> Tensor:
+        """All emitted rows, one after another: first those that are the initial state, from ``y0``."""
+        return torch.cat([*(first_rows(y0, request) for request in self.first), *self.values])
+
+    def assemble(self, flat: Tensor, like: Tensor) -> Tensor:
+        """The output ``(T, *state)`` from the emitted rows; NaN where nothing was emitted."""
+        if self.samples is None:
+            count = len(self.save.times) if isinstance(self.save.times, list) else len(flat)
+            missing = count - len(flat)
+            return flat if not missing else torch.cat([flat, like.new_full((missing, *self.shape), torch.nan)])
+        requests = [*self.first, *self.requests]
+        rows = torch.cat([torch.as_tensor(request.rows, device=like.device) for request in requests])
+        samples = torch.cat([request.samples for request in requests if request.samples is not None])
+        count = self.save.times.shape[0] if isinstance(self.save.times, Tensor) else int(rows.max()) + 1
+        return like.new_full((count, *self.shape), torch.nan).index_put((rows, samples), flat)
+
+
+class Steps:
+    """When every accepted step started and ended, and with ``polynomials`` the solution between."""
+
+    def __init__(self, polynomials: bool, samples: int | None) -> None:
+        self.polynomials, self.samples = polynomials, samples
+        self.starts: list[Scalar] = []
+        self.ends: list[Scalar] = []
+        self.accepts: list[Tensor] = []
+        self.coefficients: list[Tensor] = []
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Keep an accepted step."""
+        if not plan.per_sample and not any_true(trial.accept):
+            return
+        self.starts.append(widen(trial.t, trial.rows, self.samples))
+        self.ends.append(widen(trial.t_end, trial.rows, self.samples))
+        if plan.per_sample:
+            self.accepts.append(widen(trial.accept, trial.rows, self.samples))
+        if self.polynomials:
+            pieces = polynomial(trial.step)
+            self.coefficients.append(widen(pieces.movedim(1, 0), trial.rows, self.samples).movedim(0, 1) if plan.per_sample else pieces)
+
+    def dense(self, plan: Plan, coefficients: Tensor, packing: Packing) -> DenseOutput:
+        """The dense output; its outermost knots are the live ends of the interval."""
+        device = coefficients.device
+        starts, ends = (torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in xs]) for xs in (self.starts, self.ends))
+        accepted = torch.stack(self.accepts) if plan.per_sample else None
+        if plan.live_t0 is not None:
+            first = starts == plan.t0 if accepted is None else accepted & (accepted.cumsum(0) == 1)
+            starts = torch.where(first, plan.live_t0, starts)
+        if plan.live_t1 is not None:
+            ends = torch.where(ends == plan.t1, plan.live_t1, ends)
+        return DenseOutput(starts, ends, coefficients, accepted, packing, plan.direction)
+
+    def times(self, t0: Scalar) -> Tensor:
+        """The start and the end of every accepted step: ``(N + 1,)``, or ``(N + 1, B)`` with NaN behind a lane's last."""
+        if self.samples is None:
+            return torch.tensor([t0, *self.ends], dtype=torch.float64)
+        count = torch.zeros(self.samples, dtype=torch.int64, device=t0.device)
+        rows = [(t0, torch.ones_like(count, dtype=torch.bool), count)]
+        for end, accept in zip(self.ends, self.accepts, strict=True):
+            count = count + accept
+            rows.append((end, accept, count))
+        out = torch.full((int(count.max()) + 1 if self.samples else 1, self.samples), torch.nan, dtype=torch.float64, device=t0.device)
+        lane = torch.arange(self.samples, device=t0.device)
+        for end, accept, place in rows:
+            out[place[accept], lane[accept]] = end[accept]
+        return out
+
+
+def polynomial(step: Step) -> Tensor:
+    """The step's dense output as coefficients ``(degree + 1, *state)``, the constant term first."""
+    return torch.stack([step.y0, *step.polynomial()])
+
+
+def widen(x: Scalar, rows: Tensor | None, samples: int | None) -> Scalar:
+    """A working row for every sample again: zeros (False) for those a compact solve has dropped."""
+    if rows is None or not isinstance(x, Tensor) or not x.dim():
+        return x
+    assert samples is not None
+    return x.new_zeros((samples, *x.shape[1:])).index_copy(0, rows, x)
+
+
+class Tracer:
+    """The trace of every attempt."""
+
+    def __init__(self, stiffness: bool, samples: int | None) -> None:
+        self.stiffness, self.samples = stiffness, samples
+        self.entries: list[tuple[object, ...]] = []
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Write an attempt down."""
+        with torch.no_grad():
+            stiffness = trial.step.stiffness if self.stiffness else torch.full_like(torch.as_tensor(trial.t), torch.nan)
+        error = trial.ratio if plan.controller.adaptive else torch.nan * trial.ratio
+        entry = (trial.t, trial.t_end - trial.t, error, stiffness, trial.accept)
+        self.entries.append(tuple(widen(x, trial.rows, self.samples) for x in entry))
+
+    def trace(self, device: torch.device) -> Trace:
+        """The trace as tensors on the state's device."""
+        shape = (0,) if self.samples is None else (0, self.samples)
+        kinds = (torch.float64, torch.float64, torch.float64, torch.float64, torch.bool)
+        columns = list(zip(*self.entries, strict=True)) if self.entries else [()] * len(kinds)
+        tensors = []
+        for column, kind in zip(columns, kinds, strict=True):
+            if not column:
+                tensors.append(torch.empty(shape, dtype=kind, device=device))
+            else:
+                tensors.append(torch.stack([torch.as_tensor(x, device=device).detach().to(kind) for x in column]))
+        return Trace(*tensors)
+
+
+class Progress:
+    """A progress bar over the interval (needs tqdm)."""
+
+    def __init__(self, plan: Plan) -> None:
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=1.0, bar_format="{l_bar}{bar}| {elapsed}{postfix}")
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Move the bar to the slowest lane."""
+        done = abs(torch.as_tensor((trial.t_end - plan.t0) / (plan.t1 - plan.t0)))
+        self.bar.n = min(1.0, float(done.min()))
+        self.bar.set_postfix(steps=str(torch.as_tensor(carry.steps).max().item() + 1), refresh=False)
+        self.bar.update(0.0)
+
+    def close(self) -> None:
+        """Leave the bar on the screen as it is."""
+        self.bar.refresh()
+        self.bar.close()
+
+

@@ -1,0 +1,85 @@
+"""Arithmetic on the numbers that steer a solve: times, step sizes, error ratios, flags.
+
+A joint eager solve keeps them as Python numbers, which cost nothing and allow branches; a per-sample or compiled
+solve keeps them as tensors, one entry per lane. The stepping code is written once against these few functions:
+``select(True, a, b)`` is just ``a``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Scalar = Any  # float | int | bool in a joint eager solve, else a tensor of shape () or (B,)
+
+
+def select(condition: Scalar, yes: Scalar, no: Scalar) -> Scalar:
+    """``yes`` where ``condition`` holds, else ``no``."""
+    if isinstance(condition, bool):
+        return yes if condition else no
+    if not isinstance(yes, Tensor) and not isinstance(no, Tensor):
+        kind = torch.float64 if isinstance(yes, float) or isinstance(no, float) else torch.int64
+        yes = torch.full_like(condition, yes, dtype=kind)
+    return torch.where(condition, yes, no)
+
+
+def minimum(a: Scalar, b: Scalar) -> Scalar:
+    """The smaller of the two, entry by entry."""
+    if not isinstance(a, Tensor):
+        return min(a, b) if not isinstance(b, Tensor) else b.clamp(max=a)
+    return torch.minimum(a, b) if isinstance(b, Tensor) else a.clamp(max=b)
+
+
+def maximum(a: Scalar, b: Scalar) -> Scalar:
+    """The larger of the two, entry by entry."""
+    if not isinstance(a, Tensor):
+        return max(a, b) if not isinstance(b, Tensor) else b.clamp(min=a)
+    return torch.maximum(a, b) if isinstance(b, Tensor) else a.clamp(min=b)
+
+
+def both(a: Scalar, b: Scalar) -> Scalar:
+    """Logical and."""
+    if isinstance(a, bool) and isinstance(b, bool):
+        return a and b
+    return a & b
+
+
+def negate(a: Scalar) -> Scalar:
+    """Logical not."""
+    return (not a) if isinstance(a, bool) else ~a
+
+
+def is_finite(a: Scalar) -> Scalar:
+    """Whether the number is neither NaN nor infinite."""
+    return torch.isfinite(a) if isinstance(a, Tensor) else math.isfinite(a)
+
+
+def any_true(a: Scalar) -> bool:
+    """Whether the flag holds anywhere; one host sync where it is a tensor."""
+    return a if isinstance(a, bool) else bool(a.any())
+
+
+def spread(a: Scalar, like: Tensor) -> Scalar:
+    """Shape a clock number so that it broadcasts against the state: ``(B,)`` becomes ``(B, 1, ...)`` in its precision."""
+    if not isinstance(a, Tensor):
+        return a
+    if a.is_floating_point():
+        a = a.to(device=like.device, dtype=like.dtype.to_real())
+    return a.reshape(-1, *[1] * (like.dim() - 1)) if a.dim() else a
+
+
+def as_time(t: Scalar, like: Tensor) -> Tensor:
+    """The time as the field receives it: a tensor of the state's real dtype on its device."""
+    if isinstance(t, Tensor):
+        return spread(t, like)
+    return torch.scalar_tensor(t, dtype=like.dtype.to_real(), device=like.device)
+
+
+def choose(condition: Scalar, yes: Tensor, no: Tensor) -> Tensor:
+    """``select`` for states: the flag of a lane decides for the whole lane."""
+    if isinstance(condition, bool):
+        return yes if condition else no
+    return torch.where(spread(condition, yes), yes, no)

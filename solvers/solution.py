@@ -1,0 +1,181 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidProblemError, MaxStepsError, NonFiniteError, SolveError, StepSizeError
+from .interpolation import DenseOutput
+
+
+class Status(IntEnum):
+    """How a solve, or one sample of it, ended.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> nde.solve(nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))).status
+        <Status.SUCCESS: 0>
+    """
+
+    SUCCESS = 0
+    """The end of the interval was reached."""
+    EVENT = 1
+    """A terminal event ended the solve."""
+    MAX_STEPS = 2
+    """``max_steps`` attempts did not reach the end. Often the field has become stiff, or the tolerance is below rounding."""
+    STEP_UNDERFLOW = 3
+    """The controller asked for a step below ``dtmin`` or the resolution of time: a singularity, or strong stiffness."""
+    NON_FINITE = 4
+    """The field returned NaN or infinity for every step size tried."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counts of a solve: ints, or ``(B,)`` tensors with ``per_sample`` (0-d tensors under ``torch.compile``).
+
+    Attributes:
+        nfe: calls of the field, those of the first-step heuristic and of the dense output included.
+        steps: attempted steps.
+        accepted: accepted steps.
+        rejected: rejected steps.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> stats = nde.solve(nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))).stats
+        >>> stats.steps == stats.accepted + stats.rejected
+        True
+    """
+
+    nfe: Any
+    steps: Any
+    accepted: Any
+    rejected: Any
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What happened at every attempted step, in order; detached. With ``per_sample`` each has shape ``(steps, B)``.
+
+    Attributes:
+        t: where the attempt started.
+        dt: its signed length; 0 for a lane that had already finished.
+        error: the scaled error norm, accepted when at most 1; NaN for methods without estimate.
+        stiffness: the raw stiffness quotient, 1/time; NaN for methods without estimate.
+        accepted: the verdict.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> sol = nde.solve(nde.ODEProblem(lambda t, y: -50 * y, torch.ones(1), (0.0, 1.0)), trace=True)
+        >>> round(sol.trace.stiffness[-1].item())
+        50
+    """
+
+    t: Tensor
+    dt: Tensor
+    error: Tensor
+    stiffness: Tensor
+    accepted: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The result of :func:`neuralde.solve`.
+
+    Attributes:
+        ts: save times ``(T,)``; ``(T, B)`` with per-sample times.
+        ys: states at them, ``(T, *y0.shape)`` (pytree: the same structure). Rows that were not reached are NaN.
+        y1: the state where the solve ended.
+        stats: counts.
+        status: a :class:`Status`, or a ``(B,)`` int64 tensor of them with ``per_sample``.
+        regularization: one 0-d (``(B,)``) differentiable tensor for each regularizer.
+        trace: with ``trace=True``, a :class:`Trace`.
+        event_time: when the event that ended the solve happened, else None.
+        event_index: which event that was, else None.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
+        >>> nde.solve(problem, saveat=torch.tensor([0.0, 0.5, 1.0]), rtol=1e-6).ys
+        tensor([[1.0000],
+                [0.6065],
+                [0.3679]])
+    """
+
+    ts: Tensor
+    ys: Any
+    y1: Any
+    stats: Stats
+    status: Any
+    regularization: tuple[Tensor, ...] = ()
+    trace: Trace | None = None
+    event_time: Tensor | None = None
+    event_index: Any = None
+    dense: DenseOutput | None = field(default=None, repr=False)
+
+    def __call__(self, t: float | Tensor) -> Any:
+        """The state at ``t`` (a number, or a tensor of times, whose shape leads), from the dense output.
+
+        Differentiable with respect to the solve's inputs and ``t``. Needs ``dense=True``.
+        """
+        return self._dense()(t)
+
+    def derivative(self, t: float | Tensor) -> Any:
+        """The time derivative of the dense output at ``t``."""
+        return self._dense()(t, derivative=True)
+
+    def _dense(self) -> DenseOutput:
+        if self.dense is None:
+            raise InvalidProblemError("dense: got False; expected solve(..., dense=True) for the solution between save times")
+        return self.dense
+
+    def raise_on_failure(self) -> None:
+        """Raise the :class:`SolveError` that describes a failed status, with this solution in its ``.solution``."""
+        statuses = self.status if isinstance(self.status, Tensor) else torch.tensor([int(self.status)])
+        failed = (statuses > int(Status.EVENT)).nonzero().reshape(-1).tolist()
+        if not failed:
+            return
+        worst = Status(int(statuses[failed[0]]))
+        where = "" if not isinstance(self.status, Tensor) else f" in {len(failed)} of {len(statuses)} samples {failed[:8]}"
+        reached = self._reached(failed[0])
+        raise _ERRORS[worst](f"{_REASONS[worst]}{where}; reached t = {reached}. {_ADVICE[worst]}", self)
+
+    _end: Any = None
+
+    def _reached(self, lane: int) -> str:
+        end = self._end
+        if isinstance(end, Tensor):
+            end = end[lane].item() if end.dim() else end.item()
+        steps = self.stats.steps[lane].item() if isinstance(self.stats.steps, Tensor) else self.stats.steps
+        nfe = self.stats.nfe[lane].item() if isinstance(self.stats.nfe, Tensor) else self.stats.nfe
+        return f"{end!r} after {steps} steps and {nfe} field calls"
+
+
+_ERRORS: dict[Status, type[SolveError]] = {
+    Status.MAX_STEPS: MaxStepsError,
+    Status.STEP_UNDERFLOW: StepSizeError,
+    Status.NON_FINITE: NonFiniteError,
+}
+_REASONS = {
+    Status.MAX_STEPS: "max_steps attempts did not reach the end of the interval",
+    Status.STEP_UNDERFLOW: "the step size fell below the smallest one allowed",
+    Status.NON_FINITE: "the field returned NaN or infinity",
+}
+_ADVICE = {
+    Status.MAX_STEPS: (
+        "What was computed is in the error's .solution. Look at solve(..., trace=True, throw=False): small steps "
+        "everywhere mean a stiff field or a tolerance below rounding; otherwise raise max_steps or loosen rtol and atol."
+    ),
+    Status.STEP_UNDERFLOW: (
+        "What was computed is in the error's .solution. The solution may be singular there, or the field stiff or "
+        "discontinuous; give known discontinuities as jump_ts of the controller, and use float64 for tight tolerances."
+    ),
+    Status.NON_FINITE: (
+        "What was computed is in the error's .solution. Check the field at that time and state: a division, log or "
+        "sqrt outside its domain, parameters that have diverged, or NaN in y0."
+    ),
+}

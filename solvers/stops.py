@@ -1,0 +1,60 @@
+"""The times a solve must not step over: the end, and the controller's ``step_ts`` and ``jump_ts``."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+import torch
+from torch import Tensor
+
+from .field import OneSided
+from .method import VectorField
+from .scalars import Scalar, as_time
+
+
+class Stops:
+    """Given times, in the order in which the solve meets them.
+
+    Args:
+        step_ts: sorted times to land on.
+        jump_ts: sorted times to land on, where the field is discontinuous.
+    """
+
+    def __init__(self, step_ts: tuple[float, ...], jump_ts: tuple[float, ...]) -> None:
+        self.ts = sorted({*step_ts, *jump_ts})
+        self.jumps = frozenset(jump_ts)
+
+    def after(self, t: Scalar, t1: Scalar, direction: Scalar) -> Scalar:
+        """The next of the times strictly ahead of ``t``, or ``t1`` where that comes first."""
+        if not self.ts:
+            return t1
+        if not isinstance(t, Tensor):
+            if direction > 0:
+                index = bisect_right(self.ts, t)
+                return min(self.ts[index], t1) if index < len(self.ts) else t1
+            index = bisect_left(self.ts, t) - 1
+            return max(self.ts[index], t1) if index >= 0 else t1
+        ts = torch.tensor(self.ts, dtype=t.dtype, device=t.device)
+        ahead = (ts - t.unsqueeze(-1)) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
+        nearest = torch.where(ahead > 0, ahead, torch.inf).min(dim=-1)
+        return torch.where(nearest.values < (t1 - t) * direction, ts[nearest.indices], t1)
+
+    def is_jump(self, t: Scalar) -> Scalar:
+        """Whether the field is discontinuous at ``t``."""
+        if not isinstance(t, Tensor):
+            return t in self.jumps
+        return (t.unsqueeze(-1) == torch.tensor(sorted(self.jumps), dtype=t.dtype, device=t.device)).any(dim=-1)
+
+    def one_sided(self, field: VectorField, t: Scalar, t_end: Scalar, like: Tensor) -> VectorField:
+        """The field on ``[t, t_end]``, seen from inside where an end is a discontinuity."""
+        if not self.jumps:
+            return field
+        start, end = torch.as_tensor(as_time(t, like)), torch.as_tensor(as_time(t_end, like))
+        inner_start = torch.where(_flag(self.is_jump(t), start), torch.nextafter(start, end), start)
+        inner_end = torch.where(_flag(self.is_jump(t_end), end), torch.nextafter(end, start), end)
+        return OneSided(field, torch.minimum(inner_start, inner_end), torch.maximum(inner_start, inner_end))
+
+
+def _flag(value: Scalar, like: Tensor) -> Tensor:
+    flag = torch.as_tensor(value, device=like.device)
+    return flag.reshape(like.shape) if flag.dim() else flag
