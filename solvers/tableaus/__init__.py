@@ -1,0 +1,46 @@
+"""The tableaus that come with the library, each built and proved on first use.
+
+Nobody pays for a method that is not used: the names below are resolved on first access (PEP 562).
+
+>>> from neuralde.solvers.tableaus import TSIT5
+>>> TSIT5.order, TSIT5.embedded_order, TSIT5.fsal
+(5, 4, True)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # so that type checkers and editors know the names
+    from .bosh3 import BOSH3 as BOSH3
+    from .classic import EULER as EULER
+    from .classic import HEUN as HEUN
+    from .classic import MIDPOINT as MIDPOINT
+    from .classic import RALSTON as RALSTON
+    from .classic import RK4 as RK4
+    from .dopri5 import DOPRI5 as DOPRI5
+    from .tsit5 import TSIT5 as TSIT5
+
+_FILES = {
+    "EULER": "classic",
+    "MIDPOINT": "classic",
+    "HEUN": "classic",
+    "RALSTON": "classic",
+    "RK4": "classic",
+    "BOSH3": "bosh3",
+    "TSIT5": "tsit5",
+    "DOPRI5": "dopri5",
+}
+
+__all__ = list(_FILES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_FILES[name]}", __name__), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FILES])
