@@ -1,1 +1,4 @@
 """How to differentiate a solve."""
+
+if __name__ != "neuralde.adjoints":
+    raise ImportError(f"{__name__} is the package neuralde.adjoints: run `make dev`, then import it by that name")

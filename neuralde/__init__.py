@@ -1,5 +1,10 @@
 """neuralde: differential equations in PyTorch that know what they cost."""
 
-from neuralde._version import __version__
+from importlib.util import find_spec
+
+if find_spec("neuralde.solvers") is None:
+    raise ImportError("this is neuralde's source tree, not an installed neuralde: run `make dev` or `pip install -e .`")
+
+from ._version import __version__
 
 __all__ = ["__version__"]

@@ -1,0 +1,46 @@
+"""What every test gets: one thread, a fixed seed, and each device that the machine has."""
+
+import random
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+import neuralde
+import neuralde.solvers
+
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("neuralde", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("neuralde")
+
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
+
+
+def pytest_report_header() -> str:
+    return f"neuralde {neuralde.__version__} from {Path(neuralde.__file__).parent}, torch {torch.__version__}"
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to test layers from two different checkouts, which a stray PYTHONPATH can mix."""
+    top, solvers = (Path(layer.__file__).resolve().parents[1] for layer in (neuralde, neuralde.solvers))
+    if solvers not in (top, top / "neuralde"):
+        raise pytest.UsageError(f"neuralde is imported from {top} but neuralde.solvers from {solvers}: run `make test`")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seed every generator before each test; a test that needs the number may ask for it."""
+    value = 0
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device to compute on: the CPU and, where there is one, the CUDA device."""
+    return torch.device(request.param)
