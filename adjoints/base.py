@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.attempt import Plan
-from neuralde.solvers.field import Field
 from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Options, Outcome
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from neuralde.solvers.attempt import start_costs
 from neuralde.solvers.integrate import integrate
 
 from .base import Adjoint, Job, Result, plain
-from .replay import Recorder, following, replay
+from .replay import Recorder, following, merged, replay, replayable
 
 
 class DirectAdjoint(Adjoint):
@@ -48,7 +49,8 @@ def _solve_again(job: Job) -> Result:
     with torch.no_grad():
         outcome = integrate(job.plan, job.y0, job.options, None, recorder)
     y, rows, emitted, pieces = job.y0, None, [], []
-    costs = tuple(cost.start(y, y.real.new_zeros(len(y))) for cost in job.plan.costs)
+    plan = replayable(job.plan)
+    costs = start_costs(plan, y)
     full, full_costs = y, costs
     for record in recorder.records:
         if record.rows is not rows:
@@ -56,14 +58,18 @@ def _solve_again(job: Job) -> Result:
             y = following(y, rows, index)
             costs = tuple(tuple(x[index] for x in state) for state in full_costs)
             rows = index
-        again = replay(job.plan, job.options.save, record, y, costs)
+        again = replay(plan, job.options.save, record, y, costs)
         y, costs = again.y, again.costs
-        full, full_costs = (y, costs) if rows is None else (
-            full.index_copy(0, rows, y),
-            tuple(
-                tuple(whole.index_copy(0, rows, part) for whole, part in zip(before, after, strict=True))
-                for before, after in zip(full_costs, costs, strict=True)
-            ),
+        full, full_costs = (
+            (y, costs)
+            if rows is None
+            else (
+                full.index_copy(0, rows, y),
+                tuple(
+                    tuple(whole.index_copy(0, rows, part) for whole, part in zip(before, after, strict=True))
+                    for before, after in zip(full_costs, costs, strict=True)
+                ),
+            )
         )
         if again.emitted is not None:
             emitted.append(again.emitted)
@@ -74,4 +80,4 @@ def _solve_again(job: Job) -> Result:
     if outcome.steps is not None:
         outcome.steps.coefficients = pieces
     result = plain(outcome, job.y0)
-    return Result(full, result.rows, full_costs, result.coefficients, outcome)
+    return Result(full, result.rows, merged(job.plan, full_costs, outcome.carry.costs), result.coefficients, outcome)

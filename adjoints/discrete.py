@@ -15,7 +15,7 @@ from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result, plain
 from .captured import captured_tensors, sequence_number
-from .replay import Costs, Recorder, Replayed, advance, following, replay
+from .replay import Costs, Recorder, Replayed, advance, following, merged, replay, replayable, replayed
 
 
 class DiscreteAdjoint(Adjoint):
@@ -62,7 +62,8 @@ class DiscreteAdjoint(Adjoint):
         if outcome.rows is not None:
             outcome.rows.values = [flat] if outcome.rows.requests else []
         rows = outcome.rows.flat(job.y0) if outcome.rows is not None else None
-        return Result(y1, rows, _unflatten(costs, outcome.carry.costs), coefficients, outcome)
+        live = _unflatten(costs, replayed(job.plan, outcome.carry.costs))
+        return Result(y1, rows, merged(job.plan, live, outcome.carry.costs), coefficients, outcome)
 
 
 def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -111,7 +112,7 @@ class _Replay(torch.autograd.Function):
         flat = torch.cat(outcome.rows.values) if outcome.rows is not None and outcome.rows.values else y0.new_empty(0)
         pieces = outcome.steps.coefficients if outcome.steps is not None else []
         coefficients = torch.stack(pieces) if pieces else y0.new_empty(0)
-        costs = [x.clone() for state in outcome.carry.costs for x in state]
+        costs = [x.clone() for state in replayed(job.plan, outcome.carry.costs) for x in state]
         return outcome.carry.y.clone(), flat, coefficients, *costs
 
     @staticmethod
@@ -129,7 +130,8 @@ class _Sweep:
         self, run: _Run, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, costs: Sequence[Tensor | None]
     ) -> None:
         job = run.job
-        self.job, self.run_data, self.flat, self.pieces = job, run, flat, pieces
+        self.plan, self.save = replayable(job.plan), job.options.save
+        self.run_data, self.flat, self.pieces = run, flat, pieces
         self.state = torch.zeros_like(job.y0) if y1 is None else y1
         self.costs = list(costs)
         self.inputs = [*run.copies, *run.captured]
@@ -149,7 +151,7 @@ class _Sweep:
         y = self._state_at(index).detach().requires_grad_()
         costs = tuple(tuple(x.detach().requires_grad_(x.is_floating_point()) for x in state) for state in record.costs)
         with torch.enable_grad():
-            again = replay(self.job.plan, self.job.options.save, record, y, costs)
+            again = replay(self.plan, self.save, record, y, costs)
         outputs, cotangents = self._paired(index, again)
         flat_costs = [x for state in costs for x in state]
         wanted = [y, *(x for x in flat_costs if x.requires_grad), *self.inputs]
@@ -160,7 +162,9 @@ class _Sweep:
         for place, x in enumerate(flat_costs):
             if x.requires_grad:
                 self._put_cost(place, record.rows, got.pop(0))
-        self.grads = [new if old is None else old if new is None else old + new for old, new in zip(self.grads, got, strict=True)]
+        self.grads = [
+            new if old is None else old if new is None else old + new for old, new in zip(self.grads, got, strict=True)
+        ]
 
     def _paired(self, index: int, again: Replayed) -> tuple[list[Tensor], list[Tensor]]:
         """The step's outputs that have a cotangent, and the cotangents."""
@@ -202,7 +206,7 @@ class _Sweep:
 
     def _compute_between(self, first: int, last: int) -> None:
         """Every state behind the kept one at ``first``, up to the one at ``last``."""
-        recorder, plan = self.run_data.recorder, self.job.plan
+        recorder, plan = self.run_data.recorder, self.plan
         y = recorder.states[first]
         with torch.no_grad():
             for index in range(first, last):

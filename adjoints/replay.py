@@ -29,6 +29,24 @@ class Record:
     request: Request | None
 
 
+def replayed(plan: Plan, costs: Costs) -> Costs:
+    """The states of those reductions that gradients flow through; the others are not taken again."""
+    return tuple(state for cost, state in zip(plan.costs, costs, strict=True) if cost.differentiable)
+
+
+def replayable(plan: Plan) -> Plan:
+    """The plan with only those reductions."""
+    return replace(plan, costs=tuple(cost for cost in plan.costs if cost.differentiable))
+
+
+def merged(plan: Plan, differentiable: Costs, all_costs: Costs) -> Costs:
+    """Every reduction's state: from the graph where gradients flow through it, else as the solve left it."""
+    live = iter(differentiable)
+    return tuple(
+        next(live) if cost.differentiable else state for cost, state in zip(plan.costs, all_costs, strict=True)
+    )
+
+
 class Recorder:
     """Keeps the accepted steps of a solve, and of their initial states as many as ``limit`` allows.
 
@@ -67,7 +85,7 @@ class Recorder:
                 self.stride *= 2
                 self.states = {i: y for i, y in self.states.items() if i % self.stride == 0}
         self.records.append(
-            Record(trial.t, trial.t_end, trial.accept, carry.accepted, trial.rows, carry.costs, request)
+            Record(trial.t, trial.t_end, trial.accept, carry.accepted, trial.rows, replayed(plan, carry.costs), request)
         )
 
 

@@ -5,6 +5,16 @@ from importlib.util import find_spec
 if find_spec("neuralde.solvers") is None:
     raise ImportError("this is neuralde's source tree, not an installed neuralde: run `make dev` or `pip install -e .`")
 
-from ._version import __version__
+from neuralde import adjoints, solvers
+from neuralde.adjoints import *  # noqa: F403
+from neuralde.adjoints import __all__ as _adjoints
+from neuralde.solvers import *  # noqa: F403
+from neuralde.solvers import __all__ as _solvers
 
-__all__ = ["__version__"]
+from . import regularizers
+from ._version import __version__
+from .solve import solve
+
+__all__ = ["__version__", "adjoints", "regularizers", "solve", "solvers"]
+__all__ += _adjoints
+__all__ += _solvers

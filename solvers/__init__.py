@@ -2,3 +2,61 @@
 
 if __name__ != "neuralde.solvers":
     raise ImportError(f"{__name__} is the package neuralde.solvers: run `make dev`, then import it by that name")
+
+from .controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
+from .errors import InvalidProblemError, MaxStepsError, NeuralDEError, NonFiniteError, SolveError, StepSizeError
+from .method import Method, Step
+from .problems import ODEProblem
+from .runge_kutta import (
+    RK4,
+    Bosh3,
+    Dopri5,
+    Dopri8,
+    Euler,
+    Heun,
+    Midpoint,
+    Ralston,
+    RungeKutta,
+    Tsit5,
+    Vern7,
+    Vern9,
+)
+from .solution import Solution, Stats, Status, Trace
+from .tableau import ButcherTableau, Interpolant, TableauError
+
+__all__ = [
+    "RK4",
+    "Bosh3",
+    "ButcherTableau",
+    "ConstantStep",
+    "Controller",
+    "Dopri5",
+    "Dopri8",
+    "Euler",
+    "Heun",
+    "IController",
+    "Interpolant",
+    "InvalidProblemError",
+    "MaxStepsError",
+    "Method",
+    "Midpoint",
+    "NeuralDEError",
+    "NonFiniteError",
+    "ODEProblem",
+    "PIController",
+    "PIDController",
+    "Ralston",
+    "RungeKutta",
+    "Solution",
+    "SolveError",
+    "Stats",
+    "Status",
+    "Step",
+    "StepSizeError",
+    "StepTo",
+    "TableauError",
+    "Trace",
+    "Tsit5",
+    "Vern7",
+    "Vern9",
+]

@@ -161,6 +161,13 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
     )
 
 
+def start_costs(plan: Plan, y0: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+    """Every reduction before the first step."""
+    lanes = torch.zeros(y0.shape[:1] if plan.per_sample else (), dtype=y0.dtype.to_real(), device=y0.device)
+    t0, t1 = (torch.as_tensor(t, dtype=torch.float64, device=y0.device) for t in (plan.t0, plan.t1))
+    return tuple(cost.start(y0, lanes, (t0, t1)) for cost in plan.costs)
+
+
 def advance_costs(
     plan: Plan, costs: tuple[tuple[Tensor, ...], ...], trial: Trial, index: Scalar
 ) -> tuple[tuple[Tensor, ...], ...]:
@@ -203,16 +210,13 @@ def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) ->
 def begin(plan: Plan, y0: Tensor, slope: Tensor | None, h: Scalar, nfe: int) -> Carry:
     """The carry before the first attempt. Lanes whose interval is empty have already arrived."""
     zero = torch.zeros_like(plan.t0, dtype=torch.int64) if isinstance(plan.t0, Tensor) else 0
-    lanes = torch.zeros(
-        y0.shape[:1] if plan.per_sample else (), dtype=y0.dtype.to_real(), device=y0.device
-    )
     return Carry(
         t=plan.t0,
         h=h,
         y=y0,
         slope=slope,
         control=plan.controller.start(h),
-        costs=tuple(cost.start(y0, lanes) for cost in plan.costs),
+        costs=start_costs(plan, y0),
         status=select(plan.t0 == plan.t1, int(Status.SUCCESS), RUNNING),
         steps=zero,
         accepted=zero,

@@ -55,7 +55,9 @@ class Controller(ABC):
             try:
                 times = torch.as_tensor(getattr(self, name), dtype=torch.float64).detach().reshape(-1).tolist()
             except (TypeError, ValueError, RuntimeError):
-                raise InvalidProblemError(f"{name}: got {getattr(self, name)!r}; expected a sequence of times") from None
+                raise InvalidProblemError(
+                    f"{name}: got {getattr(self, name)!r}; expected a sequence of times"
+                ) from None
             if not all(map(math.isfinite, times)):
                 raise InvalidProblemError(f"{name}: got {times}; expected finite times")
             object.__setattr__(self, name, tuple(sorted(times)))
@@ -122,7 +124,9 @@ class StepTo(ConstantStep):
     ts: Sequence[float] | Tensor
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "step_ts", [*torch.as_tensor(self.step_ts).tolist(), *torch.as_tensor(self.ts).tolist()])
+        object.__setattr__(
+            self, "step_ts", [*torch.as_tensor(self.step_ts).tolist(), *torch.as_tensor(self.ts).tolist()]
+        )
         super().__post_init__()
 
 

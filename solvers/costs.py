@@ -78,8 +78,14 @@ class Cost(ABC):
         del method
 
     @abstractmethod
-    def start(self, y0: Tensor, lanes: Tensor) -> tuple[Tensor, ...]:
-        """The state before the first step; ``lanes`` is a zero per lane, in the state's real dtype."""
+    def start(self, y0: Tensor, lanes: Tensor, span: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """The state before the first step.
+
+        Args:
+            y0: the solver's initial state.
+            lanes: a zero per lane, in the state's real dtype.
+            span: the ends of the interval, per lane, float64.
+        """
 
     @abstractmethod
     def update(self, state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:

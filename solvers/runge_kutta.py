@@ -59,7 +59,7 @@ class RungeKuttaStep(Step):
         """The first ``count`` stages, the dense output's extra ones behind the main ones."""
         tableau, main = self.tableau, self.tableau.stages
         for index in range(len(self.stages), count):
-            extra = tableau.dense
+            extra = tableau.interpolant
             row = tableau.a[index] if index < main else extra.a[index - main]
             node = tableau.c[index] if index < main else extra.c[index - main]
             if index == tableau.end_slope:
@@ -108,13 +108,13 @@ class RungeKuttaStep(Step):
         return torch.where(moved, rise / torch.where(moved, run, 1.0), 0.0)
 
     def polynomial(self) -> list[Tensor]:
-        weights = self.tableau.dense.weights
+        weights = self.tableau.interpolant.weights
         stages = self._evaluate(len(weights))
         return [combine(None, self.h, column, stages) for column in zip(*weights, strict=True)]
 
     def at(self, theta: Scalar) -> Tensor:
         if isinstance(theta, float):
-            weights = self.tableau.dense.weights
+            weights = self.tableau.interpolant.weights
             at_theta = [sum(w * theta ** (j + 1) for j, w in enumerate(row)) for row in weights]
             return combine(self.y0, self.h, at_theta, self._evaluate(len(weights)))
         value, theta = torch.zeros_like(self.y0), spread(theta, self.y0)
@@ -145,7 +145,7 @@ class RungeKutta(Method):
         self._name = name or type(self).__name__
         self.order, self.embedded_order = tableau.order, tableau.embedded_order
         self.fsal, self.stability_radius = tableau.fsal, tableau.stability_radius
-        self.dense_order = tableau.dense.order
+        self.dense_order = tableau.interpolant.order
 
     @property
     def name(self) -> str:
@@ -162,3 +162,189 @@ class RungeKutta(Method):
     ) -> RungeKuttaStep:
         """One step from ``t0`` to ``t1``."""
         return RungeKuttaStep(self.tableau, field, t0, t1, y0, slope)
+
+
+class Euler(RungeKutta):
+    """Euler's method: order 1, one stage, fixed steps.
+
+    Source: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, I.7.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Euler(), dt=0.001).y1
+        tensor([0.3677], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.EULER)
+
+
+class Midpoint(RungeKutta):
+    """The explicit midpoint method: order 2, embedded order 1, two stages.
+
+    Source: Runge, Math. Ann. 46 (1895).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Midpoint(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.MIDPOINT)
+
+
+class Heun(RungeKutta):
+    """Heun's method (improved Euler): order 2, embedded order 1, two stages.
+
+    Source: Heun, Z. Math. Phys. 45 (1900).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Heun(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.HEUN)
+
+
+class Ralston(RungeKutta):
+    """Ralston's method: order 2 with the smallest error bound, embedded order 1, two stages.
+
+    Source: Ralston, Math. Comp. 16 (1962).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Ralston(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.RALSTON)
+
+
+class RK4(RungeKutta):
+    """The classic Runge-Kutta method: order 4, four stages, fixed steps.
+
+    Source: Kutta, Z. Math. Phys. 46 (1901).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.RK4(), dt=0.01).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.RK4)
+
+
+class Bosh3(RungeKutta):
+    """Bogacki and Shampine's pair: order 3, embedded order 2, three new stages a step (FSAL).
+
+    Source: Bogacki, Shampine, Appl. Math. Lett. 2 (1989).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Bosh3(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.BOSH3)
+
+
+class Tsit5(RungeKutta):
+    """Tsitouras' pair, the default: order 5, embedded order 4, six new stages a step (FSAL).
+
+    Source: Tsitouras, Comput. Math. Appl. 62 (2011).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Tsit5(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.TSIT5)
+
+
+class Dopri5(RungeKutta):
+    """Dormand and Prince's pair: order 5, embedded order 4, six new stages a step (FSAL).
+
+    Source: Dormand, Prince, J. Comput. Appl. Math. 6 (1980).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Dopri5(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.DOPRI5)
+
+    @property
+    def controller_options(self) -> dict[str, Any]:
+        """The exponents of Hairer, Norsett, Wanner, II.4, as in SciML."""
+        return {"beta": (0.17, -0.04)}
+
+
+class Dopri8(RungeKutta):
+    """Prince and Dormand's pair RK8(7)13M: order 8, embedded order 7, for tight tolerances.
+
+    Source: Prince, Dormand, J. Comput. Appl. Math. 7 (1981).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Dopri8(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.DOPRI8)
+
+    @property
+    def controller_options(self) -> dict[str, Any]:
+        """The constants of Hairer, Norsett, Wanner's DOP853, as in SciML."""
+        return {"beta": (0.125, 0.0), "factor_min": 1 / 3, "factor_max": 6.0}
+
+
+class Vern7(RungeKutta):
+    """Verner's most efficient pair of order 7, embedded order 6, ten stages, for tight tolerances.
+
+    Source: Verner, Numer. Algorithms 53 (2010).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Vern7(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.VERN7)
+
+
+class Vern9(RungeKutta):
+    """Verner's most efficient pair of order 9, embedded order 8, sixteen stages, near rounding.
+
+    Source: Verner, Numer. Algorithms 53 (2010).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Vern9(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.VERN9)

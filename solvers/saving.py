@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from .attempt import Carry, Plan, Trial
+from .interpolation import DenseOutput
 from .method import Step
-
+from .scalars import Scalar, any_true
 from .solution import Trace
+from .state import Packing
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,12 +198,17 @@ class Steps:
             self.accepts.append(widen(trial.accept, trial.rows, self.samples))
         if self.polynomials:
             pieces = polynomial(trial.step)
-            self.coefficients.append(widen(pieces.movedim(1, 0), trial.rows, self.samples).movedim(0, 1) if plan.per_sample else pieces)
+            self.coefficients.append(
+                widen(pieces.movedim(1, 0), trial.rows, self.samples).movedim(0, 1) if plan.per_sample else pieces
+            )
 
     def dense(self, plan: Plan, coefficients: Tensor, packing: Packing) -> DenseOutput:
         """The dense output; its outermost knots are the live ends of the interval."""
         device = coefficients.device
-        starts, ends = (torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in xs]) for xs in (self.starts, self.ends))
+        starts, ends = (
+            torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in xs])
+            for xs in (self.starts, self.ends)
+        )
         accepted = torch.stack(self.accepts) if plan.per_sample else None
         if plan.live_t0 is not None:
             first = starts == plan.t0 if accepted is None else accepted & (accepted.cumsum(0) == 1)
@@ -219,7 +226,12 @@ class Steps:
         for end, accept in zip(self.ends, self.accepts, strict=True):
             count = count + accept
             rows.append((end, accept, count))
-        out = torch.full((int(count.max()) + 1 if self.samples else 1, self.samples), torch.nan, dtype=torch.float64, device=t0.device)
+        out = torch.full(
+            (int(count.max()) + 1 if self.samples else 1, self.samples),
+            torch.nan,
+            dtype=torch.float64,
+            device=t0.device,
+        )
         lane = torch.arange(self.samples, device=t0.device)
         for end, accept, place in rows:
             out[place[accept], lane[accept]] = end[accept]
@@ -287,5 +299,3 @@ class Progress:
         """Leave the bar on the screen as it is."""
         self.bar.refresh()
         self.bar.close()
-
-

@@ -130,7 +130,9 @@ class Solution:
 
     def _dense(self) -> DenseOutput:
         if self.dense is None:
-            raise InvalidProblemError("dense: got False; expected solve(..., dense=True) for the solution between save times")
+            raise InvalidProblemError(
+                "dense: got False; expected solve(..., dense=True) for the solution between save times"
+            )
         return self.dense
 
     def raise_on_failure(self) -> None:
@@ -140,7 +142,9 @@ class Solution:
         if not failed:
             return
         worst = Status(int(statuses[failed[0]]))
-        where = "" if not isinstance(self.status, Tensor) else f" in {len(failed)} of {len(statuses)} samples {failed[:8]}"
+        where = (
+            "" if not isinstance(self.status, Tensor) else f" in {len(failed)} of {len(statuses)} samples {failed[:8]}"
+        )
         reached = self._reached(failed[0])
         raise _ERRORS[worst](f"{_REASONS[worst]}{where}; reached t = {reached}. {_ADVICE[worst]}", self)
 

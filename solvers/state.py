@@ -91,7 +91,9 @@ def check_state(state: Any, what: str = "y0") -> None:
                 f"{what}: got {leaf.dtype}; expected float32, float64, complex64 or complex128 (y0.float(), say)"
             )
         if leaf.device != leaves[0].device:
-            raise InvalidProblemError(f"{what}: got tensors on {leaves[0].device} and {leaf.device}; expected one device")
+            raise InvalidProblemError(
+                f"{what}: got tensors on {leaves[0].device} and {leaf.device}; expected one device"
+            )
 
 
 def _describe(value: Any) -> str:

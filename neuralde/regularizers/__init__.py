@@ -1,0 +1,8 @@
+"""The solver's cost as a term of the training loss."""
+
+from .base import Regularizer, StepReduction
+from .estimates import ErrorEstimate, StiffnessEstimate
+from .local import Local
+from .steer import STEER
+
+__all__ = ["STEER", "ErrorEstimate", "Local", "Regularizer", "StepReduction", "StiffnessEstimate"]

@@ -1,0 +1,92 @@
+"""What a regularizer is: a reduction over the accepted steps of a solve, and a number at its end."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralde.solvers import InvalidProblemError, Method, ODEProblem
+from neuralde.solvers.attempt import Plan
+from neuralde.solvers.costs import Cost, StepView
+
+
+class Regularizer(Cost):
+    """A differentiable number for the training loss, computed from what the solver knows of itself.
+
+    A regularizer of your own is a reduction over accepted steps: subclass this, or :class:`StepReduction` where one
+    number per step is summed, averaged or maximised.
+    """
+
+    def prepare(self, problem: ODEProblem) -> ODEProblem:
+        """The problem to solve instead; only an end-time jitter changes it."""
+        return problem
+
+    @abstractmethod
+    def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Plan) -> tuple[Tensor, int]:
+        """The number, 0-d or ``(B,)``, from the reduction's last state; and how many calls of the field it took."""
+
+
+class StepReduction(Regularizer):
+    r"""One number per accepted step, :math:`v_j |h_j|^p`, reduced over the steps.
+
+    Args:
+        reduction: ``"mean"``, ``"sum"`` or ``"max"``. A maximum's gradient is that of the one largest step.
+        dt_power: :math:`p`, the power of the step size (a constant for the gradient).
+        start_value: a value to reduce along with the steps'; the papers' code has one at ``t0`` (see the subclasses).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> class StageNorm(nde.regularizers.StepReduction):
+        ...     def measure(self, view):
+        ...         return view.rms(view.y1 - view.y0)
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(3), (0.0, 1.0))
+        >>> nde.solve(problem, regularizers=[StageNorm(reduction="sum")]).regularization[0]
+        tensor(0.6320)
+    """
+
+    def __init__(self, reduction: str = "mean", dt_power: float = 0, start_value: float | None = None) -> None:
+        if reduction not in ("mean", "sum", "max"):
+            raise InvalidProblemError(f'reduction: got {reduction!r}; expected "mean", "sum" or "max"')
+        self.reduction, self.dt_power, self.start_value = reduction, dt_power, start_value
+
+    @abstractmethod
+    def measure(self, view: StepView) -> Tensor:
+        """The number of one step, a value per lane."""
+
+    def start(self, y0: Tensor, lanes: Tensor, span: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Zero, or the value that stands at the start."""
+        del y0, span
+        return (lanes + (self.start_value or 0.0),)
+
+    def update(self, state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:
+        """Take in one more step."""
+        (total,) = state
+        value = self.measure(view)
+        if self.dt_power:
+            value = value * view.dt**self.dt_power
+        return (torch.maximum(total, value) if self.reduction == "max" else total + value,)
+
+    def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Plan) -> tuple[Tensor, int]:
+        """The reduced number; 0 for a solve without steps."""
+        del plan
+        (total,) = state
+        if self.reduction != "mean":
+            return total, 0
+        count = accepted + (self.start_value is not None)
+        if isinstance(count, Tensor):
+            return total / count.clamp(min=1), 0
+        return total / max(count, 1), 0
+
+
+def check_method(method: Method, reads_stiffness: bool) -> None:
+    """Refuse a method that does not estimate what is read."""
+    if reads_stiffness:
+        method.require_stiffness()
+    elif not method.adaptive:
+        raise InvalidProblemError(
+            f"solver: {method.name} has no error estimate, which the regularizer reads; expected an embedded method, "
+            "such as Tsit5()"
+        )

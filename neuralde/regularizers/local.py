@@ -1,0 +1,133 @@
+"""One step, taken again at a random time (Pal et al., Locally Regularized Neural Differential Equations, ICML 2023)."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralde.solvers import InvalidProblemError, Method
+from neuralde.solvers.attempt import Plan
+from neuralde.solvers.costs import StepView
+from neuralde.solvers.initial_step import initial_step
+from neuralde.solvers.random import draw_seed, uniform
+from neuralde.solvers.scalars import Scalar, choose, minimum
+
+from .base import Regularizer, StepReduction
+from .estimates import ErrorEstimate
+
+
+class Local(Regularizer):
+    r"""A regularizer of one step, taken again in the graph from a random point of the trajectory.
+
+    The trajectory itself may be differentiated by any adjoint, continuous ones included, because the extra step is
+    ordinary autograd. It costs one step (and its initial-step heuristic) whatever the length of the solve.
+
+    Args:
+        regularizer: what to measure on the step; :class:`ErrorEstimate` if None.
+        sampling: ``"unbiased"`` draws the time uniformly from the interval; ``"biased"`` draws one of the accepted
+            steps' starts, so that times where the dynamics are hard come more often.
+        h: the size of the step: ``"initial"``, the automatic first step from there (the paper's code; much smaller than
+            the solver's steps, so weights are large), or ``"solver"``, the step that the solver took there.
+        flow_through_state: let gradients flow into the state at the chosen time, and from there into everything
+            before. It is a constant in the paper's code; True needs an exact adjoint.
+        constant_first_stage: treat the first stage as a constant too, as the paper's code does (its integrator hands it
+            over). The default lets gradients flow through every stage.
+
+    References:
+        Pal, Edelman, Rackauckas: Locally Regularized Neural Differential Equations: Some Black Boxes Were Meant to
+        Remain Closed! ICML 2023.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> _ = torch.manual_seed(0)
+        >>> rate = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
+        >>> problem = nde.ODEProblem(lambda t, y, k: k * y, torch.ones(2, dtype=torch.float64), (0.0, 1.0), (rate,))
+        >>> local = nde.regularizers.Local(nde.regularizers.ErrorEstimate(), sampling="biased")
+        >>> sol = nde.solve(problem, adjoint=nde.BacksolveAdjoint(), regularizers=[local])
+        >>> torch.autograd.grad(sol.regularization[0], rate)[0].isfinite().item()
+        True
+    """
+
+    def __init__(
+        self,
+        regularizer: StepReduction | None = None,
+        *,
+        sampling: str = "unbiased",
+        h: str = "initial",
+        flow_through_state: bool = False,
+        constant_first_stage: bool = False,
+    ) -> None:
+        if sampling not in ("unbiased", "biased"):
+            raise InvalidProblemError(f'sampling: got {sampling!r}; expected "unbiased" or "biased"')
+        if h not in ("initial", "solver"):
+            raise InvalidProblemError(f'h: got {h!r}; expected "initial" or "solver"')
+        if regularizer is not None and not isinstance(regularizer, StepReduction):
+            raise InvalidProblemError(
+                f"regularizer: got {type(regularizer).__name__}; expected one that measures steps, such as ErrorEstimate()"
+            )
+        self.regularizer = ErrorEstimate() if regularizer is None else regularizer
+        self.sampling, self.h = sampling, h
+        self.flow_through_state, self.constant_first_stage = flow_through_state, constant_first_stage
+        self.differentiable = flow_through_state
+
+    def check(self, method: Method) -> None:
+        """Refuse a method that does not estimate what is measured."""
+        self.regularizer.check(method)
+
+    def start(self, y0: Tensor, lanes: Tensor, span: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """The chosen state and time, the length of the solver's step there, and the seed of the draws."""
+        seed = draw_seed(lanes)
+        t0, t1 = span
+        t = t0 + uniform(seed, -1) * (t1 - t0) if self.sampling == "unbiased" else t0
+        return y0 if self.flow_through_state else y0.detach(), t, torch.zeros_like(t), seed
+
+    def update(self, state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:
+        """Choose this step, or keep the one chosen before."""
+        with nullcontext() if self.flow_through_state else torch.no_grad():
+            return self._unbiased(state, view) if self.sampling == "unbiased" else self._biased(state, view)
+
+    @staticmethod
+    def _biased(state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:
+        """Reservoir sampling: the j-th step replaces the one chosen before with probability 1/j."""
+        y, t, h, seed = state
+        chosen = uniform(seed, view.index) * (view.index + 1) < 1.0
+        length = torch.as_tensor(view.t1 - view.t0).abs().detach().to(h)
+        start = torch.as_tensor(view.t0).detach().to(t)
+        return choose(chosen, view.y0, y), torch.where(chosen, start, t), torch.where(chosen, length, h), seed
+
+    @staticmethod
+    def _unbiased(state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:
+        """The step that contains the time, and the solution there."""
+        y, t, h, seed = state
+        start, end = torch.as_tensor(view.t0).detach().to(t), torch.as_tensor(view.t1).detach().to(t)
+        inside = ((t - start) * (t - end) <= 0) & (start != end)
+        if not view.per_sample and not torch.compiler.is_compiling() and not inside:
+            return state  # most steps need no dense output
+        theta = torch.where(inside, (t - start) / torch.where(inside, end - start, 1.0), 0.0)
+        return choose(inside, view.step.at(theta), y), t, torch.where(inside, (end - start).abs(), h), seed
+
+    def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Plan) -> tuple[Tensor, int]:
+        """The regularizer of one step from the chosen point."""
+        y, t, solver_h, _ = state
+        time: Scalar = t.item() if plan.host else t
+        slope = plan.field(time, y)
+        calls = 1
+        start = slope.detach() if self.constant_first_stage else slope
+        longest = (plan.t1 - time) * plan.direction
+        if self.h == "initial":
+            assert plan.method.embedded_order is not None
+            with torch.no_grad():
+                order, norm = plan.method.embedded_order + 1, plan.norm_at(y)
+                h = initial_step(plan.field, time, y, slope, plan.direction, longest, order, norm)
+            calls += 1
+        else:
+            h = minimum(solver_h.item() if plan.host else solver_h, longest)
+        step = plan.method.step(plan.field, time, time + plan.direction * h, y, start)
+        view = StepView(step, plan.method, plan.rtol, plan.atol, 0)
+        lanes = torch.zeros_like(t, dtype=y.dtype.to_real())
+        measured = self.regularizer.update(self.regularizer.start(y, lanes, (t, t)), view)
+        value, _ = self.regularizer.value(measured, 1, plan)
+        return value, calls + step.calls

@@ -1,0 +1,181 @@
+"""The one entry point: it knows solvers and adjoints; they do not know it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
+from neuralde.adjoints.base import Job, Result
+from neuralde.solvers import Controller, InvalidProblemError, Method, ODEProblem, Solution, Stats, Status, Tsit5
+from neuralde.solvers.attempt import Plan
+from neuralde.solvers.integrate import Options
+from neuralde.solvers.prepare import check_samples, prepare_options, prepare_plan
+from neuralde.solvers.scalars import choose
+from neuralde.solvers.state import Packing
+
+from .regularizers.base import Regularizer
+
+
+def solve(
+    problem: ODEProblem,
+    solver: Method | None = None,
+    *,
+    rtol: float = 1e-3,
+    atol: float = 1e-6,
+    dt: float | None = None,
+    saveat: Any = None,
+    dense: bool = False,
+    controller: Controller | None = None,
+    adjoint: Adjoint | None = None,
+    per_sample: bool = False,
+    compact: bool = False,
+    regularizers: Sequence[Regularizer] = (),
+    trace: bool = False,
+    max_steps: int = 10_000,
+    progress: bool = False,
+    throw: bool = True,
+) -> Solution:
+    r"""Solve an initial value problem.
+
+    A step from :math:`y_n` to :math:`y_{n+1}` with error estimate :math:`e` is accepted when the root mean square of
+    :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{n,i}|, |y_{n+1,i}|))` is at most 1: over the whole state, or with
+    ``per_sample`` over each sample. The last step always ends exactly at ``t1``.
+
+    Args:
+        problem: what to solve.
+        solver: the method; :class:`Tsit5` if None.
+        rtol: relative tolerance.
+        atol: absolute tolerance, in the units of the state.
+        dt: the first step (adaptive; None: chosen from the field) or the step (fixed), positive, in units of time.
+        saveat: None saves the end only; 1-D times (a tensor or list, in the order of integration, inside ``tspan``);
+            ``"steps"`` saves the start and every accepted step; with ``per_sample`` also ``(T, B)`` times.
+        dense: keep the solution between the steps, for ``sol(t)`` and ``sol.derivative(t)``.
+        controller: step-size control; a PI controller, or constant steps for methods without error estimate.
+        adjoint: how to differentiate; :class:`DiscreteAdjoint`, exact.
+        per_sample: the first dimension counts independent systems, each with its own clock, step size, error norm and
+            status.
+        compact: with ``per_sample``, samples that have finished leave the calls of the field. The field then sees fewer
+            rows, so what tells samples apart must be in the state.
+        regularizers: the solver's cost as differentiable numbers, in ``sol.regularization``.
+        trace: keep time, step size, error, stiffness and verdict of every attempt.
+        max_steps: the largest number of attempts (per sample).
+        progress: show a progress bar (needs tqdm).
+        throw: raise on failure; otherwise ``sol.status`` tells.
+
+    Returns:
+        A :class:`Solution`.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; the message names it, what was passed and what is accepted.
+        SolveError: the solve failed (``MaxStepsError``, ``StepSizeError``, ``NonFiniteError``); its ``.solution`` holds
+            what was computed before.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y, k: -k * y, torch.ones(2), (0.0, 1.0), args=(torch.tensor(3.0),))
+        >>> sol = nde.solve(problem, rtol=1e-6, atol=1e-6)
+        >>> sol.y1, sol.status.name
+        (tensor([0.0498, 0.0498]), 'SUCCESS')
+    """
+    if not isinstance(problem, ODEProblem):
+        raise InvalidProblemError(f"problem: got {type(problem).__name__}; expected an ODEProblem")
+    solver = Tsit5() if solver is None else solver
+    _check_kind(solver, Method, "solver", "such as Tsit5()")
+    _check_kind(controller, Controller | None, "controller", "such as PIController()")
+    _check_kind(adjoint, Adjoint | None, "adjoint", "such as DiscreteAdjoint()")
+    for regularizer in regularizers:
+        _check_kind(regularizer, Regularizer, "regularizers", "such as ErrorEstimate()")
+        problem = regularizer.prepare(problem)
+    adjoint = _default_adjoint() if adjoint is None else adjoint
+
+    if per_sample:
+        check_samples(problem.y0)
+    packing = Packing(problem.y0, per_sample)
+    y0 = packing.pack(problem.y0, "y0")
+    plan = prepare_plan(
+        problem,
+        packing,
+        y0,
+        solver,
+        controller,
+        rtol=rtol,
+        atol=atol,
+        max_steps=max_steps,
+        per_sample=per_sample,
+        costs=tuple(regularizers),
+        through_steps=adjoint.through_steps,
+    )
+    options, shown = prepare_options(
+        plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact, progress=progress
+    )
+    job = Job(plan=plan, y0=y0, options=options, f=problem.f, args=problem.args)
+    if torch.is_grad_enabled():
+        adjoint.check(job)
+    result = adjoint.solve(job)
+    solution = _solution(plan, options, packing, y0, result, shown, regularizers)
+    if throw:
+        solution.raise_on_failure()
+    return solution
+
+
+def _check_kind(value: Any, kind: Any, name: str, example: str) -> None:
+    if not isinstance(value, kind):
+        got = f"the class {value.__name__}" if isinstance(value, type) else f"{type(value).__name__} {value!r}"[:80]
+        raise InvalidProblemError(f"{name}: got {got}; expected an instance, {example}")
+
+
+def _default_adjoint() -> Adjoint:
+    """The default is exact either way; inside a function transform (vmap, jvp, ...) only autograd itself reaches."""
+    return DirectAdjoint() if torch._C._are_functorch_transforms_active() else DiscreteAdjoint()
+
+
+def _solution(
+    plan: Plan,
+    options: Options,
+    packing: Packing,
+    y0: Tensor,
+    result: Result,
+    shown: Tensor | None,
+    regularizers: Sequence[Regularizer],
+) -> Solution:
+    """The user's view of a packed result."""
+    outcome, carry, save = result.outcome, result.outcome.carry, options.save
+    if outcome.rows is not None and result.rows is not None:
+        ys = outcome.rows.assemble(result.rows, y0)
+    else:
+        ys = choose(carry.status == Status.SUCCESS, result.y1, torch.full_like(result.y1, torch.nan)).unsqueeze(0)
+    if shown is None:
+        ts = outcome.steps.times(plan.t0).to(y0.device) if save.every and outcome.steps is not None else _end(plan, y0)
+    else:
+        ts = shown
+    dense = None
+    if save.dense and outcome.steps is not None:
+        coefficients = y0.new_empty((0, 1, *y0.shape)) if result.coefficients is None else result.coefficients
+        dense = outcome.steps.dense(plan, coefficients, packing)
+    numbers = [
+        regularizer.value(state, carry.accepted, plan)
+        for regularizer, state in zip(regularizers, result.costs, strict=True)
+    ]
+    nfe = carry.nfe + sum(calls for _, calls in numbers)
+    return Solution(
+        ts=ts,
+        ys=packing.unpack(ys, lead=1),
+        y1=packing.unpack(result.y1),
+        stats=Stats(nfe, carry.steps, carry.accepted, carry.steps - carry.accepted),
+        status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
+        regularization=tuple(value for value, _ in numbers),
+        trace=outcome.tracer.trace(y0.device) if outcome.tracer is not None else None,
+        dense=dense,
+        _end=carry.t,
+    )
+
+
+def _end(plan: Plan, y0: Tensor) -> Tensor:
+    """The one save time of a solve that saves its end only."""
+    live = plan.live_t1
+    end = torch.as_tensor(plan.t1, dtype=torch.float64, device=y0.device) if live is None else live
+    return end.unsqueeze(0)

@@ -1,0 +1,193 @@
+"""From the user's arguments to a plan: everything is checked here, once, before the first step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .attempt import Plan
+from .controllers import ConstantStep, Controller, PIController, StepTo
+from .costs import Cost
+from .errors import InvalidProblemError
+from .field import Field
+from .integrate import Options
+from .method import Method
+from .problems import ODEProblem
+from .saving import SavePlan
+from .scalars import Scalar
+from .state import Packing
+from .stops import Stops
+
+
+def prepare_plan(
+    problem: ODEProblem,
+    packing: Packing,
+    y0: Tensor,
+    method: Method,
+    controller: Controller | None,
+    *,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+    per_sample: bool,
+    costs: tuple[Cost, ...] = (),
+    through_steps: bool = False,
+    tensors: bool = False,
+) -> Plan:
+    """The plan of a solve; ``tensors`` keeps a joint clock in tensors, as graphs need it."""
+    for cost in costs:
+        cost.check(method)
+    controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
+    t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
+    if isinstance(t0, Tensor):
+        direction: Scalar = torch.where(t1 < t0, -1.0, 1.0).to(torch.float64)
+    else:
+        direction = -1.0 if t1 < t0 else 1.0
+    return Plan(
+        field=Field(problem.f, packing, problem.args),
+        method=method,
+        controller=controller.bind(method),
+        stops=Stops(controller.step_ts, controller.jump_ts),
+        t0=t0,
+        t1=t1,
+        direction=direction,
+        rtol=_tolerance(rtol, "rtol"),
+        atol=_tolerance(atol, "atol"),
+        max_steps=_positive_int(max_steps, "max_steps"),
+        costs=costs,
+        per_sample=per_sample,
+        through_steps=through_steps,
+        live_t0=live_t0,
+        live_t1=live_t1,
+    )
+
+
+def prepare_options(
+    plan: Plan, y0: Tensor, *, dt: Any, saveat: Any, dense: bool, trace: bool, compact: bool, progress: bool
+) -> tuple[Options, Tensor | None]:
+    """What to keep, and the save times as the solution shows them (None: the end, or every step)."""
+    if compact and not plan.per_sample:
+        raise InvalidProblemError("compact: got True without per_sample; expected per_sample=True, which it is about")
+    step = _first_step(dt, plan)
+    save, shown = _save_plan(saveat, dense, plan, y0)
+    return Options(dt=step, save=save, trace=trace, compact=compact, progress=progress), shown
+
+
+def check_samples(y0: Any) -> None:
+    """Refuse a per-sample solve of a state whose leaves do not share a first dimension."""
+    sizes = {leaf.shape[0] if leaf.dim() else None for leaf in pytree.tree_leaves(y0)}
+    if None in sizes or len(sizes) != 1:
+        shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(y0)]
+        raise InvalidProblemError(f"y0: got shapes {shapes}; with per_sample expected one first dimension, the samples")
+
+
+def _ends(
+    tspan: tuple[Any, Any], y0: Tensor, per_sample: bool, tensors: bool
+) -> tuple[Scalar, Scalar, Tensor | None, Tensor | None]:
+    """The interval as clock numbers, and its ends as the graph has them where they require grad."""
+    shape = (y0.shape[0],) if per_sample else ()
+    out: list[Scalar] = []
+    live: list[Tensor | None] = []
+    for time in tspan:
+        if isinstance(time, Tensor) and time.dim() and tuple(time.shape) != shape:
+            raise InvalidProblemError(
+                f"tspan: got a time of shape {tuple(time.shape)}; expected a number"
+                + (
+                    f", or shape {shape}, one for each sample"
+                    if per_sample
+                    else "; per_sample takes one for each sample"
+                )
+            )
+        if per_sample or tensors:
+            value = torch.as_tensor(time, device=y0.device).to(torch.float64).expand(shape)
+            out.append(value.detach().clone())
+        else:
+            value = time.to(device=y0.device, dtype=torch.float64) if isinstance(time, Tensor) else None
+            out.append(float(time))
+        live.append(value if isinstance(value, Tensor) and value.requires_grad else None)
+    return out[0], out[1], live[0], live[1]
+
+
+def _tolerance(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise InvalidProblemError(f"{name}: got {value!r}; expected a number, 0 or positive")
+    return float(value)
+
+
+def _positive_int(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidProblemError(f"{name}: got {value!r}; expected a positive int")
+    return value
+
+
+def _first_step(dt: Any, plan: Plan) -> float | None:
+    controller = plan.controller
+    if dt is None:
+        if not controller.adaptive and not isinstance(controller, StepTo):
+            raise InvalidProblemError(
+                f"dt: got None with {plan.method.name} and {type(controller).__name__}; expected the step size"
+            )
+        return None
+    value = dt.item() if isinstance(dt, Tensor) and dt.numel() == 1 else dt
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InvalidProblemError(
+            f"dt: got {dt!r}; expected a positive, finite number (the direction follows from tspan)"
+        )
+    return float(value)
+
+
+def _save_plan(saveat: Any, dense: bool, plan: Plan, y0: Tensor) -> tuple[SavePlan, Tensor | None]:
+    if saveat is None:
+        return SavePlan(dense=dense), None
+    if isinstance(saveat, str):
+        if saveat != "steps":
+            raise InvalidProblemError(f'saveat: got {saveat!r}; expected None, times, or "steps"')
+        return SavePlan(every=True, dense=dense), None
+    try:
+        shown = torch.as_tensor(saveat, device=y0.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidProblemError(f'saveat: got {saveat!r}; expected None, times, or "steps"') from None
+    if not shown.is_floating_point():
+        if shown.dtype == torch.bool or shown.is_complex():
+            raise InvalidProblemError(f"saveat: got {shown.dtype}; expected real times")
+        shown = shown.to(torch.float64)
+    elif not isinstance(saveat, Tensor):
+        shown = torch.as_tensor(saveat, device=y0.device, dtype=torch.float64)
+    shapes = "(T,)" + (f" or (T, {y0.shape[0]})" if plan.per_sample else "")
+    if (
+        not (shown.dim() == 1 or (plan.per_sample and shown.dim() == 2 and shown.shape[1] == y0.shape[0]))
+        or not shown.numel()
+    ):
+        raise InvalidProblemError(f"saveat: got times of shape {tuple(shown.shape)}; expected {shapes}, T at least 1")
+    live = shown.to(torch.float64)
+    times = _checked_times(live.detach(), shown, plan)
+    if plan.per_sample:
+        live = live.unsqueeze(-1).expand(-1, y0.shape[0]) if live.dim() == 1 else live
+    elif plan.host:
+        times = times.tolist()
+    return SavePlan(times, live if live.requires_grad else None, False, dense), shown
+
+
+def _checked_times(times: Tensor, shown: Tensor, plan: Plan) -> Tensor:
+    """Times inside the interval and in the order in which the solve meets them; rounding at the ends is forgiven."""
+    if plan.per_sample and times.dim() == 1:
+        times = times.unsqueeze(-1).expand(-1, plan.t0.shape[0])
+    if torch.compiler.is_compiling():
+        return times
+    t0, t1 = torch.as_tensor(plan.t0, device=times.device), torch.as_tensor(plan.t1, device=times.device)
+    low, high = torch.minimum(t0, t1).to(torch.float64), torch.maximum(t0, t1).to(torch.float64)
+    slack = 4 * torch.finfo(shown.dtype).eps * torch.maximum(low.abs(), high.abs())
+    if not bool(((times >= low - slack) & (times <= high + slack)).all()):
+        raise InvalidProblemError(
+            f"saveat: got times from {times.min().item():.9g} to {times.max().item():.9g}; expected finite times between "
+            f"{low.min().item():.9g} and {high.max().item():.9g}, the ends of tspan"
+        )
+    clamped = torch.minimum(torch.maximum(times, low), high)
+    if not bool((clamped.diff(dim=0) * plan.direction >= 0).all()):
+        order = "decreasing" if not plan.per_sample and plan.direction < 0 else "increasing"
+        raise InvalidProblemError(f"saveat: got times out of order; expected {order} times, from t0 towards t1")
+    return clamped
