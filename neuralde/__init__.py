@@ -1,8 +1,8 @@
 """neuralde: differential equations in PyTorch that know what they cost."""
 
-from importlib.util import find_spec
+from importlib.util import find_spec as _find_spec
 
-if find_spec("neuralde.solvers") is None:
+if _find_spec("neuralde.solvers") is None:
     raise ImportError("this is neuralde's source tree, not an installed neuralde: run `make dev` or `pip install -e .`")
 
 from neuralde import adjoints, solvers
