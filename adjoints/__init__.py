@@ -3,8 +3,9 @@
 if __name__ != "neuralde.adjoints":
     raise ImportError(f"{__name__} is the package neuralde.adjoints: run `make dev`, then import it by that name")
 
+from .backsolve import BacksolveAdjoint
 from .base import Adjoint
 from .direct import DirectAdjoint
 from .discrete import DiscreteAdjoint
 
-__all__ = ["Adjoint", "DirectAdjoint", "DiscreteAdjoint"]
+__all__ = ["Adjoint", "BacksolveAdjoint", "DirectAdjoint", "DiscreteAdjoint"]

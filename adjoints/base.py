@@ -66,7 +66,8 @@ class Result:
     """A finished solve's differentiable outputs, packed, and the rest of what it left behind."""
 
     y1: Tensor
-    rows: Tensor | None
+    ys: Tensor | None
+    """The states at the save times, where there are any."""
     costs: tuple[tuple[Tensor, ...], ...]
     coefficients: Tensor | None
     outcome: Outcome
@@ -112,5 +113,5 @@ def plain(outcome: Outcome, y0: Tensor) -> Result:
     """The result of a solve whose outputs are in the graph already, or need no graph."""
     steps, rows = outcome.steps, outcome.rows
     coefficients = torch.stack(steps.coefficients) if steps is not None and steps.coefficients else None
-    flat = rows.flat(y0) if rows is not None else None
-    return Result(outcome.carry.y, flat, outcome.carry.costs, coefficients, outcome)
+    ys = rows.assemble(rows.flat(y0), y0) if rows is not None else None
+    return Result(outcome.carry.y, ys, outcome.carry.costs, coefficients, outcome)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neuralde.solvers.errors import InvalidProblemError
+
+from .base import Job
 
 # Objects that hold no parameters of a field, or far too much.
 _OPAQUE = (types.ModuleType, type, str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)
@@ -169,3 +171,13 @@ def sequence_number() -> int:
     """Autograd's current sequence number: nodes made from now on have this number or a higher one."""
     probe = torch.zeros((), requires_grad=True)
     return (probe * 1.0).grad_fn._sequence_nr()
+
+
+def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """What the field captures, and the field at the start (one call serves both)."""
+    plan = job.plan
+    with torch.enable_grad():
+        y0 = job.y0.detach().requires_grad_()
+        since = sequence_number()
+        slope = plan.stops.one_sided(plan.field, plan.t0, plan.t1, y0)(plan.t0, y0)
+    return captured_tensors(job.f, [slope], [y0, *copies], since), slope.detach()

@@ -80,4 +80,4 @@ def _solve_again(job: Job) -> Result:
     if outcome.steps is not None:
         outcome.steps.coefficients = pieces
     result = plain(outcome, job.y0)
-    return Result(full, result.rows, merged(job.plan, full_costs, outcome.carry.costs), result.coefficients, outcome)
+    return Result(full, result.ys, merged(job.plan, full_costs, outcome.carry.costs), result.coefficients, outcome)

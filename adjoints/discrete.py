@@ -14,7 +14,7 @@ from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result, plain
-from .captured import captured_tensors, sequence_number
+from .captured import captured_by
 from .replay import Costs, Recorder, Replayed, advance, following, merged, replay, replayable, replayed
 
 
@@ -61,19 +61,9 @@ class DiscreteAdjoint(Adjoint):
         assert outcome is not None
         if outcome.rows is not None:
             outcome.rows.values = [flat] if outcome.rows.requests else []
-        rows = outcome.rows.flat(job.y0) if outcome.rows is not None else None
+        ys = None if outcome.rows is None else outcome.rows.assemble(outcome.rows.flat(job.y0), job.y0)
         live = _unflatten(costs, replayed(job.plan, outcome.carry.costs))
-        return Result(y1, rows, merged(job.plan, live, outcome.carry.costs), coefficients, outcome)
-
-
-def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """What the field captures, and the field at the start (one call serves both)."""
-    plan = job.plan
-    with torch.enable_grad():
-        y0 = job.y0.detach().requires_grad_()
-        since = sequence_number()
-        slope = plan.stops.one_sided(plan.field, plan.t0, plan.t1, y0)(plan.t0, y0)
-    return captured_tensors(job.f, [slope], [y0, *copies], since), slope.detach()
+        return Result(y1, ys, merged(job.plan, live, outcome.carry.costs), coefficients, outcome)
 
 
 @dataclass(eq=False)

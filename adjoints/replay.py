@@ -107,20 +107,20 @@ class Replayed(NamedTuple):
 
 def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, costs: Costs) -> Replayed:
     """Take a recorded step again from the state ``y``, with the live times of ``plan`` where it touches the ends."""
-    plan = plan if record.rows is None else _narrow(plan, record.rows)
+    plan = plan if record.rows is None else plan.take(record.rows)
     step = _retake(plan, record, y)
     trial = Trial(step, record.t, record.t_end, 0.0, record.accept, 0.0, (), record.rows)
     return Replayed(
         y=choose(record.accept, step.y, y),
         costs=advance_costs(plan, costs, trial, record.index),
-        emitted=emit(step, record.request, save.live) if record.request is not None else None,
+        emitted=emit(step, record.request, save) if record.request is not None else None,
         coefficients=polynomial(step) if save.dense else None,
     )
 
 
 def advance(plan: Plan, record: Record, y: Tensor) -> Tensor:
     """The state after a recorded step, and nothing else."""
-    plan = plan if record.rows is None else _narrow(plan, record.rows)
+    plan = plan if record.rows is None else plan.take(record.rows)
     return choose(record.accept, _retake(plan, record, y).y, y)
 
 
@@ -136,19 +136,3 @@ def _retake(plan: Plan, record: Record, y: Tensor) -> Step:
         first, last = first & accept, last & accept
     field = plan.stops.one_sided(plan.field, t, t_end, y)
     return plan.method.step(field, *plan.ends(t, t_end, first, last), y)
-
-
-def _narrow(plan: Plan, rows: Tensor) -> Plan:
-    """The plan of the samples that a compact solve still worked on."""
-
-    def take(x: Tensor | None) -> Tensor | None:
-        return x[rows] if x is not None and x.dim() else x
-
-    return replace(
-        plan,
-        t0=plan.t0[rows],
-        t1=plan.t1[rows],
-        direction=plan.direction[rows],
-        live_t0=take(plan.live_t0),
-        live_t1=take(plan.live_t1),
-    )

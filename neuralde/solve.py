@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from neuralde.solvers.prepare import check_samples, prepare_options, prepare_pla
 from neuralde.solvers.scalars import choose
 from neuralde.solvers.state import Packing
 
+from .progress import ProgressBar
 from .regularizers.base import Regularizer
 
 
@@ -109,17 +111,25 @@ def solve(
         costs=tuple(regularizers),
         through_steps=adjoint.through_steps,
     )
-    options, shown = prepare_options(
-        plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact, progress=progress
-    )
+    options, shown = prepare_options(plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact)
     job = Job(plan=plan, y0=y0, options=options, f=problem.f, args=problem.args)
     if torch.is_grad_enabled():
         adjoint.check(job)
-    result = adjoint.solve(job)
+    result = _with_progress(adjoint, job) if progress else adjoint.solve(job)
     solution = _solution(plan, options, packing, y0, result, shown, regularizers)
     if throw:
         solution.raise_on_failure()
     return solution
+
+
+def _with_progress(adjoint: Adjoint, job: Job) -> Result:
+    bar, done = ProgressBar(), False
+    try:
+        result = adjoint.solve(replace(job, options=replace(job.options, listeners=(bar,))))
+        done = True
+        return result
+    finally:
+        bar.close(done)
 
 
 def _check_kind(value: Any, kind: Any, name: str, example: str) -> None:
@@ -144,8 +154,8 @@ def _solution(
 ) -> Solution:
     """The user's view of a packed result."""
     outcome, carry, save = result.outcome, result.outcome.carry, options.save
-    if outcome.rows is not None and result.rows is not None:
-        ys = outcome.rows.assemble(result.rows, y0)
+    if result.ys is not None:
+        ys = result.ys
     else:
         ys = choose(carry.status == Status.SUCCESS, result.y1, torch.full_like(result.y1, torch.nan)).unsqueeze(0)
     if shown is None:

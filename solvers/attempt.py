@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -68,6 +68,12 @@ class Plan:
         """The root mean square in units of the tolerance at ``y``."""
         scale = self.atol + self.rtol * y.abs()
         return lambda x: self.read(rms(x / scale, self.per_sample))
+
+    def take(self, rows: Tensor) -> Plan:
+        """The plan of some of the samples."""
+        names = ("t0", "t1", "direction", "live_t0", "live_t1")
+        values = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: None if x is None else x[rows] for name, x in values.items()})
 
     def ends(self, t: Scalar, t_end: Scalar, first: Scalar, last: Scalar) -> tuple[Scalar, Scalar]:
         """The step's times as the graph sees them: the two ends of the interval are inputs, all others constants."""

@@ -32,6 +32,10 @@ def constant_for_gradient(value: Tensor, through_steps: bool = False) -> Tensor:
     return value if through_steps else value.detach()
 
 
+def _as_list(times: Sequence[float] | Tensor) -> list[float]:
+    return torch.as_tensor(times, dtype=torch.float64).detach().reshape(-1).tolist()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Controller(ABC):
     """What every controller shares.
@@ -53,7 +57,7 @@ class Controller(ABC):
     def __post_init__(self) -> None:
         for name in ("step_ts", "jump_ts"):
             try:
-                times = torch.as_tensor(getattr(self, name), dtype=torch.float64).detach().reshape(-1).tolist()
+                times = _as_list(getattr(self, name))
             except (TypeError, ValueError, RuntimeError):
                 raise InvalidProblemError(
                     f"{name}: got {getattr(self, name)!r}; expected a sequence of times"
@@ -125,7 +129,7 @@ class StepTo(ConstantStep):
 
     def __post_init__(self) -> None:
         object.__setattr__(
-            self, "step_ts", [*torch.as_tensor(self.step_ts).tolist(), *torch.as_tensor(self.ts).tolist()]
+            self, "step_ts", [*_as_list(self.step_ts), *_as_list(self.ts)]
         )
         super().__post_init__()
 

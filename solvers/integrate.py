@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .attempt import Carry, Plan
 from .loop import Listener, run, start
-from .saving import Progress, Rows, SavePlan, Steps, Tracer
+from .saving import Rows, SavePlan, Steps, Tracer
 from .scalars import Scalar
 
 
@@ -21,7 +21,7 @@ class Options:
     save: SavePlan
     trace: bool = False
     compact: bool = False
-    progress: bool = False
+    listeners: tuple[Listener, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +57,7 @@ def integrate(
     rows = Rows(plan, save, y0) if save.every or save.times is not None else None
     steps = Steps(save.dense, samples) if save.every or save.dense else None
     tracer = Tracer(plan.method.has_stiffness, samples) if options.trace else None
-    bar = Progress(plan) if options.progress else None
     last = recorder.attach(rows) if recorder is not None else None
-    listeners = [listener for listener in (rows, steps, tracer, bar, last) if listener is not None]
-    try:
-        carry = run(plan, start(plan, y0, options.dt, slope), listeners, options.compact)
-    finally:
-        if bar is not None:
-            bar.close()
+    own = [listener for listener in (rows, steps, tracer, last) if listener is not None]
+    carry = run(plan, start(plan, y0, options.dt, slope), [*own, *options.listeners], options.compact)
     return Outcome(carry, rows, steps, tracer)

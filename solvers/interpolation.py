@@ -37,7 +37,7 @@ class DenseOutput:
 
     def __call__(self, t: float | Tensor, derivative: bool = False) -> Any:
         """The state, or its time derivative, at ``t``; the shape of ``t`` leads. Per sample ``t`` may be ``(..., B)``."""
-        times = torch.as_tensor(t, device=self.starts.device).to(torch.float64)
+        times = torch.as_tensor(t, dtype=torch.float64, device=self.starts.device)
         lead = times.shape
         if self.accepted is None:
             value = self._joint(times.reshape(-1), derivative)

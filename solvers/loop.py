@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -75,8 +74,7 @@ def _drop_finished(
     done, going = stopped.nonzero().reshape(-1), (~stopped).nonzero().reshape(-1)
     rows = torch.arange(len(stopped), device=stopped.device) if rows is None else rows
     finished.append((rows[done], _take(carry, done)))
-    plan = replace(plan, t0=plan.t0[going], t1=plan.t1[going], direction=plan.direction[going])
-    return plan, _take(carry, going), rows[going]
+    return plan.take(going), _take(carry, going), rows[going]
 
 
 def _reunite(carry: Carry, rows: Tensor | None, finished: list[tuple[Tensor, Carry]]) -> Carry:

@@ -67,14 +67,14 @@ def prepare_plan(
 
 
 def prepare_options(
-    plan: Plan, y0: Tensor, *, dt: Any, saveat: Any, dense: bool, trace: bool, compact: bool, progress: bool
+    plan: Plan, y0: Tensor, *, dt: Any, saveat: Any, dense: bool, trace: bool, compact: bool
 ) -> tuple[Options, Tensor | None]:
     """What to keep, and the save times as the solution shows them (None: the end, or every step)."""
     if compact and not plan.per_sample:
         raise InvalidProblemError("compact: got True without per_sample; expected per_sample=True, which it is about")
     step = _first_step(dt, plan)
     save, shown = _save_plan(saveat, dense, plan, y0)
-    return Options(dt=step, save=save, trace=trace, compact=compact, progress=progress), shown
+    return Options(dt=step, save=save, trace=trace, compact=compact), shown
 
 
 def check_samples(y0: Any) -> None:
@@ -103,11 +103,11 @@ def _ends(
                 )
             )
         if per_sample or tensors:
-            value = torch.as_tensor(time, device=y0.device).to(torch.float64).expand(shape)
+            value = torch.as_tensor(time, dtype=torch.float64, device=y0.device).expand(shape)
             out.append(value.detach().clone())
         else:
             value = time.to(device=y0.device, dtype=torch.float64) if isinstance(time, Tensor) else None
-            out.append(float(time))
+            out.append(time.item() if isinstance(time, Tensor) else float(time))
         live.append(value if isinstance(value, Tensor) and value.requires_grad else None)
     return out[0], out[1], live[0], live[1]
 
@@ -178,8 +178,8 @@ def _checked_times(times: Tensor, shown: Tensor, plan: Plan) -> Tensor:
         times = times.unsqueeze(-1).expand(-1, plan.t0.shape[0])
     if torch.compiler.is_compiling():
         return times
-    t0, t1 = torch.as_tensor(plan.t0, device=times.device), torch.as_tensor(plan.t1, device=times.device)
-    low, high = torch.minimum(t0, t1).to(torch.float64), torch.maximum(t0, t1).to(torch.float64)
+    t0, t1 = (torch.as_tensor(t, dtype=torch.float64, device=times.device) for t in (plan.t0, plan.t1))
+    low, high = torch.minimum(t0, t1), torch.maximum(t0, t1)
     slack = 4 * torch.finfo(shown.dtype).eps * torch.maximum(low.abs(), high.abs())
     if not bool(((times >= low - slack) & (times <= high + slack)).all()):
         raise InvalidProblemError(

@@ -20,7 +20,7 @@ def draw_seed(like: Tensor) -> Tensor:
 
 def uniform(seed: Tensor, index: Scalar) -> Tensor:
     """A float64 in [0, 1) for each seed and index, on any device the same."""
-    x = seed + (index + 1) * _GOLDEN
+    x = seed + (torch.zeros_like(seed) + (index + 1)) * _GOLDEN
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     x = x ^ _shift(x, 31)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .attempt import Carry, Plan, Trial
 from .interpolation import DenseOutput
 from .method import Step
-from .scalars import Scalar, any_true
+from .scalars import Scalar, any_true, spread
 from .solution import Trace
 from .state import Packing
 
@@ -51,34 +51,41 @@ class Request(NamedTuple):
     """Relative times, or None for the end of the step."""
 
 
-def emit(step: Step, request: Request, live: Tensor | None = None) -> Tensor:
+def emit(step: Step, request: Request, save: SavePlan) -> Tensor:
     """The states that a request asks of a step, ``(n, *lane)``."""
     if request.lanes is None:
-        if request.theta is None:
-            return step.y.unsqueeze(0)
-        if live is not None:
-            relative = (live[list(request.rows)] - step.t0) / (step.t1 - step.t0)
-            return torch.stack([step.at(theta) for theta in relative.unbind()])
-        in_time = isinstance(step.t0, Tensor) or isinstance(step.t1, Tensor)
-        values = [
-            step.y
-            if theta == 1.0
-            else step.at(torch.as_tensor(theta, dtype=torch.float64, device=step.y0.device) if in_time else theta)
-            for theta in request.theta
-        ]
-        return torch.stack(values)
+        return torch.stack(_emit_joint(step, request, save))
     if request.theta is None:
         return step.y[request.lanes]
     theta = request.theta
-    if live is not None:
-        start, end = step.t0[request.lanes], step.t1[request.lanes]
-        theta = (live[request.rows, request.samples] - start) / (end - start)
     assert isinstance(theta, Tensor)
-    theta = theta.to(step.y.dtype.to_real()).reshape(-1, *[1] * (step.y.dim() - 1))
+    at_end = theta == 1.0
+    if _moves(step) or save.live is not None:
+        times = save.times if save.live is None else save.live
+        assert isinstance(times, Tensor)
+        start, end = step.t0[request.lanes], step.t1[request.lanes]
+        theta, at_end = (times[request.rows, request.samples] - start) / (end - start), torch.zeros_like(at_end)
+    theta, at_end = spread(theta, step.y), spread(at_end, step.y)
     value = torch.zeros_like(step.y[request.lanes])
     for coefficient in reversed(step.polynomial()):
         value = (value + coefficient[request.lanes]) * theta
-    return torch.where(theta == 1.0, step.y[request.lanes], step.y0[request.lanes] + value)
+    return torch.where(at_end, step.y[request.lanes], step.y0[request.lanes] + value)
+
+
+def _emit_joint(step: Step, request: Request, save: SavePlan) -> list[Tensor]:
+    if request.theta is None:
+        return [step.y]
+    if _moves(step) or save.live is not None:
+        assert isinstance(save.times, list)
+        times = [save.times[row] if save.live is None else save.live[row] for row in request.rows]
+        relative = [(time - step.t0) / (step.t1 - step.t0) for time in times]
+        return [step.at(theta) for theta in relative]
+    return [step.y if theta == 1.0 else step.at(theta) for theta in request.theta]
+
+
+def _moves(step: Step) -> bool:
+    """Whether an end of the step is an input of the graph; a fixed save time then moves relative to the step."""
+    return any(isinstance(t, Tensor) and t.requires_grad for t in (step.t0, step.t1))
 
 
 def first_rows(y0: Tensor, request: Request) -> Tensor:
@@ -100,20 +107,27 @@ class Rows:
         if save.every:
             self.first.append(self._first(plan, y0, None))
         elif isinstance(times, list):
-            while self.pointer < len(times) and times[self.pointer] == plan.t0:
+            inside = self._starts_inside(plan) and bool(plan.t0 != plan.t1)
+            while self.pointer < len(times) and times[self.pointer] == plan.t0 and not inside:
                 self.first.append(Request([self.pointer], None, None, None))
                 self.pointer += 1
         elif times is not None:
             self.first.append(self._first(plan, y0, times))
 
-    @staticmethod
-    def _first(plan: Plan, y0: Tensor, times: Tensor | None) -> Request:
+    def _starts_inside(self, plan: Plan) -> bool:
+        """Whether a save time at the start is part of the first step, so that gradients reach the times there."""
+        return plan.live_t0 is not None or self.save.live is not None
+
+    def _first(self, plan: Plan, y0: Tensor, times: Tensor | None) -> Request:
         if not plan.per_sample:
             return Request([0], None, None, None)
         if times is None:
             lanes = torch.arange(y0.shape[0], device=y0.device)
             return Request(torch.zeros_like(lanes), lanes, lanes, None)
-        rows, lanes = (times == plan.t0).nonzero(as_tuple=True)
+        at_start = times == plan.t0
+        if self._starts_inside(plan):
+            at_start = at_start & (plan.t0 == plan.t1)
+        rows, lanes = at_start.nonzero(as_tuple=True)
         return Request(rows, lanes, lanes, None)
 
     def request(self, plan: Plan, carry: Carry, trial: Trial) -> Request | None:
@@ -143,6 +157,8 @@ class Rows:
         else:
             times = self.save.times if trial.rows is None else self.save.times[:, trial.rows]
             after = (times - trial.t) * plan.direction > 0
+            if self._starts_inside(plan):
+                after = after | ((times == trial.t) & (carry.accepted == 0))
             inside = after & ((times - trial.t_end) * plan.direction <= 0) & trial.accept
             rows, lanes = inside.nonzero(as_tuple=True)
             at = times[rows, lanes]
@@ -159,7 +175,7 @@ class Rows:
         request = self.request(plan, carry, trial)
         if request is not None:
             self.requests.append(request)
-            self.values.append(emit(trial.step, request, self.save.live))
+            self.values.append(emit(trial.step, request, self.save))
 
     def flat(self, y0: Tensor) -> Tensor:
         """All emitted rows, one after another: first those that are the initial state, from ``y0``."""
@@ -276,26 +292,5 @@ class Tracer:
             if not column:
                 tensors.append(torch.empty(shape, dtype=kind, device=device))
             else:
-                tensors.append(torch.stack([torch.as_tensor(x, device=device).detach().to(kind) for x in column]))
+                tensors.append(torch.stack([torch.as_tensor(x, dtype=kind, device=device).detach() for x in column]))
         return Trace(*tensors)
-
-
-class Progress:
-    """A progress bar over the interval (needs tqdm)."""
-
-    def __init__(self, plan: Plan) -> None:
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=1.0, bar_format="{l_bar}{bar}| {elapsed}{postfix}")
-
-    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
-        """Move the bar to the slowest lane."""
-        done = abs(torch.as_tensor((trial.t_end - plan.t0) / (plan.t1 - plan.t0)))
-        self.bar.n = min(1.0, float(done.min()))
-        self.bar.set_postfix(steps=str(torch.as_tensor(carry.steps).max().item() + 1), refresh=False)
-        self.bar.update(0.0)
-
-    def close(self) -> None:
-        """Leave the bar on the screen as it is."""
-        self.bar.refresh()
-        self.bar.close()

@@ -146,7 +146,7 @@ class Solution:
             "" if not isinstance(self.status, Tensor) else f" in {len(failed)} of {len(statuses)} samples {failed[:8]}"
         )
         reached = self._reached(failed[0])
-        raise _ERRORS[worst](f"{_REASONS[worst]}{where}; reached t = {reached}. {_ADVICE[worst]}", self)
+        raise failure(worst, "", f"{where}; reached t = {reached}", self)
 
     _end: Any = None
 
@@ -157,6 +157,12 @@ class Solution:
         steps = self.stats.steps[lane].item() if isinstance(self.stats.steps, Tensor) else self.stats.steps
         nfe = self.stats.nfe[lane].item() if isinstance(self.stats.nfe, Tensor) else self.stats.nfe
         return f"{end!r} after {steps} steps and {nfe} field calls"
+
+
+def failure(status: Status, who: str = "", where: str = "", solution: Solution | None = None) -> SolveError:
+    """The error that a failed status stands for."""
+    kept = "" if solution is None else "What was computed is in the error's .solution. "
+    return _ERRORS[status](f"{who}{_REASONS[status]}{where}. {kept}{_ADVICE[status]}", solution)
 
 
 _ERRORS: dict[Status, type[SolveError]] = {
@@ -171,15 +177,15 @@ _REASONS = {
 }
 _ADVICE = {
     Status.MAX_STEPS: (
-        "What was computed is in the error's .solution. Look at solve(..., trace=True, throw=False): small steps "
+        "Look at solve(..., trace=True, throw=False): small steps "
         "everywhere mean a stiff field or a tolerance below rounding; otherwise raise max_steps or loosen rtol and atol."
     ),
     Status.STEP_UNDERFLOW: (
-        "What was computed is in the error's .solution. The solution may be singular there, or the field stiff or "
+        "The solution may be singular there, or the field stiff or "
         "discontinuous; give known discontinuities as jump_ts of the controller, and use float64 for tight tolerances."
     ),
     Status.NON_FINITE: (
-        "What was computed is in the error's .solution. Check the field at that time and state: a division, log or "
+        "Check the field at that time and state: a division, log or "
         "sqrt outside its domain, parameters that have diverged, or NaN in y0."
     ),
 }
