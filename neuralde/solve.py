@@ -13,6 +13,7 @@ from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.adjoints.base import Job, Result
 from neuralde.solvers import Controller, InvalidProblemError, Method, ODEProblem, Solution, Stats, Status, Tsit5
 from neuralde.solvers.attempt import Plan
+from neuralde.solvers.graph import compiling, integrate_in_graph
 from neuralde.solvers.integrate import Options
 from neuralde.solvers.prepare import check_samples, prepare_options, prepare_plan
 from neuralde.solvers.scalars import choose
@@ -87,8 +88,8 @@ def solve(
         raise InvalidProblemError(f"problem: got {type(problem).__name__}; expected an ODEProblem")
     solver = Tsit5() if solver is None else solver
     _check_kind(solver, Method, "solver", "such as Tsit5()")
-    _check_kind(controller, Controller | None, "controller", "such as PIController()")
-    _check_kind(adjoint, Adjoint | None, "adjoint", "such as DiscreteAdjoint()")
+    _check_kind(controller, (Controller, type(None)), "controller", "such as PIController()")
+    _check_kind(adjoint, (Adjoint, type(None)), "adjoint", "such as DiscreteAdjoint()")
     for regularizer in regularizers:
         _check_kind(regularizer, Regularizer, "regularizers", "such as ErrorEstimate()")
         problem = regularizer.prepare(problem)
@@ -110,16 +111,30 @@ def solve(
         per_sample=per_sample,
         costs=tuple(regularizers),
         through_steps=adjoint.through_steps,
+        tensors=compiling(),
     )
     options, shown = prepare_options(plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact)
     job = Job(plan=plan, y0=y0, options=options, f=problem.f, args=problem.args)
     if torch.is_grad_enabled():
         adjoint.check(job)
-    result = _with_progress(adjoint, job) if progress else adjoint.solve(job)
+    if compiling():
+        result = _in_graph(adjoint, job)
+    else:
+        result = _with_progress(adjoint, job) if progress else adjoint.solve(job)
     solution = _solution(plan, options, packing, y0, result, shown, regularizers)
-    if throw:
+    if throw and not compiling():
         solution.raise_on_failure()
     return solution
+
+
+def _in_graph(adjoint: Adjoint, job: Job) -> Result:
+    """A compiled solve: autograd differentiates the loop exactly, one step at a time, from the states between."""
+    if not adjoint.exact or adjoint.through_steps:
+        raise InvalidProblemError(
+            f"adjoint: {adjoint.name} cannot be compiled; expected None, which is exact in a graph"
+        )
+    outcome, ys = integrate_in_graph(job.plan, job.y0, job.options)
+    return Result(outcome.carry.y, ys, outcome.carry.costs, None, outcome)
 
 
 def _with_progress(adjoint: Adjoint, job: Job) -> Result:

@@ -20,7 +20,7 @@ from .controllers import Controller, constant_for_gradient
 from .costs import Cost, StepView
 from .method import Method, Step, VectorField
 from .norms import rms, scaled_error
-from .scalars import Scalar, both, choose, is_finite, maximum, minimum, negate, select
+from .scalars import Scalar, both, choose, is_finite, maximum, minimum, negate, real_dtype, select
 from .solution import Status
 from .stops import Stops
 
@@ -169,7 +169,7 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
 
 def start_costs(plan: Plan, y0: Tensor) -> tuple[tuple[Tensor, ...], ...]:
     """Every reduction before the first step."""
-    lanes = torch.zeros(y0.shape[:1] if plan.per_sample else (), dtype=y0.dtype.to_real(), device=y0.device)
+    lanes = torch.zeros(y0.shape[:1] if plan.per_sample else (), dtype=real_dtype(y0), device=y0.device)
     t0, t1 = (torch.as_tensor(t, dtype=torch.float64, device=y0.device) for t in (plan.t0, plan.t1))
     return tuple(cost.start(y0, lanes, (t0, t1)) for cost in plan.costs)
 

@@ -33,7 +33,9 @@ def constant_for_gradient(value: Tensor, through_steps: bool = False) -> Tensor:
 
 
 def _as_list(times: Sequence[float] | Tensor) -> list[float]:
-    return torch.as_tensor(times, dtype=torch.float64).detach().reshape(-1).tolist()
+    if isinstance(times, Tensor):
+        return times.detach().to(torch.float64).reshape(-1).tolist()
+    return [float(time) for time in times]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +130,7 @@ class StepTo(ConstantStep):
     ts: Sequence[float] | Tensor
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "step_ts", [*_as_list(self.step_ts), *_as_list(self.ts)]
-        )
+        object.__setattr__(self, "step_ts", [*_as_list(self.step_ts), *_as_list(self.ts)])
         super().__post_init__()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .method import Method, Step
 from .norms import rms, scaled_error
-from .scalars import Scalar, spread
+from .scalars import Scalar, real_dtype, spread
 
 
 class StepView:
@@ -37,7 +37,7 @@ class StepView:
         length = abs(self.t1 - self.t0)
         if not isinstance(length, Tensor):
             return length
-        return length.detach().to(self.y0.dtype.to_real())
+        return length.detach().to(real_dtype(self.y0))
 
     @property
     def error(self) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidProblemError
+from .scalars import real_dtype
 from .state import Packing
 
 
@@ -81,7 +82,7 @@ class DenseOutput:
     @staticmethod
     def _evaluate(coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, derivative: bool) -> Tensor:
         """Horner's rule; ``coefficients`` is ``(degree + 1, T, ...)``, the constant term first."""
-        length, real = end - start, coefficients.dtype.to_real()
+        length, real = end - start, real_dtype(coefficients)
         shape = (*t.shape, *[1] * (coefficients.dim() - 1 - t.dim()))
         theta = ((t - start) / length).to(real).reshape(shape)
         value = torch.zeros_like(coefficients[0])

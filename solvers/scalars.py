@@ -16,6 +16,11 @@ from torch import Tensor
 Scalar = Any  # float | int | bool in a joint eager solve, else a tensor of shape () or (B,)
 
 
+def real_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of the tensor's real part."""
+    return {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(x.dtype, x.dtype)
+
+
 def select(condition: Scalar, yes: Scalar, no: Scalar) -> Scalar:
     """``yes`` where ``condition`` holds, else ``no``."""
     if isinstance(condition, bool):
@@ -67,7 +72,7 @@ def spread(a: Scalar, like: Tensor) -> Scalar:
     if not isinstance(a, Tensor):
         return a
     if a.is_floating_point():
-        a = a.to(device=like.device, dtype=like.dtype.to_real())
+        a = a.to(device=like.device, dtype=real_dtype(like))
     return a.reshape(-1, *[1] * (like.dim() - 1)) if a.dim() else a
 
 
@@ -75,7 +80,7 @@ def as_time(t: Scalar, like: Tensor) -> Tensor:
     """The time as the field receives it: a tensor of the state's real dtype on its device."""
     if isinstance(t, Tensor):
         return spread(t, like)
-    return torch.scalar_tensor(t, dtype=like.dtype.to_real(), device=like.device)
+    return torch.scalar_tensor(t, dtype=real_dtype(like), device=like.device)
 
 
 def choose(condition: Scalar, yes: Tensor, no: Tensor) -> Tensor:

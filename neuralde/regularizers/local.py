@@ -13,7 +13,7 @@ from neuralde.solvers.attempt import Plan
 from neuralde.solvers.costs import StepView
 from neuralde.solvers.initial_step import initial_step
 from neuralde.solvers.random import draw_seed, uniform
-from neuralde.solvers.scalars import Scalar, choose, minimum
+from neuralde.solvers.scalars import Scalar, choose, minimum, real_dtype
 
 from .base import Regularizer, StepReduction
 from .estimates import ErrorEstimate
@@ -127,7 +127,7 @@ class Local(Regularizer):
             h = minimum(solver_h.item() if plan.host else solver_h, longest)
         step = plan.method.step(plan.field, time, time + plan.direction * h, y, start)
         view = StepView(step, plan.method, plan.rtol, plan.atol, 0)
-        lanes = torch.zeros_like(t, dtype=y.dtype.to_real())
+        lanes = torch.zeros_like(t, dtype=real_dtype(y))
         measured = self.regularizer.update(self.regularizer.start(y, lanes, (t, t)), view)
         value, _ = self.regularizer.value(measured, 1, plan)
         return value, calls + step.calls
