@@ -18,7 +18,10 @@ if TYPE_CHECKING:  # so that type checkers and editors know the names
     from .classic import RALSTON as RALSTON
     from .classic import RK4 as RK4
     from .dopri5 import DOPRI5 as DOPRI5
+    from .dopri8 import DOPRI8 as DOPRI8
     from .tsit5 import TSIT5 as TSIT5
+    from .vern7 import VERN7 as VERN7
+    from .vern9 import VERN9 as VERN9
 
 _FILES = {
     "EULER": "classic",
@@ -29,6 +32,9 @@ _FILES = {
     "BOSH3": "bosh3",
     "TSIT5": "tsit5",
     "DOPRI5": "dopri5",
+    "DOPRI8": "dopri8",
+    "VERN7": "vern7",
+    "VERN9": "vern9",
 }
 
 __all__ = list(_FILES)
