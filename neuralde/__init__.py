@@ -5,13 +5,12 @@ from importlib.util import find_spec as _find_spec
 if _find_spec("neuralde.solvers") is None:
     raise ImportError("this is neuralde's source tree, not an installed neuralde: run `make dev` or `pip install -e .`")
 
-from neuralde import adjoints, solvers
 from neuralde.adjoints import *  # noqa: F403
 from neuralde.adjoints import __all__ as _adjoints
 from neuralde.solvers import *  # noqa: F403
 from neuralde.solvers import __all__ as _solvers
 
-from . import regularizers
+from . import adjoints, regularizers, solvers
 from ._version import __version__
 from .solve import solve
 

@@ -48,6 +48,13 @@ class Controller(ABC):
             starts on the right limit.
         dtmin: the solve ends with ``STEP_UNDERFLOW`` rather than take a smaller step.
         dtmax: no step is longer.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: torch.sign(0.5 - t) + 0.0 * y, torch.zeros(1), (0.0, 1.0))
+        >>> sol = nde.solve(problem, controller=nde.PIController(jump_ts=[0.5]))
+        >>> abs(sol.y1.item()) < 1e-6, sol.stats.rejected
+        (True, 0)
     """
 
     step_ts: Sequence[float] | Tensor = ()

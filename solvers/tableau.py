@@ -42,7 +42,15 @@ TOLERANCE = 1e-12
 
 
 class TableauError(ValueError):
-    """A tableau contradicts itself or its claims; the message names the part, the row or tree, and both numbers."""
+    """A tableau contradicts itself or its claims; the message names the part, the row or tree, and both numbers.
+
+    Example:
+        >>> import neuralde as nde
+        >>> nde.ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), c=(0.0, 0.4), order=2)
+        Traceback (most recent call last):
+        ...
+        neuralde.solvers.tableau.TableauError: c: stage 1 has node 0.4, expected its row sum of a, 0.5
+    """
 
 
 @dataclass(frozen=True, eq=False)
