@@ -4,6 +4,9 @@ The map: accepted step boundaries inside the interval are constants; y0, argumen
 and the save times are its inputs. ``StepTo`` on the accepted times evaluates it.
 """
 
+import functools
+
+import numpy as np
 import pytest
 import torch
 
@@ -44,20 +47,12 @@ def solve(values, solver, saved=True, **options):
     return nde.solve(problem, solver, saveat=ts if saved else None, **options)
 
 
-def frozen(values, solver, tolerance=1e-4):
+def frozen(values, solver):
     """Options that evaluate the map of the accepted steps."""
-    if not solver.adaptive:
-        return {"dt": 0.25}
-    y0, weight, rate, t0, t1, ts = values
-    sol = nde.solve(
-        nde.ODEProblem(
-            lambda t, y, k: torch.tanh(y @ weight) * torch.cos(k * t) - 0.2 * y * y * t, y0, (t0, t1), (rate,)
-        ),
-        solver,
-        saveat="steps",
-        rtol=tolerance,
-        atol=tolerance,
-    )
+    y0, weight, rate, t0, t1, _ = values
+    field = lambda t, y, k: torch.tanh(y @ weight) * torch.cos(k * t) - 0.2 * y * y * t  # noqa: E731
+    options = {"rtol": 1e-4, "atol": 1e-4} if solver.adaptive else {"dt": 0.25}
+    sol = nde.solve(nde.ODEProblem(field, y0, (t0, t1), (rate,)), solver, saveat="steps", **options)
     return {"controller": nde.StepTo(ts=sol.ts[1:-1].tolist())}
 
 
@@ -67,17 +62,18 @@ def loss(sol):
     ).sum() + sol.y1.square().sum()
 
 
-def numeric(function, values, eps=1e-6):
+def numeric(function, values, eps=1e-4):
+    """Central differences of order 4."""
     grads = []
     for index, value in enumerate(values):
         grad = torch.zeros_like(value).reshape(-1)
         for place in range(value.numel()):
-            ends = []
-            for sign in (1, -1):
+            total = 0.0
+            for shift, weight in ((1, 8), (-1, -8), (2, -1), (-2, 1)):
                 moved = [v.clone() for v in values]
-                moved[index].reshape(-1)[place] += sign * eps
-                ends.append(function(moved).item())
-            grad[place] = (ends[0] - ends[1]) / (2 * eps)
+                moved[index].reshape(-1)[place] += shift * eps
+                total += weight * function(moved).item()
+            grad[place] = total / (12 * eps)
         grads.append(grad.reshape(value.shape))
     return grads
 
@@ -173,18 +169,20 @@ def test_regularizers_against_finite_differences_of_the_frozen_map(cost, adjoint
 
 
 def test_backsolve_converges_with_the_tolerance():
-    def grads(adjoint, tolerance):
+    def grads(adjoint, tolerance, solver):
         live = [v.clone().requires_grad_() for v in inputs()]
-        return torch.autograd.grad(
-            loss(solve(live, nde.Tsit5(), adjoint=adjoint, rtol=tolerance, atol=tolerance)), live
-        )
+        sol = solve(live, solver, adjoint=adjoint, rtol=tolerance, atol=tolerance)
+        return torch.autograd.grad(loss(sol), live)
 
-    best = grads(nde.DirectAdjoint(), 1e-12)
-    errors = [
-        max((a - b).norm().item() for a, b in zip(grads(nde.BacksolveAdjoint(), tolerance), best, strict=True))
-        for tolerance in (1e-4, 1e-6, 1e-8, 1e-10)
-    ]
-    assert all(after < before / 15 for before, after in zip(errors, errors[1:], strict=False)), errors
+    best = grads(nde.DirectAdjoint(), 1e-13, nde.Vern9())
+    tolerances = (1e-4, 1e-6, 1e-8, 1e-10)
+    errors = []
+    for tolerance in tolerances:
+        got = grads(nde.BacksolveAdjoint(), tolerance, nde.Tsit5())
+        errors.append(max((a - b).norm().item() for a, b in zip(got, best, strict=True)))
+    slope = np.polyfit(np.log(tolerances), np.log(errors), 1)[0]
+    assert slope > 0.75, errors
+    assert all(error < 10 * tolerance for error, tolerance in zip(errors, tolerances, strict=True)), errors
 
 
 def test_double_backward_and_forward_mode_through_direct():
@@ -207,16 +205,17 @@ def test_double_backward_and_forward_mode_through_direct():
 def test_through_steps_is_the_derivative_of_the_adaptive_map():
     def out(y, adjoint=None):
         problem = nde.ODEProblem(lambda t, y: torch.sin(3 * y) * torch.cos(t), y, (0.0, 2.0))
-        return nde.solve(problem, nde.Bosh3(), rtol=1e-3, atol=1e-3, adjoint=adjoint).y1.sum()
+        # The heuristic first step is not differentiated, so it is given.
+        return nde.solve(problem, nde.Bosh3(), rtol=1e-3, atol=1e-3, dt=0.05, adjoint=adjoint).y1.sum()
 
     y0 = torch.tensor([0.4, 0.9], dtype=D)
     live = y0.clone().requires_grad_()
     through = torch.autograd.grad(out(live, nde.DirectAdjoint(through_steps=True)), live)[0]
     fixed = torch.autograd.grad(out(live, nde.DirectAdjoint()), live)[0]
     with torch.no_grad():
-        want = numeric(lambda v: out(v[0]), [y0], eps=1e-7)[0]
-    # The first step comes from a heuristic whose own gradient is not taken, hence not 1e-6.
-    assert (through - want).norm() < 0.1 * (fixed - want).norm()
+        want = numeric(lambda v: out(v[0]), [y0], eps=1e-6)[0]
+    assert (through - want).norm() < 1e-6 * want.norm()
+    assert (fixed - want).norm() > 1e-3 * want.norm()
 
 
 @pytest.mark.parametrize(
@@ -224,8 +223,6 @@ def test_through_steps_is_the_derivative_of_the_adaptive_map():
 )
 @pytest.mark.parametrize("adjoint", [nde.DiscreteAdjoint(), nde.BacksolveAdjoint()], ids=["discrete", "backsolve"])
 def test_captured_parameters_are_found(kind, adjoint):
-    import functools
-
     global GLOBAL
     w = torch.tensor(0.7, dtype=D, requires_grad=True)
     GLOBAL = w
@@ -257,13 +254,14 @@ def test_captured_parameters_are_found(kind, adjoint):
         "global": lambda t, y: GLOBAL * y,
         "late": lambda t, y: w * y if t > 0.3 else 0.7 * y,
     }
-    sol = nde.solve(
-        nde.ODEProblem(fields[kind], torch.ones((), dtype=D), (0.0, 1.0)), rtol=1e-9, atol=1e-9, adjoint=adjoint
-    )
+    # The switch leaves no trace in the solution, so the step control has to be told of it.
+    controller = nde.PIController(jump_ts=[0.3]) if kind == "late" else None
+    problem = nde.ODEProblem(fields[kind], torch.ones((), dtype=D), (0.0, 1.0))
+    sol = nde.solve(problem, rtol=1e-9, atol=1e-9, adjoint=adjoint, controller=controller)
     target = net.w if kind in ("module", "list") else w
     (got,) = torch.autograd.grad(sol.y1, target)
     want = (0.7 if kind == "late" else 1.0) * torch.e**0.7
-    assert abs(got.item() - want) < (1e-3 if kind == "late" else 1e-6)
+    assert abs(got.item() - want) < 1e-6
 
 
 def test_computed_captured_tensors_are_found_or_refused():
