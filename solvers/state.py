@@ -60,7 +60,7 @@ class Packing:
         leaves = []
         for piece, shape, dtype in zip(flat.split(self.sizes, dim=-1), self.shapes, self.dtypes, strict=True):
             piece = piece.real if piece.is_complex() and not dtype.is_complex else piece
-            leaves.append(piece.reshape(*front, *shape[keep:]).to(dtype))
+            leaves.append(piece.reshape((*front, *shape[keep:])).to(dtype))
         return pytree.tree_unflatten(leaves, self.spec)
 
     def _checked(self, leaf: Tensor, index: int, what: str) -> Tensor:
