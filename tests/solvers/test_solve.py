@@ -39,24 +39,6 @@ def counted(f=field):
     return g, calls
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_measured_order_of_steps_and_dense_output(name):
-    solver = getattr(nde, name)()
-    counts = {1: (64, 128), 2: (32, 64), 3: (32, 64), 4: (32, 64), 5: (32, 64), 7: (12, 20), 8: (10, 16), 9: (9, 14)}
-    errors, dense = [], []
-    for n in counts[solver.order]:
-        # The largest error on the way: at one time alone, terms of different sign may happen to cancel.
-        options = dict(dt=2.0 / n, controller=nde.ConstantStep(), dense=True, saveat="steps")
-        sol = nde.solve(problem(), solver, **options)
-        errors.append((sol.ys - exact(sol.ts)).norm(dim=-1).max().item())
-        ts = torch.linspace(0.01, 1.99, 397, dtype=D)
-        dense.append((sol(ts) - exact(ts)).norm(dim=-1).max().item())
-    refine = math.log(counts[solver.order][1] / counts[solver.order][0])
-    assert math.log(errors[0] / errors[1]) / refine > solver.order - 0.15
-    # The interpolant's own error is one order higher than the solution's of the same order.
-    assert math.log(dense[0] / dense[1]) / refine > min(solver.order, solver.dense_order + 1) - 0.3
-
-
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_error_follows_the_tolerance(name):
     solver = getattr(nde, name)()
