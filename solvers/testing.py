@@ -116,7 +116,8 @@ def methods(adaptive: bool | None = None) -> list[Method]:
         for kind in vars(runge_kutta).values()
         if isinstance(kind, type) and issubclass(kind, runge_kutta.RungeKutta) and kind is not runge_kutta.RungeKutta
     ]
-    every = sorted((kind() for kind in kinds), key=lambda method: (method.order, method.name))
+    every: list[Method] = [kind() for kind in kinds]  # type: ignore[call-arg]  # a named method brings its tableau
+    every.sort(key=lambda method: (method.order, method.name))
     return [method for method in every if adaptive is None or method.adaptive == adaptive]
 
 
