@@ -74,7 +74,13 @@ class Result:
 
 
 class Adjoint(ABC):
-    """How a solve is differentiated."""
+    """How a solve is differentiated: pass an instance of a subclass as ``solve(..., adjoint=)``.
+
+    Example:
+        >>> import neuralde as nde
+        >>> [kind.exact for kind in (nde.DirectAdjoint, nde.DiscreteAdjoint, nde.BacksolveAdjoint)]
+        [True, True, False]
+    """
 
     exact: bool
     """Whether the gradient is that of the numerical solution, to rounding; otherwise it converges with the tolerance."""

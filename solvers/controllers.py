@@ -48,6 +48,13 @@ class Controller(ABC):
             starts on the right limit.
         dtmin: the solve ends with ``STEP_UNDERFLOW`` rather than take a smaller step.
         dtmax: no step is longer.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: torch.sign(0.5 - t) + 0.0 * y, torch.zeros(1), (0.0, 1.0))
+        >>> sol = nde.solve(problem, controller=nde.PIController(jump_ts=[0.5]))
+        >>> abs(sol.y1.item()) < 1e-6, sol.stats.rejected
+        (True, 0)
     """
 
     step_ts: Sequence[float] | Tensor = ()
@@ -164,9 +171,10 @@ class _ErrorController(Controller):
         return replace(self, **missing)
 
     def start(self, like: Scalar) -> tuple[Scalar, ...]:
-        # Nothing is known of an error before the first step; 1e-4 is also the floor that later ones have (SciML).
-        # The heuristic first step may be far too small, so one large growth is allowed after it.
-        return (*[0.0 * like + 1e-4] * (len(self.beta or ()) - 1), 0.0 * like + 1e4)
+        # Nothing is known of an error before the first step, and 1 lets the first one decide alone (Hairer and SciML
+        # start from 1e-4, which holds the first steps back). The heuristic first step may be far too small, so one
+        # large growth is allowed after it.
+        return (*[0.0 * like + 1.0] * (len(self.beta or ()) - 1), 0.0 * like + 1e4)
 
     def decide(self, h: Scalar, ratio: Scalar, state: tuple[Scalar, ...]) -> tuple[Scalar, Scalar, tuple[Scalar, ...]]:
         assert self.beta and self.safety and self.factor_min and self.factor_max
@@ -209,8 +217,9 @@ class IController(_ErrorController):
 class PIController(_ErrorController):
     r"""Proportional-integral control, the default: :math:`h \leftarrow h \gamma r_n^{-\beta_1} r_{n-1}^{\beta_2}`.
 
-    With :math:`\beta_1 = 7/(10 k)`, :math:`\beta_2 = 2/(5 k)` unless the method prefers others, as in SciML
-    (Dopri5: 0.17 and 0.04; Dopri8: 1/8 and 0 with factors from 1/3 to 6, after Hairer, Norsett, Wanner, II.5).
+    With :math:`\beta_1 = 0.85/k`, :math:`\beta_2 = 0.2/k`, Hairer, Norsett and Wanner's choice for Dopri5 (II.4), unless
+    the method prefers others (Dopri8: 1/8 and 0 with factors from 1/3 to 6, as their DOP853). SciML's
+    ``beta=(0.7 / k, -0.4 / k)`` rejects fewer steps and takes more; :math:`k` is the local order of the error.
 
     Args:
         safety: :math:`\gamma`, 0.9.
@@ -226,7 +235,7 @@ class PIController(_ErrorController):
     """
 
     def _exponents(self, order: int) -> tuple[float, ...]:
-        return (0.7 / order, -0.4 / order)
+        return (0.85 / order, -0.2 / order)
 
 
 @dataclass(frozen=True, kw_only=True)

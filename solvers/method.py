@@ -19,6 +19,13 @@ class Step(ABC):
 
     Everything but ``y`` is computed when it is read, so nobody pays for what nobody asked for, and everything is
     differentiable. Norms and tolerances belong to the reader.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(1, dtype=torch.float64)
+        >>> step = nde.Tsit5().step(lambda t, y: -3 * y, 0.0, 0.5, y0)
+        >>> step.y, step.error.abs() < 0.01, round(step.stiffness.item(), 6)
+        (tensor([0.2265], dtype=torch.float64), tensor([True]), 3.0)
     """
 
     t0: Scalar
@@ -62,6 +69,12 @@ class Method(ABC):
 
     A method must: use only what it is passed; return a :class:`Step`; never branch on a tensor's value; evaluate the
     field at ``t0`` and ``t1`` themselves where its nodes are 0 and 1; never write into a tensor it was given.
+
+    Example:
+        >>> import neuralde as nde
+        >>> solver = nde.Tsit5()
+        >>> solver.order, solver.embedded_order, solver.fsal, solver.dense_order, round(solver.stability_radius, 4)
+        (5, 4, True, 4, 3.5068)
     """
 
     order: int

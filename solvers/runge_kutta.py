@@ -302,11 +302,6 @@ class Dopri5(RungeKutta):
     def __init__(self) -> None:
         super().__init__(tableaus.DOPRI5)
 
-    @property
-    def controller_options(self) -> dict[str, Any]:
-        """The exponents of Hairer, Norsett, Wanner, II.4, as in SciML."""
-        return {"beta": (0.17, -0.04)}
-
 
 class Dopri8(RungeKutta):
     """Prince and Dormand's pair RK8(7)13M: order 8, embedded order 7, for tight tolerances.

@@ -25,9 +25,9 @@ __all__ = ["RootedTrees", "elementary_weights", "rooted_trees"]
 class RootedTrees:
     """All rooted trees with at most ``max_order`` nodes, ordered by the number of nodes.
 
-    Tree ``i`` is tree ``trunk[i]`` with a copy of tree ``branch[i]`` grafted onto its root (tree 0, the single node, has
-    neither: both entries are -1). ``order[i]`` is its number of nodes, ``density[i]`` its ``gamma``, and the trees with
-    ``n`` nodes are those from ``start[n]`` up to ``start[n + 1]``.
+    Tree ``i`` is tree ``trunk[i]`` with a copy of tree ``branch[i]`` grafted onto its root; tree 0, the single node,
+    has neither, and both entries are -1. ``order[i]`` is its number of nodes and ``density[i]`` its ``gamma``. The
+    trees with ``n`` nodes are those from ``start[n]`` up to ``start[n + 1]``.
     """
 
     trunk: np.ndarray

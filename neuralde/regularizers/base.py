@@ -44,7 +44,7 @@ class StepReduction(Regularizer):
         ...         return view.rms(view.y1 - view.y0)
         >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(3), (0.0, 1.0))
         >>> nde.solve(problem, regularizers=[StageNorm(reduction="sum")]).regularization[0]
-        tensor(0.6320)
+        tensor(0.6321)
     """
 
     def __init__(self, reduction: str = "mean", dt_power: float = 0, start_value: float | None = None) -> None:

@@ -1,9 +1,9 @@
 """Dormand and Prince's 5(4) pair with Shampine's free fourth-order dense output.
 
-Sources: J. R. Dormand, P. J. Prince, "A family of embedded Runge-Kutta formulae", J. Comput. Appl. Math. 6 (1980) 19-26;
-the embedded weights are those of L. F. Shampine, "Some practical Runge-Kutta formulas", Math. Comp. 46 (1986) 135-150,
-as in torchdiffeq and diffrax; the error estimate is 2/3 of that of the original ones (5179/57600, ...), which scipy's
-RK45 keeps. The dense output is Shampine's, in the polynomial form that scipy's RK45 uses.
+Sources: J. R. Dormand, P. J. Prince, "A family of embedded Runge-Kutta formulae", J. Comput. Appl. Math. 6 (1980)
+19-26. The embedded weights are those of L. F. Shampine, "Some practical Runge-Kutta formulas", Math. Comp. 46 (1986)
+135-150, as in torchdiffeq and diffrax; the error estimate is 2/3 of that of the original ones (5179/57600, ...), which
+scipy's RK45 keeps. The dense output is Shampine's, in the polynomial form that scipy's RK45 uses.
 """
 
 from ..tableau import ButcherTableau, Interpolant

@@ -6,9 +6,9 @@ is continuous.
 The pair is from J. H. Verner, "Numerically optimal Runge-Kutta pairs with interpolants", Numer. Algorithms 53 (2010)
 383-396, and from his web page, as OrdinaryDiffEq.jl has it in exact fractions, here rounded once to double precision.
 
-The dense output is not the published one, whose second extra node is 0.29: with it twelve trees of order 7 miss by up to
-6e-5 (sum_j a_ij c_j (a c**3 - c**4 / 4)_j = 0 fails for that stage), so that its order is 6. That sum is a function of
-the node alone, because the other conditions fix the row, and its root next to 0.29 is 0.28977069...; with that node the
+The dense output is not the published one, whose second extra node is 0.29: with it twelve trees of order 7 miss by up
+to 6e-5 (sum_j a_ij c_j (a c**3 - c**4 / 4)_j = 0 fails for that stage), so that its order is 6. That sum is a function
+of the node alone, because the other conditions fix the row, and its root next to 0.29 is 0.28977069...; with it, the
 remaining published nodes and the same linear conditions give the rows and weights below, of order 7. The computation
 was done with 60 digits; tests/solvers/test_dense_weights.py repeats it in double precision.
 """

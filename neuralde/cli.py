@@ -1,0 +1,29 @@
+"""The one command, ``neuralde``. Each subcommand imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ._version import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    from .experiments import train
+
+    parser = argparse.ArgumentParser(
+        prog="neuralde", description="Differential equations in PyTorch that know their cost."
+    )
+    parser.add_argument("--version", action="version", version=f"neuralde {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train", help="train a neural ODE, plainly and with the solver's cost in the loss")
+    train.add_arguments(training)
+    training.set_defaults(run=train.main)
+    arguments = parser.parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Experiments that ``neuralde train`` runs."""

@@ -1,0 +1,36 @@
+"""The ways of training that the experiments compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..regularizers import STEER, ErrorEstimate, Local, Regularizer, StiffnessEstimate
+
+
+@dataclass(frozen=True)
+class Term:
+    """A regularizer and its weight, annealed exponentially from ``first`` to ``last`` over the epochs."""
+
+    make: Callable[[], Regularizer]
+    first: float
+    last: float
+
+    def weight(self, epoch: int, epochs: int) -> float:
+        """The weight during an epoch (counted from 0), as in Pal et al. (2021)."""
+        return self.first * math.exp(-math.log(self.first / self.last) * epoch / epochs) if self.first else 0.0
+
+
+_ERROR = Term(ErrorEstimate, 1000.0, 100.0)
+_STEER = Term(lambda: STEER(b=0.25), 0.0, 0.0)
+
+ARMS: dict[str, tuple[Term, ...]] = {
+    "vanilla": (),
+    "error": (_ERROR,),
+    "stiffness": (Term(StiffnessEstimate, 0.1, 0.1),),
+    "local-unbiased": (Term(lambda: Local(h="solver", sampling="unbiased"), 1000.0, 100.0),),
+    "local-biased": (Term(lambda: Local(h="solver", sampling="biased"), 1000.0, 100.0),),
+    "steer": (_STEER,),
+    "steer+error": (_STEER, _ERROR),
+}

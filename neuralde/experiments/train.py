@@ -1,0 +1,133 @@
+"""``neuralde train``: the experiments, their options, and what happens when they are interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .arms import ARMS
+from .classify import CheckpointError, Config, Run
+from .data import DataError, Images, digits, mnist
+from .report import table, write
+
+EXPERIMENTS = {
+    "digits": "1,797 real 8x8 digits that scikit-learn bundles; about two minutes",
+    "mnist": "MNIST's 28x28 digits from a folder with its idx files (--data)",
+}
+DEFAULTS = {
+    "digits": Config(),
+    "mnist": Config(experiment="mnist", epochs=10, hidden=100, learning_rate=1e-3, tolerance=1e-6),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``neuralde train``."""
+    parser.add_argument("name", nargs="?", choices=sorted(EXPERIMENTS), help="which experiment")
+    parser.add_argument("--list", action="store_true", help="list the experiments and arms")
+    parser.add_argument("--arms", nargs="+", default=["vanilla", "error"], metavar="ARM", help=f"of: {', '.join(ARMS)}")
+    parser.add_argument("--seeds", type=_positive, default=3, help="how many seeds (default 3)")
+    parser.add_argument("--epochs", type=_positive, help="passes over the training images")
+    parser.add_argument("--batch-size", type=_positive)
+    parser.add_argument("--tolerance", type=float, help="rtol and atol of the solves")
+    parser.add_argument("--hidden", type=_positive, help="hidden width of the field")
+    parser.add_argument("--data", type=Path, help="the folder with MNIST's idx files")
+    parser.add_argument("--train-size", type=_positive, help="use only so many training images (mnist)")
+    parser.add_argument("--test-size", type=_positive, help="use only so many test images (mnist)")
+    parser.add_argument("--out", type=Path, help="where results and checkpoints go (default runs/NAME)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text}; expected a positive number")
+    return value
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run an experiment; the exit status."""
+    if arguments.list or arguments.name is None:
+        print("\n".join(f"{name:<8} {text}" for name, text in EXPERIMENTS.items()))
+        print(f"arms: {', '.join(ARMS)}")
+        return 0 if arguments.list else 2
+    unknown = [arm for arm in arguments.arms if arm not in ARMS]
+    if unknown:
+        print(f"--arms: got {', '.join(unknown)}; expected some of {', '.join(ARMS)}", file=sys.stderr)
+        return 2
+    config = _config(arguments)
+    out = arguments.out or Path("runs") / arguments.name
+    try:
+        return _run(arguments, config, out)
+    except (DataError, CheckpointError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"\ninterrupted; finished epochs are kept in {out}: the same command with --resume goes on", file=sys.stderr
+        )
+        return 130
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    names = ("epochs", "batch_size", "tolerance", "hidden", "train_size", "test_size")
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return Config(**{**vars(DEFAULTS[arguments.name]), **given})
+
+
+def _data(arguments: argparse.Namespace, config: Config) -> Images:
+    # float64, because the tolerance is near float32's rounding, where steps and penalty would measure noise.
+    if arguments.name == "digits":
+        return digits(torch.float64)
+    if arguments.data is None:
+        raise DataError("--data: got none; expected the folder with MNIST's four idx files")
+    return mnist(arguments.data, torch.float64, config.train_size, config.test_size)
+
+
+def _run(arguments: argparse.Namespace, config: Config, out: Path) -> int:
+    data = _data(arguments, config)
+    runs = [
+        Run(arm, seed, config, data, out / "checkpoints" / f"{arm}-{seed}.pt")
+        for seed in range(arguments.seeds)
+        for arm in arguments.arms
+    ]
+    results = []
+    with _Bar(len(runs) * config.epochs, arguments.quiet) as bar:
+        for run in runs:
+            results.append(run.train(arguments.resume, bar.tick))
+    results.sort(key=lambda result: arguments.arms.index(result["arm"]))
+    print(table(results))
+    for path in write(results, config, out):
+        print(path)
+    return 0
+
+
+class _Bar:
+    """A progress bar over epochs, silent where nobody watches."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self.bar: Any = None
+        if not quiet and sys.stderr.isatty() and not os.environ.get("CI"):
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
+            self.bar = tqdm(total=total, unit="epoch", dynamic_ncols=True)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def tick(self, line: str) -> None:
+        """One epoch is done."""
+        if self.bar is not None:
+            self.bar.set_description(line)
+            self.bar.update()

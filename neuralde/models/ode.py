@@ -1,0 +1,133 @@
+"""Neural ordinary differential equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuralde.adjoints import Adjoint
+from neuralde.solvers import InvalidProblemError, Method, ODEProblem, Solution, Stats
+
+from ..regularizers.base import Regularizer
+from ..solve import solve
+
+
+class TimeConditionedMLP(nn.Module):
+    r"""A fully connected field that sees the time: ``t`` is appended to the input of every layer.
+
+    .. math:: f(t, z) = \sigma(W_2 [\tanh(W_1 [z; t] + b_1); t] + b_2)
+
+    with :math:`\sigma = \tanh` or the identity, and as many hidden layers as ``hidden`` has entries.
+
+    Args:
+        dim: the size of the state.
+        hidden: the sizes of the hidden layers.
+        bounded: end with a tanh, as the field of Pal et al. (2021) does, so that no component moves faster than 1.
+
+    Shapes:
+        ``z`` is ``(..., dim)``, ``t`` 0-d or broadcasting against ``(..., 1)``; the result is ``(..., dim)``.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> field = nde.models.TimeConditionedMLP(3, hidden=[16])
+        >>> field(torch.tensor(0.5), torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(self, dim: int, hidden: Sequence[int], bounded: bool = False) -> None:
+        super().__init__()
+        sizes = [dim, *hidden, dim]
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.layers = nn.ModuleList(nn.Linear(before + 1, after) for before, after in pairs)
+        self.bounded = bounded
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        """The derivative at ``(t, z)``."""
+        time = t.expand(*z.shape[:-1], 1) if t.dim() == 0 else t.expand(*z.shape[:-1], 1)
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            z = layer(torch.cat([z, time], dim=-1))
+            if index < last or self.bounded:
+                z = torch.tanh(z)
+        return z
+
+
+class NeuralODE(nn.Module):
+    r"""A layer whose output is the solution of an ODE that starts at its input.
+
+    .. math:: \text{out} = y(t_1), \qquad y'(t) = f_\theta(t, y(t)), \qquad y(t_0) = [x, 0, \dots, 0]
+
+    Args:
+        field: a module or callable ``f(t, y, *args)``.
+        tspan: ``(t0, t1)``.
+        solver: the method; :class:`neuralde.Tsit5` if None.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        adjoint: how to differentiate; exact if None.
+        regularizers: the solver's cost as terms of the loss, in training mode only; ``eval()`` solves plainly.
+        augment: how many zeros to append to the last dimension of the input (Dupont et al., 2019).
+        options: further options of :func:`neuralde.solve`, such as ``saveat`` or ``per_sample``.
+
+    ``forward(x, args=())`` gives ``(states, solution)``: the final state, or with ``saveat`` the states ``(T, ...)``; and
+    the :class:`neuralde.Solution`, whose ``regularization`` belongs in the loss. The counts of the last solve stay
+    readable as ``stats``.
+
+    References:
+        Chen, Rubanova, Bettencourt, Duvenaud: Neural Ordinary Differential Equations. NeurIPS 2018.
+        Dupont, Doucet, Teh: Augmented Neural ODEs. NeurIPS 2019.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> _ = torch.manual_seed(0)
+        >>> field = nde.models.TimeConditionedMLP(4, hidden=[16])
+        >>> model = nde.NeuralODE(field, augment=2, regularizers=[nde.regularizers.ErrorEstimate()])
+        >>> states, sol = model(torch.randn(8, 2))
+        >>> loss = states.square().mean() + 10.0 * sol.regularization[0]
+        >>> loss.backward()
+        >>> states.shape, model.stats.nfe == sol.stats.nfe
+        (torch.Size([8, 4]), True)
+    """
+
+    stats: Stats | None
+
+    def __init__(
+        self,
+        field: Callable[..., Any],
+        tspan: tuple[Any, Any] = (0.0, 1.0),
+        *,
+        solver: Method | None = None,
+        rtol: float = 1e-3,
+        atol: float = 1e-6,
+        adjoint: Adjoint | None = None,
+        regularizers: Sequence[Regularizer] = (),
+        augment: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if not callable(field):
+            raise InvalidProblemError(
+                f"field: got {type(field).__name__}; expected a module or callable f(t, y, *args)"
+            )
+        if isinstance(augment, bool) or not isinstance(augment, int) or augment < 0:
+            raise InvalidProblemError(f"augment: got {augment!r}; expected an int, 0 or positive")
+        self.field, self.tspan, self.augment = field, tspan, augment
+        self.regularizers = tuple(regularizers)
+        self.options = dict(solver=solver, rtol=rtol, atol=atol, adjoint=adjoint, **options)
+        self.stats = None
+
+    def forward(self, x: Any, args: tuple[Any, ...] = ()) -> tuple[Any, Solution]:
+        """The states and the solution from ``x``."""
+        if self.augment:
+            if not isinstance(x, Tensor) or not x.dim():
+                raise InvalidProblemError(
+                    f"x: got {type(x).__name__}; with augment expected a tensor with a last dimension"
+                )
+            x = torch.cat([x, x.new_zeros((*x.shape[:-1], self.augment))], dim=-1)
+        problem = ODEProblem(self.field, x, self.tspan, args)
+        regularizers = self.regularizers if self.training else ()
+        solution = solve(problem, regularizers=regularizers, **self.options)
+        self.stats = solution.stats
+        return (solution.y1 if self.options.get("saveat") is None else solution.ys), solution

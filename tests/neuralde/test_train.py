@@ -1,0 +1,119 @@
+"""The training command: every arm, interruption, checkpoints, data."""
+
+import gzip
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from neuralde import cli
+from neuralde.experiments import classify
+from neuralde.experiments.arms import ARMS
+from neuralde.experiments.data import DataError, digits, mnist, read_idx
+
+SMALL = ["--epochs", "2", "--batch-size", "512", "--hidden", "8", "--tolerance", "1e-3", "--seeds", "1", "--quiet"]
+
+
+def numbers(out):
+    results = json.loads((out / "results.json").read_text())["results"]
+    for result in results:
+        for timed in ("training_seconds", "prediction_seconds"):
+            assert result.pop(timed) > 0
+        result["history"].pop("seconds")
+    return results
+
+
+def test_every_arm_runs_and_writes(tmp_path, capsys):
+    assert cli.main(["train", "digits", "--out", str(tmp_path), "--arms", *ARMS, *SMALL]) == 0
+    printed = capsys.readouterr().out
+    assert all(arm in printed for arm in ARMS)
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert [result["arm"] for result in numbers(tmp_path)] == list(ARMS)
+
+
+@pytest.mark.parametrize("arm", ["local-biased", "steer+error"])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, arm):
+    command = ["train", "digits", "--arms", arm, *SMALL, "--epochs", "3"]
+    assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
+    calls, forward = [0], classify.Classifier.forward
+
+    def interrupted(self, x):
+        calls[0] += 1
+        if calls[0] == 8:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return forward(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify.Classifier, "forward", interrupted)
+        assert cli.main([*command, "--out", str(tmp_path / "parts")]) == 130
+    assert cli.main([*command, "--out", str(tmp_path / "parts"), "--resume"]) == 0
+    assert numbers(tmp_path / "whole") == numbers(tmp_path / "parts")
+
+
+class Canary:
+    def __reduce__(self):
+        return (open, ("canary", "w"))
+
+
+def test_crafted_checkpoint_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "vanilla-0.pt").write_bytes(pickle.dumps(Canary()))
+    with pytest.raises(pickle.UnpicklingError):
+        cli.main(["train", "digits", "--arms", "vanilla", "--out", str(tmp_path), "--resume", *SMALL])
+    assert not (tmp_path / "canary").exists()
+
+
+def test_checkpoint_of_other_options_is_refused(tmp_path, capsys):
+    command = ["train", "digits", "--arms", "vanilla", "--out", str(tmp_path), *SMALL]
+    assert cli.main(command) == 0
+    assert cli.main([*command, "--hidden", "9", "--resume"]) == 2
+    assert "options it was started with" in capsys.readouterr().err
+
+
+def test_held_out_images_are_not_in_the_training_set():
+    data = digits(torch.float64)
+    assert len(data.train_x) + len(data.test_x) == 1797
+    assert torch.bincount(data.test_y, minlength=10).min() >= 34
+    distances = torch.cdist(data.test_x, data.train_x)
+    assert (distances.min(dim=1).values == 0).sum() == 0
+
+
+def idx(path, array, packed):
+    raw = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(raw) if packed else raw)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_mnist_files_are_read_and_trained_on(tmp_path, packed):
+    rng = np.random.default_rng(0)
+    suffix = ".gz" if packed else ""
+    for part, count in (("train", 60), ("t10k", 20)):
+        idx(tmp_path / f"{part}-images-idx3-ubyte{suffix}", rng.integers(0, 256, (count, 28, 28)), packed)
+        idx(tmp_path / f"{part}-labels-idx1-ubyte{suffix}", rng.integers(0, 10, (count,)), packed)
+    data = mnist(tmp_path, torch.float64, 50, None)
+    assert data.train_x.shape == (50, 784)
+    assert data.test_x.shape == (20, 784)
+    assert 0.9 < data.train_x.max() <= 1.0
+    command = ["train", "mnist", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--arms", "error", *SMALL]
+    assert cli.main(command) == 0
+
+
+def test_missing_and_broken_data_say_so(tmp_path, capsys):
+    assert cli.main(["train", "mnist", "--data", str(tmp_path)]) == 2
+    assert "t10k-labels-idx1-ubyte" in capsys.readouterr().err
+    assert cli.main(["train", "mnist"]) == 2
+    assert "--data" in capsys.readouterr().err
+    (tmp_path / "x").write_bytes(b"\0\0\x08\x01\0\0\0\x05abc")
+    with pytest.raises(DataError, match="holds 3 bytes"):
+        read_idx(tmp_path / "x")
+
+
+def test_wrong_arms_are_named(capsys):
+    assert cli.main(["train", "digits", "--arms", "magic"]) == 2
+    assert "magic" in capsys.readouterr().err
+    assert cli.main(["train", "--list"]) == 0
+    assert "digits" in capsys.readouterr().out
