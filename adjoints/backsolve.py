@@ -186,9 +186,9 @@ class _Sweep:
         with torch.no_grad():
             z = torch.stack([y, a], dim=self._pair_dim)
             carry = run(plan, start(plan, z, self.options.dt), [self.quadrature])
-        status = carry.status.max().item() if isinstance(carry.status, Tensor) else carry.status
+        status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
         if status != Status.SUCCESS:
-            raise failure(Status(status), "the backward solve of BacksolveAdjoint: ")
+            raise failure(status, "the backward solve of BacksolveAdjoint: ")
         y, a = carry.y.unbind(self._pair_dim)
         return y, a, t_end
 

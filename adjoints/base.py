@@ -46,12 +46,12 @@ class Job:
             return copies[-1]
 
         plan, save = self.plan, self.options.save
-        live = {"live_t0": copy(plan.live_t0), "live_t1": copy(plan.live_t1)}
+        live_t0, live_t1 = copy(plan.live_t0), copy(plan.live_t1)
         save = replace(save, live=copy(save.live))
         swap = {id(leaf): copy(leaf) for leaf in dict.fromkeys(self.arguments)}
         args = pytree.tree_map(lambda leaf: swap.get(id(leaf), leaf), self.args)
         assert isinstance(plan.field, Field)
-        plan = replace(plan, field=Field(self.f, plan.field.packing, args), **live)
+        plan = replace(plan, field=Field(self.f, plan.field.packing, args), live_t0=live_t0, live_t1=live_t1)
         return replace(self, plan=plan, options=replace(self.options, save=save), args=args), copies
 
     @property

@@ -68,7 +68,7 @@ def _inside(value: Any) -> Iterator[Any]:
         for slot in _slots(type(value)):
             if hasattr(value, slot):
                 yield getattr(value, slot)
-        call = getattr(type(value), "__call__", None)
+        call = next((vars(kind)["__call__"] for kind in type(value).__mro__ if "__call__" in vars(kind)), None)
         if isinstance(call, types.FunctionType):
             yield call
 
@@ -116,7 +116,7 @@ def graph_tensors(outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[T
     by_node = {tensor.grad_fn: tensor for tensor in held if tensor.grad_fn is not None}
     found: dict[int, Tensor] = {}
     seen: set[Any] = set()
-    stack = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    stack: list[Any] = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
@@ -151,9 +151,9 @@ def captured_tensors(f: Any, outputs: Iterable[Tensor], own: Iterable[Tensor], s
 def _refuse_overlap(tensors: list[Tensor]) -> None:
     """Refuse a captured tensor that was itself computed from another captured one: its gradient would count twice."""
     leaves = {id(tensor) for tensor in tensors if tensor.grad_fn is None}
-    nodes = {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}
+    nodes: set[Any] = {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}
     seen: set[Any] = set()
-    stack = [parent for node in nodes for parent, _ in node.next_functions]
+    stack: list[Any] = [parent for node in nodes for parent, _ in node.next_functions]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
@@ -170,7 +170,8 @@ def _refuse_overlap(tensors: list[Tensor]) -> None:
 def sequence_number() -> int:
     """Autograd's current sequence number: nodes made from now on have this number or a higher one."""
     probe = torch.zeros((), requires_grad=True)
-    return (probe * 1.0).grad_fn._sequence_nr()
+    node: Any = (probe * 1.0).grad_fn
+    return int(node._sequence_nr())
 
 
 def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -71,9 +71,14 @@ class Plan:
 
     def take(self, rows: Tensor) -> Plan:
         """The plan of some of the samples."""
-        names = ("t0", "t1", "direction", "live_t0", "live_t1")
-        values = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: None if x is None else x[rows] for name, x in values.items()})
+        return replace(
+            self,
+            t0=self.t0[rows],
+            t1=self.t1[rows],
+            direction=self.direction[rows],
+            live_t0=None if self.live_t0 is None else self.live_t0[rows],
+            live_t1=None if self.live_t1 is None else self.live_t1[rows],
+        )
 
     def ends(self, t: Scalar, t_end: Scalar, first: Scalar, last: Scalar) -> tuple[Scalar, Scalar]:
         """The step's times as the graph sees them: the two ends of the interval are inputs, all others constants."""

@@ -32,7 +32,8 @@ def constant_for_gradient(value: Tensor, through_steps: bool = False) -> Tensor:
     return value if through_steps else value.detach()
 
 
-def _as_list(times: Sequence[float] | Tensor) -> list[float]:
+def as_list(times: Sequence[float] | Tensor) -> list[float]:
+    """Times as Python numbers."""
     if isinstance(times, Tensor):
         return times.detach().to(torch.float64).reshape(-1).tolist()
     return [float(time) for time in times]
@@ -66,7 +67,7 @@ class Controller(ABC):
     def __post_init__(self) -> None:
         for name in ("step_ts", "jump_ts"):
             try:
-                times = _as_list(getattr(self, name))
+                times = as_list(getattr(self, name))
             except (TypeError, ValueError, RuntimeError):
                 raise InvalidProblemError(
                     f"{name}: got {getattr(self, name)!r}; expected a sequence of times"
@@ -137,7 +138,7 @@ class StepTo(ConstantStep):
     ts: Sequence[float] | Tensor
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "step_ts", [*_as_list(self.step_ts), *_as_list(self.ts)])
+        object.__setattr__(self, "step_ts", [*as_list(self.step_ts), *as_list(self.ts)])
         super().__post_init__()
 
 
@@ -177,7 +178,10 @@ class _ErrorController(Controller):
         return (*[0.0 * like + 1.0] * (len(self.beta or ()) - 1), 0.0 * like + 1e4)
 
     def decide(self, h: Scalar, ratio: Scalar, state: tuple[Scalar, ...]) -> tuple[Scalar, Scalar, tuple[Scalar, ...]]:
-        assert self.beta and self.safety and self.factor_min and self.factor_max
+        assert self.beta is not None
+        assert self.safety is not None
+        assert self.factor_min is not None
+        assert self.factor_max is not None
         accept = ratio <= 1.0
         error = maximum(select(is_finite(ratio), ratio, 1e30), 1e-12)
         *past, limit = state

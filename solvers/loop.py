@@ -29,7 +29,8 @@ def start(plan: Plan, y0: Tensor, dt: Scalar | None, slope: Tensor | None = None
     slope = _first_slope(plan, y0) if slope is None and (estimate or carried) else slope
     calls = 0 if slope is None else 1
     if estimate:
-        assert plan.method.embedded_order is not None and slope is not None
+        assert plan.method.embedded_order is not None
+        assert slope is not None
         order, norm = plan.method.embedded_order + 1, plan.norm_at(y0)
         with torch.no_grad():
             h = initial_step(plan.field, plan.t0, y0, slope, plan.direction, longest, order, norm)

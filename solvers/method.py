@@ -57,7 +57,7 @@ class Step(ABC):
 
     @abstractmethod
     def polynomial(self) -> list[Tensor]:
-        r"""Coefficients :math:`q_1, q_2, \dots` of the dense output :math:`y_0 + \sum_j q_j \theta^j`, :math:`0 \le \theta \le 1`."""
+        r"""Coefficients :math:`q_1, q_2, \dots` of the dense output :math:`y_0 + \sum_j q_j \theta^j`."""
 
     @abstractmethod
     def at(self, theta: Scalar) -> Tensor:

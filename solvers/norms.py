@@ -24,5 +24,5 @@ def rms(x: Tensor, per_sample: bool = False) -> Tensor:
 
 
 def scaled_error(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
-    r"""The error in units of the tolerance, entry by entry: :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{0,i}|, |y_{1,i}|))`."""
+    r"""The error in units of the tolerance, :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{0,i}|, |y_{1,i}|))`."""
     return error / (atol + rtol * torch.maximum(y0.abs(), y1.abs()))

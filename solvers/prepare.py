@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .attempt import Plan
-from .controllers import ConstantStep, Controller, PIController, StepTo
+from .controllers import ConstantStep, Controller, PIController, StepTo, as_list
 from .costs import Cost
 from .errors import InvalidProblemError
 from .field import Field
@@ -51,7 +51,7 @@ def prepare_plan(
         field=Field(problem.f, packing, problem.args),
         method=method,
         controller=controller.bind(method),
-        stops=Stops(controller.step_ts, controller.jump_ts),
+        stops=Stops(tuple(as_list(controller.step_ts)), tuple(as_list(controller.jump_ts))),
         t0=t0,
         t1=t1,
         direction=direction,
@@ -93,6 +93,7 @@ def _ends(
     out: list[Scalar] = []
     live: list[Tensor | None] = []
     for time in tspan:
+        value: Any
         if isinstance(time, Tensor) and time.dim() and tuple(time.shape) != shape:
             raise InvalidProblemError(
                 f"tspan: got a time of shape {tuple(time.shape)}; expected a number"
@@ -106,7 +107,7 @@ def _ends(
             value = torch.as_tensor(time, dtype=torch.float64, device=y0.device).expand(shape)
             out.append(value.detach().clone())
         else:
-            value = time.to(device=y0.device, dtype=torch.float64) if isinstance(time, Tensor) else None
+            value = time.to(device=y0.device, dtype=torch.float64) if isinstance(time, Tensor) else time
             out.append(time.item() if isinstance(time, Tensor) else float(time))
         live.append(value if isinstance(value, Tensor) and value.requires_grad else None)
     return out[0], out[1], live[0], live[1]
@@ -164,7 +165,7 @@ def _save_plan(saveat: Any, dense: bool, plan: Plan, y0: Tensor) -> tuple[SavePl
     ):
         raise InvalidProblemError(f"saveat: got times of shape {tuple(shown.shape)}; expected {shapes}, T at least 1")
     live = shown.to(torch.float64)
-    times = _checked_times(live.detach(), shown, plan)
+    times: Any = _checked_times(live.detach(), shown, plan)
     if plan.per_sample:
         live = live.unsqueeze(-1).expand(-1, y0.shape[0]) if live.dim() == 1 else live
     elif plan.host:

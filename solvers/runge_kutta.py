@@ -90,10 +90,12 @@ class RungeKuttaStep(Step):
 
     @property
     def first_slope(self) -> Tensor:
+        """The first stage."""
         return self.stages[0]
 
     @property
     def end_slope(self) -> Tensor | None:
+        """The stage that sits at the end, where the tableau has one and it is at hand."""
         index = self.tableau.end_slope
         if index is None or (index >= len(self.stages) and not self.tableau.fsal):
             return None
@@ -101,6 +103,7 @@ class RungeKuttaStep(Step):
 
     @property
     def error(self) -> Tensor:
+        """The difference of the two embedded solutions."""
         weights = self.tableau.error_weights
         if weights is None:
             raise InvalidProblemError("solver: this tableau has no embedded row, so a step has no error estimate")
@@ -108,6 +111,7 @@ class RungeKuttaStep(Step):
 
     @property
     def stiffness(self) -> Tensor:
+        """The quotient of two stages at one time, by which the Jacobian stretches their difference."""
         pair = self.tableau.stiffness_pair
         if pair is None:
             raise InvalidProblemError("solver: this tableau has no two different stages at one time to compare")
@@ -119,11 +123,13 @@ class RungeKuttaStep(Step):
         return torch.where(moved, rise / torch.where(moved, run, 1.0), 0.0)
 
     def polynomial(self) -> list[Tensor]:
+        """The interpolant's coefficients."""
         weights = self.tableau.interpolant.weights
         stages = self._evaluate(len(weights))
         return [combine(None, self.h, column, stages) for column in zip(*weights, strict=True)]
 
     def at(self, theta: Scalar) -> Tensor:
+        """The interpolant at one relative time."""
         if isinstance(theta, float):
             weights = self.tableau.interpolant.weights
             at_theta = [sum(w * theta ** (j + 1) for j, w in enumerate(row)) for row in weights]

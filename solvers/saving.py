@@ -155,7 +155,9 @@ class Rows:
         elif self.save.times is None:
             return None
         else:
-            times = self.save.times if trial.rows is None else self.save.times[:, trial.rows]
+            times = self.save.times
+            assert isinstance(times, Tensor)
+            times = times if trial.rows is None else times[:, trial.rows]
             after = (times - trial.t) * plan.direction > 0
             if self._starts_inside(plan):
                 after = after | ((times == trial.t) & (carry.accepted == 0))

@@ -159,7 +159,7 @@ class ButcherTableau:
 
         put("fsal", self._row_is_step(self.stages - 1) and self.c[-1] == 1.0)
         put("stability_radius", stability_radius(self.a, self.b, self.order))
-        error = None if self.b_embedded is None else tuple(x - y for x, y in zip(self.b, self.b_embedded))
+        error = None if self.b_embedded is None else tuple(x - y for x, y in zip(self.b, self.b_embedded, strict=False))
         put("error_weights", error)
         pairs = [
             (i, j)
@@ -273,7 +273,7 @@ def stability_radius(a: Sequence[Sequence[float]], b: Sequence[float], order: in
     crossings = np.concatenate([np.roots(r - np.eye(1, r.size, r.size - 1)[0] * sign) for sign in (1, -1)])
     real = np.sort(crossings.real[(np.abs(crossings.imag) < 1e-7) & (crossings.real > 1e-9)])
     # Between two neighbouring crossings |R| - 1 keeps its sign: the first stretch where it is positive ends the radius.
-    for left, right in zip(real, [*real[1:], real[-1] + 1.0] if real.size else []):
+    for left, right in zip(real, [*real[1:], real[-1] + 1.0] if real.size else [], strict=False):
         if abs(np.polyval(r, (left + right) / 2)) > 1 + 1e-12:
             return float(left)
     return float("inf")
@@ -368,7 +368,7 @@ def _check_triangle(name: str, rows: Sequence[Sequence[float]], first: int) -> N
 
 
 def _check_row_sums(name: str, rows: Sequence[Sequence[float]], nodes: Sequence[float], first: int) -> None:
-    for i, (row, node) in enumerate(zip(rows, nodes)):
+    for i, (row, node) in enumerate(zip(rows, nodes, strict=False)):
         if abs(sum(row) - node) > TOLERANCE * (sum(map(abs, row)) + abs(node)):
             raise TableauError(f"{name}: stage {first + i} has node {node!r}, expected its row sum of a, {sum(row)!r}")
 

@@ -22,15 +22,15 @@ class Term:
         return self.first * math.exp(-math.log(self.first / self.last) * epoch / epochs) if self.first else 0.0
 
 
-_ERROR = Term(ErrorEstimate, 1000.0, 100.0)
+_ERROR = Term(ErrorEstimate, 10.0, 1.0)
 _STEER = Term(lambda: STEER(b=0.25), 0.0, 0.0)
 
 ARMS: dict[str, tuple[Term, ...]] = {
     "vanilla": (),
     "error": (_ERROR,),
     "stiffness": (Term(StiffnessEstimate, 0.1, 0.1),),
-    "local-unbiased": (Term(lambda: Local(h="solver", sampling="unbiased"), 1000.0, 100.0),),
-    "local-biased": (Term(lambda: Local(h="solver", sampling="biased"), 1000.0, 100.0),),
+    "local-unbiased": (Term(lambda: Local(h="solver", sampling="unbiased"), 10.0, 1.0),),
+    "local-biased": (Term(lambda: Local(h="solver", sampling="biased"), 10.0, 1.0),),
     "steer": (_STEER,),
     "steer+error": (_STEER, _ERROR),
 }

@@ -166,7 +166,10 @@ class Run:
         temporary.replace(self.checkpoint)  # a reader never sees half a file
 
     def _load(self, model: nn.Module, optimizer: torch.optim.Optimizer, history: dict[str, list[float]]) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
+        try:
+            state = torch.load(self.checkpoint, weights_only=True)
+        except Exception as error:
+            raise CheckpointError(f"{self.checkpoint}: cannot be read as tensors and plain numbers: {error}") from error
         if state["config"] != json.dumps(asdict(self.config), sort_keys=True):
             raise CheckpointError(
                 f"{self.checkpoint}: was written with {state['config']}; expected the options it was started with, or "

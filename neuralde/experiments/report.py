@@ -88,7 +88,7 @@ def _picture(results: list[Result], config: Config, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     arms = arms_of(results)
-    colors = dict(zip(arms, plt.get_cmap("tab10").colors, strict=False))
+    colors = {arm: f"C{index}" for index, arm in enumerate(arms)}
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     over_time = (
         ("accuracy", "test accuracy (%)", 100.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,13 +41,12 @@ class TimeConditionedMLP(nn.Module):
     def __init__(self, dim: int, hidden: Sequence[int], bounded: bool = False) -> None:
         super().__init__()
         sizes = [dim, *hidden, dim]
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.layers = nn.ModuleList(nn.Linear(before + 1, after) for before, after in pairs)
+        self.layers = nn.ModuleList(nn.Linear(before + 1, after) for before, after in pairwise(sizes))
         self.bounded = bounded
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """The derivative at ``(t, z)``."""
-        time = t.expand(*z.shape[:-1], 1) if t.dim() == 0 else t.expand(*z.shape[:-1], 1)
+        time = t.expand(*z.shape[:-1], 1)
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             z = layer(torch.cat([z, time], dim=-1))

@@ -176,13 +176,18 @@ def test_backsolve_converges_with_the_tolerance():
 
     best = grads(nde.DirectAdjoint(), 1e-13, nde.Vern9())
     tolerances = (1e-4, 1e-6, 1e-8, 1e-10)
-    errors = []
+    errors, exact = [], []
     for tolerance in tolerances:
-        got = grads(nde.BacksolveAdjoint(), tolerance, nde.Tsit5())
-        errors.append(max((a - b).norm().item() for a, b in zip(got, best, strict=True)))
+        for adjoint, found in ((nde.BacksolveAdjoint(), errors), (nde.DirectAdjoint(), exact)):
+            got = grads(adjoint, tolerance, nde.Tsit5())
+            found.append(max((a - b).norm().item() for a, b in zip(got, best, strict=True)))
     slope = np.polyfit(np.log(tolerances), np.log(errors), 1)[0]
     assert slope > 0.75, errors
-    assert all(error < 10 * tolerance for error, tolerance in zip(errors, tolerances, strict=True)), errors
+    # Against the continuous gradient the derivative of the numerical solution has an error of that size too.
+    assert all(a < 10 * max(b, tolerance) for a, b, tolerance in zip(errors, exact, tolerances, strict=True)), (
+        errors,
+        exact,
+    )
 
 
 def test_double_backward_and_forward_mode_through_direct():

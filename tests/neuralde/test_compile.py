@@ -40,8 +40,8 @@ def test_equals_eager_forward_and_backward_carry_by_carry(requires_grad, per_sam
     eager = solve(*inputs, per_sample)
     compiled = torch.compile(solve, fullgraph=True)(*inputs, per_sample)
     for name, a, b in zip(("ys", "y1", "error", "stiffness"), eager, compiled, strict=False):
-        # The error estimate is a difference of nearly equal sums: its rounding is relative to the solution's.
-        tolerance = 1e-6 if name == "error" else 1e-9
+        # Both estimates are made of differences of nearly equal numbers: their rounding is relative to those.
+        tolerance = 1e-6 if name in ("error", "stiffness") else 1e-9
         assert torch.allclose(a, b, rtol=tolerance, atol=1e-12), name
         want = torch.autograd.grad(a.square().sum(), wrt, retain_graph=True)
         got = torch.autograd.grad(b.square().sum(), wrt, retain_graph=True)
@@ -62,7 +62,7 @@ def test_new_values_do_not_recompile():
 
 
 def test_what_cannot_be_compiled_says_so():
-    solve, (y0, *_), _ = setup(True)
+    y0 = torch.ones(2, dtype=D)
 
     def dense(y0):
         return nde.solve(nde.ODEProblem(lambda t, y: -y, y0, (0.0, 1.0)), dense=True).y1

@@ -50,7 +50,7 @@ def test_dopri8_dense_output_is_the_smallest_of_order_seven():
     tableau = tableaus.DOPRI8
     dense = tableau.interpolant
     a = square(tableau.a)
-    for order, node, published in zip((5, 6, 6, 6), dense.c, dense.a):
+    for order, node, published in zip((5, 6, 6, 6), dense.c, dense.a, strict=False):
         row = smallest_row(a, [0, *range(5, len(a))], order, node)
         np.testing.assert_allclose(row, published, atol=1e-11)
         a = extended(a, row)
@@ -117,7 +117,7 @@ def test_vern7_remaining_extra_rows_follow_from_their_nodes():
     row[columns] = np.linalg.lstsq(elementary_weights(a, 6)[np.ix_(wanted, columns)], values, rcond=None)[0]
     np.testing.assert_allclose(row, dense.a[2], atol=1e-11)
     a = square((*tableau.a, *dense.a[:3]))
-    for node, published in zip(dense.c[3:], dense.a[3:]):
+    for node, published in zip(dense.c[3:], dense.a[3:], strict=False):
         row = smallest_row(a, [0, *range(3, 9), 10, 11, 12], 6, node)
         np.testing.assert_allclose(row, published[: len(a)], atol=1e-10)
         assert not any(published[len(a) :])

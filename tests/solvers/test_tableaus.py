@@ -318,7 +318,7 @@ def test_coefficients_agree_with_torchdiffeq(name):
     solvers = pytest.importorskip("torchdiffeq._impl.odeint").SOLVERS
     theirs, ours = solvers[name].tableau, get(name.upper())
     np.testing.assert_allclose(ours.c[1:], theirs.alpha.numpy(), rtol=1e-15)
-    for row, their_row in zip(ours.a[1:], theirs.beta):
+    for row, their_row in zip(ours.a[1:], theirs.beta, strict=False):
         np.testing.assert_allclose(row, their_row.numpy(), rtol=1e-15)
     np.testing.assert_allclose(ours.b, theirs.c_sol.numpy(), rtol=1e-15)
     np.testing.assert_allclose(ours.error_weights, theirs.c_error.numpy(), rtol=1e-13, atol=1e-17)
@@ -331,10 +331,10 @@ def step(tableau, f, t, y, h):
     """One step for every start in the arrays ``t`` and ``h``: the new y, the error estimate and all stages."""
     stages = []
     dense = tableau.interpolant
-    for row, c in zip(tableau.a + dense.a, tableau.c + dense.c):
-        stages.append(f(t + c * h, y + h * sum((w * k for w, k in zip(row, stages)), np.zeros_like(y))))
-    change = sum(w * k for w, k in zip(tableau.b, stages))
-    error = sum(w * k for w, k in zip(tableau.error_weights or (0,), stages))
+    for row, c in zip(tableau.a + dense.a, tableau.c + dense.c, strict=False):
+        stages.append(f(t + c * h, y + h * sum((w * k for w, k in zip(row, stages, strict=False)), np.zeros_like(y))))
+    change = sum(w * k for w, k in zip(tableau.b, stages, strict=False))
+    error = sum(w * k for w, k in zip(tableau.error_weights or (0,), stages, strict=False))
     return y + h * change, h * error, np.array(stages)
 
 
@@ -397,6 +397,6 @@ def test_measured_order_of_the_error_estimate(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_measured_order_of_dense_output(name):
     sizes, errors = local_errors(name)
-    for theta, inside in zip(THETA, errors[2:]):
+    for theta, inside in zip(THETA, errors[2:], strict=False):
         measured = slope(sizes, inside)
         assert measured >= get(name).interpolant.order + 1 - 0.15, f"theta = {theta}: {measured}"
