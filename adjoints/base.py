@@ -32,6 +32,12 @@ class Job:
         """The tensors among ``args`` that require grad."""
         return [leaf for leaf in pytree.tree_leaves(self.args) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor among ``args`` and the times in the graph."""
+        ends = (self.plan.live_t0, self.plan.live_t1, self.options.save.live)
+        return [leaf for leaf in (*pytree.tree_leaves(self.args), *ends) if isinstance(leaf, Tensor)]
+
     def detached(self) -> tuple[Job, list[Tensor]]:
         """The same job on copies of its tensors that are leaves of a graph of their own, and the copies.
 

@@ -21,7 +21,13 @@ class Listener(Protocol):
         """Hear of one judged attempt."""
 
 
-def start(plan: Plan, y0: Tensor, dt: Scalar | None, slope: Tensor | None = None) -> Carry:
+def start(
+    plan: Plan,
+    y0: Tensor,
+    dt: Scalar | None,
+    slope: Tensor | None = None,
+    costs: tuple[tuple[Tensor, ...], ...] | None = None,
+) -> Carry:
     """The first carry: the field at the start, if nobody has called it there, and a first step size if none is given."""
     longest = minimum(abs(plan.t1 - plan.t0), plan.controller.dtmax)
     estimate = dt is None and plan.controller.adaptive
@@ -39,7 +45,7 @@ def start(plan: Plan, y0: Tensor, dt: Scalar | None, slope: Tensor | None = None
         h = longest if dt is None else 0.0 * longest + dt
     h = minimum(maximum(h, plan.controller.dtmin), longest)
     # A lane may carry the end slope of one step into the next only where no discontinuity can lie between them.
-    return begin(plan, y0, slope if carried else None, h, calls)
+    return begin(plan, y0, slope if carried else None, h, calls, costs)
 
 
 def _first_slope(plan: Plan, y0: Tensor) -> Tensor:
