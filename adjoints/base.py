@@ -102,6 +102,9 @@ class Adjoint(ABC):
         """The name that messages use."""
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        return f"{self.name}()"
+
     def check(self, job: Job) -> None:
         """Refuse what this adjoint cannot differentiate, by name."""
         if not self.supports_costs and any(cost.differentiable for cost in job.plan.costs):
