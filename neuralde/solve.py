@@ -90,6 +90,8 @@ def solve(
     _check_kind(solver, Method, "solver", "such as Tsit5()")
     _check_kind(controller, (Controller, type(None)), "controller", "such as PIController()")
     _check_kind(adjoint, (Adjoint, type(None)), "adjoint", "such as DiscreteAdjoint()")
+    if not isinstance(regularizers, (tuple, list)):
+        raise InvalidProblemError(f"regularizers: got {regularizers!r}; expected a tuple, such as (ErrorEstimate(),)")
     for regularizer in regularizers:
         _check_kind(regularizer, Regularizer, "regularizers", "such as ErrorEstimate()")
         problem = regularizer.prepare(problem)
@@ -179,8 +181,7 @@ def _solution(
         ts = shown
     dense = None
     if save.dense and outcome.steps is not None:
-        coefficients = y0.new_empty((0, 1, *y0.shape)) if result.coefficients is None else result.coefficients
-        dense = outcome.steps.dense(plan, coefficients, packing)
+        dense = outcome.steps.dense(plan, result.coefficients, packing, y0)
     numbers = [
         regularizer.value(state, carry.accepted, plan)
         for regularizer, state in zip(regularizers, result.costs, strict=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from .controllers import Controller, constant_for_gradient
 from .costs import Cost, StepView
 from .method import Method, Step, VectorField
-from .norms import rms, scaled_error
+from .norms import rms, scaled_error, tolerance
 from .scalars import Scalar, both, choose, is_finite, maximum, minimum, negate, real_dtype, select
 from .solution import Status
 from .stops import Stops
@@ -66,7 +66,7 @@ class Plan:
 
     def norm_at(self, y: Tensor) -> Callable[[Tensor], Scalar]:
         """The root mean square in units of the tolerance at ``y``."""
-        scale = self.atol + self.rtol * y.abs()
+        scale = tolerance(y.abs(), self.rtol, self.atol)
         return lambda x: self.read(rms(x / scale, self.per_sample))
 
     def take(self, rows: Tensor) -> Plan:
@@ -136,16 +136,19 @@ def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
     # A step shortened only to land on a given time says nothing against the step size proposed before it.
     kept = both(both(accept, lands), h < carry.h)
     h = select(kept, carry.h, h)
-    h = minimum(select(accept, maximum(h, plan.controller.dtmin), h), plan.controller.dtmax)
+    h = minimum(h, plan.controller.dtmax)
+    if plan.controller.dtmin:
+        h = select(accept, maximum(h, plan.controller.dtmin), h)
     return Trial(step, carry.t, t_end, ratio, both(accept, running), h, control, rows)
 
 
 def _error_ratio(plan: Plan, step: Step) -> Scalar:
     """The scaled error norm; without error control 0, or infinity where the step is not finite."""
     if not plan.controller.adaptive:
-        size = rms(step.y.detach(), plan.per_sample)
-        ratio = plan.read(size)
-        return select(is_finite(ratio), 0.0, math.inf)
+        finite = torch.isfinite(step.y.detach())
+        if plan.per_sample:
+            finite = finite.reshape(len(finite), math.prod(finite.shape[1:])).all(dim=1)
+        return plan.read(torch.where(finite if plan.per_sample else finite.all(), 0.0, torch.inf))
     _ = step.end_slope  # in the graph, before the graph is switched off: the next step starts with it
     outside = nullcontext() if plan.through_steps or torch.compiler.is_compiling() else torch.no_grad()
     with outside:
@@ -199,7 +202,8 @@ def _next_slope(plan: Plan, carry: Carry, trial: Trial) -> Tensor | None:
     if plan.host:
         if not trial.accept:
             return step.first_slope
-        return None if plan.stops.is_jump(trial.t_end) else step.end_slope
+        last = trial.t_end == plan.t1
+        return None if last or plan.stops.is_jump(trial.t_end) else step.end_slope
     if carry.slope is None:
         return None
     assert step.end_slope is not None
@@ -210,7 +214,7 @@ def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) ->
     """Whether the lane goes on, has arrived, or has failed, and how."""
     smallest = maximum(abs(t) * TIME_RESOLUTION, abs(plan.t1 - plan.t0) * SMALLEST_FRACTION)
     movable = both(trial.h > smallest, trial.h >= plan.controller.dtmin)
-    stuck = both(negate(trial.accept), negate(movable))
+    stuck = both(negate(trial.accept), negate(movable)) | (trial.t_end == trial.t)
     failure = select(is_finite(trial.ratio), int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE))
     status = select(steps >= plan.max_steps, int(Status.MAX_STEPS), RUNNING)
     status = select(stuck, failure, status)

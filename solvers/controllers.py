@@ -39,6 +39,16 @@ def as_list(times: Sequence[float] | Tensor) -> list[float]:
     return [float(time) for time in times]
 
 
+def _checked_times(times: Any, name: str) -> tuple[float, ...]:
+    try:
+        values = as_list(times)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidProblemError(f"{name}: got {times!r}; expected a sequence of times") from None
+    if not all(map(math.isfinite, values)):
+        raise InvalidProblemError(f"{name}: got {values}; expected finite times")
+    return tuple(sorted(values))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Controller(ABC):
     """What every controller shares.
@@ -66,15 +76,7 @@ class Controller(ABC):
 
     def __post_init__(self) -> None:
         for name in ("step_ts", "jump_ts"):
-            try:
-                times = as_list(getattr(self, name))
-            except (TypeError, ValueError, RuntimeError):
-                raise InvalidProblemError(
-                    f"{name}: got {getattr(self, name)!r}; expected a sequence of times"
-                ) from None
-            if not all(map(math.isfinite, times)):
-                raise InvalidProblemError(f"{name}: got {times}; expected finite times")
-            object.__setattr__(self, name, tuple(sorted(times)))
+            object.__setattr__(self, name, _checked_times(getattr(self, name), name))
         for name, low in (("dtmin", 0.0), ("dtmax", self.dtmin)):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not value >= low or (name == "dtmax" and value <= 0):
@@ -138,8 +140,8 @@ class StepTo(ConstantStep):
     ts: Sequence[float] | Tensor
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "step_ts", [*as_list(self.step_ts), *as_list(self.ts)])
         super().__post_init__()
+        object.__setattr__(self, "step_ts", tuple(sorted({*self.step_ts, *_checked_times(self.ts, "ts")})))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,19 @@ class _ErrorController(Controller):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
                 raise InvalidProblemError(f"{name}: got {value!r}; expected a positive number")
+        low, high, safety = self.factor_min or 0.2, self.factor_max or 10.0, self.safety or 0.9
+        if not low < 1.0 <= high or safety > 1.0:
+            raise InvalidProblemError(
+                f"factor_min, factor_max, safety: got {low}, {high}, {safety}; expected factor_min < 1 <= factor_max and "
+                "safety at most 1, so that a step grows after a small error and shrinks after a large one"
+            )
+        if self.beta is not None:
+            beta = tuple(self.beta) if isinstance(self.beta, (tuple, list)) else ()
+            if not beta or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in beta) or beta[0] <= 0:
+                raise InvalidProblemError(
+                    f"beta: got {self.beta!r}; expected a tuple of numbers, the first one positive"
+                )
+            object.__setattr__(self, "beta", beta)
 
     @abstractmethod
     def _exponents(self, order: int) -> tuple[float, ...]:

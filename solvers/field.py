@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import InvalidProblemError
 from .scalars import Scalar, as_time
 from .state import Packing
 
@@ -26,7 +27,16 @@ class Field:
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The derivative at ``(t, y)``, packed and checked."""
-        return self.packing.pack(self.f(as_time(t, y), self.packing.unpack(y), *self.args))
+        tracked = not torch.compiler.is_compiling() and not y.is_inference()
+        version = y._version if tracked else 0
+        slope = self.packing.pack(self.f(as_time(t, y), self.packing.unpack(y), *self.args))
+        if tracked and y._version != version:
+            raise InvalidProblemError("f: changed its state in-place; expected a new tensor, -y rather than y.neg_()")
+        if self.packing.per_sample and slope.shape != y.shape:
+            raise InvalidProblemError(
+                f"f: got {slope.shape[0]} rows; expected {y.shape[0]}, like the state it was given"
+            )
+        return slope
 
 
 class OneSided:

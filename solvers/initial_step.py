@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .method import VectorField
-from .scalars import Scalar, maximum, minimum, select, spread
+from .scalars import Scalar, both, is_finite, maximum, minimum, negate, select, spread
 
 
 def initial_step(
@@ -35,13 +35,23 @@ def initial_step(
         longest: no longer step is proposed or tried.
         order: the order of the local error, :math:`k`.
         norm: the root mean square in units of the tolerance at ``y0``, as a clock number.
+
+    Where the numbers overflow, the step is a small part of ``longest``, and where the field or the state is NaN at the
+    start, a smaller one than any solve goes on with.
     """
     d0, d1 = norm(y0), norm(slope)
     small = minimum(d0, d1) < 1e-5
-    h0 = minimum(select(small, 1e-6, 0.01 * d0 / maximum(d1, 1e-5)), longest)
+    hopeless = negate((d0 == d0) & (d1 == d1))
+    fallback = longest * select(hopeless, 1e-30, 1e-6)
+    h0 = _usable(minimum(select(small, 1e-6, 0.01 * d0 / maximum(d1, 1e-5)), longest), fallback)
     moved = y0 + spread(direction * h0, y0) * slope
     d2 = norm(field(t0 + direction * h0, moved) - slope) / maximum(h0, 1e-300)
-    steepest = maximum(d1, d2)
+    tried = is_finite(d2)  # else the trial step left the field's domain
+    steepest = maximum(d1, select(tried, d2, 0.0))
     flat = steepest <= 1e-15
     h1 = select(flat, maximum(1e-3 * h0, 1e-6), (0.01 / maximum(steepest, 1e-15)) ** (1.0 / order))
-    return minimum(minimum(100.0 * h0, h1), longest)
+    return _usable(minimum(minimum(select(tried, 100.0, 0.1) * h0, h1), longest), fallback)
+
+
+def _usable(h: Scalar, fallback: Scalar) -> Scalar:
+    return select(both(is_finite(h), h > 0), h, fallback)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidProblemError
-from .scalars import real_dtype
+from .scalars import choose, real_dtype
 from .state import Packing
 
 
@@ -22,6 +22,7 @@ class DenseOutput:
         accepted: ``(N, B)`` flags of the steps that count, with ``per_sample``.
         packing: how the state is laid out.
         direction: 1 or -1, or one per sample.
+        span: the ends of the interval asked for, per sample if each has its own. What was not reached is NaN.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class DenseOutput:
         accepted: Tensor | None,
         packing: Packing,
         direction: float | Tensor,
+        span: tuple[Tensor, Tensor],
     ) -> None:
         self.starts, self.ends, self.coefficients = starts, ends, coefficients
-        self.accepted, self.packing, self.direction = accepted, packing, direction
+        self.accepted, self.packing, self.direction, self.span = accepted, packing, direction, span
 
     def __call__(self, t: float | Tensor, derivative: bool = False) -> Any:
         """The state, or its time derivative, at ``t``; the shape of ``t`` leads. Per sample ``t`` may be ``(..., B)``."""
@@ -52,39 +54,42 @@ class DenseOutput:
         return self.packing.unpack(value.reshape((*lead, *value.shape[1:])), lead=len(lead))
 
     def _joint(self, times: Tensor, derivative: bool) -> Tensor:
-        if not self.starts.numel():
-            raise InvalidProblemError("dense: the solve made no step, so there is nothing to interpolate")
-        ahead = times.detach() * self.direction
-        self._check(ahead, self.starts[0] * self.direction, self.ends[-1] * self.direction)
-        index = torch.searchsorted((self.ends * self.direction).detach(), ahead).clamp(max=len(self.ends) - 1)
+        ends = (self.ends * self.direction).detach()
+        ahead, missed = self._located(times, ends[-1])
+        index = torch.searchsorted(ends, ahead)
         coefficients = self.coefficients[index].movedim(1, 0)
-        return self._evaluate(coefficients, self.starts[index], self.ends[index], times, derivative)
+        value = self._evaluate(coefficients, self.starts[index], self.ends[index], times, derivative)
+        return choose(missed, torch.full_like(value, torch.nan), value)
 
     def _per_sample(self, times: Tensor, derivative: bool) -> Tensor:
         assert self.accepted is not None
-        ahead = times.detach() * self.direction
-        starts, ends = (self.starts * self.direction).detach(), (self.ends * self.direction).detach()
-        first = torch.where(self.accepted, starts, torch.inf).amin(0)
-        last = torch.where(self.accepted, ends, -torch.inf).amax(0)
-        self._check(ahead, first, last)
+        ends = (self.ends * self.direction).detach()
+        ahead, missed = self._located(times, torch.where(self.accepted, ends, -torch.inf).amax(0))
         covers = self.accepted & (ends >= ahead.unsqueeze(1))  # (T, N, B); the first such step holds the time
         index = covers.to(torch.int64).argmax(dim=1)
         lane = torch.arange(times.shape[1], device=times.device).expand_as(index)
         coefficients = self.coefficients.movedim(2, 1)[index, lane].movedim(2, 0)
-        return self._evaluate(coefficients, self.starts[index, lane], self.ends[index, lane], times, derivative)
+        value = self._evaluate(coefficients, self.starts[index, lane], self.ends[index, lane], times, derivative)
+        missed = missed.reshape((*missed.shape, *[1] * (value.dim() - missed.dim())))
+        return torch.where(missed, torch.nan, value)
 
-    def _check(self, ahead: Tensor, first: Tensor, last: Tensor) -> None:
-        slack = 1e-6 * (last - first).abs().detach()  # times often come rounded to float32
-        if not bool(((ahead >= first - slack) & (ahead <= last + slack)).all()):
-            ends = [(x * self.direction).detach().reshape(-1).tolist()[:4] for x in (first, last)]
-            raise InvalidProblemError(f"t: got a time outside the solved interval; expected {ends[0]} to {ends[1]}")
+    def _located(self, times: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """The times as the solve met them, none behind its ``last``, and which of them it never reached."""
+        first, end = (t.to(last.device) * self.direction for t in self.span)
+        ahead = times.detach() * self.direction
+        slack = 1e-6 * (end - first)  # times often come rounded to float32
+        if not bool(((ahead >= first - slack) & (ahead <= end + slack)).all()):
+            ends = [t.reshape(-1).tolist()[:4] for t in self.span]
+            raise InvalidProblemError(f"t: got a time outside the interval; expected {ends[0]} to {ends[1]}")
+        return torch.minimum(ahead, last), ahead > last + slack
 
     @staticmethod
     def _evaluate(coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, derivative: bool) -> Tensor:
         """Horner's rule; ``coefficients`` is ``(degree + 1, T, ...)``, the constant term first."""
         length, real = end - start, real_dtype(coefficients)
         shape = (*t.shape, *[1] * (coefficients.dim() - 1 - t.dim()))
-        theta = ((t - start) / length).to(real).reshape(shape)
+        empty = length == 0
+        theta = torch.where(empty, 0.0, (t - start) / torch.where(empty, 1.0, length)).to(real).reshape(shape)
         value = torch.zeros_like(coefficients[0])
         if derivative:
             for power in range(len(coefficients) - 1, 0, -1):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .attempt import RUNNING, Carry, Plan, Trial, attempt, begin, settle
+from .attempt import RUNNING, TIME_RESOLUTION, Carry, Plan, Trial, attempt, begin, settle
 from .initial_step import initial_step
 from .scalars import Scalar, any_true, maximum, minimum
 
@@ -29,7 +29,8 @@ def start(
     costs: tuple[tuple[Tensor, ...], ...] | None = None,
 ) -> Carry:
     """The first carry: the field at the start, if nobody has called it there, and a first step size if none is given."""
-    longest = minimum(abs(plan.t1 - plan.t0), plan.controller.dtmax)
+    if plan.host and plan.t0 == plan.t1:
+        return begin(plan, y0, None, 0.0, 0 if slope is None else 1, costs)
     estimate = dt is None and plan.controller.adaptive
     carried = plan.host or (plan.method.fsal and not plan.stops.jumps)
     slope = _first_slope(plan, y0) if slope is None and (estimate or carried) else slope
@@ -38,12 +39,17 @@ def start(
         assert plan.method.embedded_order is not None
         assert slope is not None
         order, norm = plan.method.embedded_order + 1, plan.norm_at(y0)
+        stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
+        field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
+        longest = minimum(abs(stop - plan.t0), plan.controller.dtmax)
         with torch.no_grad():
-            h = initial_step(plan.field, plan.t0, y0, slope, plan.direction, longest, order, norm)
+            h = initial_step(field, plan.t0, y0, slope, plan.direction, longest, order, norm)
+        h = maximum(h, abs(plan.t0) * TIME_RESOLUTION)
         calls += 1
     else:
-        h = longest if dt is None else 0.0 * longest + dt
-    h = minimum(maximum(h, plan.controller.dtmin), longest)
+        span = abs(plan.t1 - plan.t0)
+        h = span if dt is None else 0.0 * span + dt
+    h = minimum(maximum(h, plan.controller.dtmin), plan.controller.dtmax)
     # A lane may carry the end slope of one step into the next only where no discontinuity can lie between them.
     return begin(plan, y0, slope if carried else None, h, calls, costs)
 

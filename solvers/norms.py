@@ -25,4 +25,10 @@ def rms(x: Tensor, per_sample: bool = False) -> Tensor:
 
 def scaled_error(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
     r"""The error in units of the tolerance, :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{0,i}|, |y_{1,i}|))`."""
-    return error / (atol + rtol * torch.maximum(y0.abs(), y1.abs()))
+    return error / tolerance(torch.maximum(y0.abs(), y1.abs()), rtol, atol)
+
+
+def tolerance(size: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
+    """What an entry of this size may be wrong by; never 0, so that an entry that stays 0 has error 0 with ``atol=0``."""
+    scale = atol + rtol * size
+    return scale if isinstance(atol, Tensor) or atol > 0.0 else scale.clamp(min=torch.finfo(scale.dtype).tiny)

@@ -41,6 +41,8 @@ def prepare_plan(
     """The plan of a solve; ``tensors`` keeps a joint clock in tensors, as graphs need it."""
     for cost in costs:
         cost.check(method)
+    if rtol == 0.0 and atol == 0.0:
+        raise InvalidProblemError("rtol, atol: got 0 for both; expected at least one of them positive")
     controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
     t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
     if isinstance(t0, Tensor):

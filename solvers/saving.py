@@ -220,20 +220,33 @@ class Steps:
                 widen(pieces.movedim(1, 0), trial.rows, self.samples).movedim(0, 1) if plan.per_sample else pieces
             )
 
-    def dense(self, plan: Plan, coefficients: Tensor, packing: Packing) -> DenseOutput:
+    def dense(self, plan: Plan, coefficients: Tensor | None, packing: Packing, y0: Tensor) -> DenseOutput:
         """The dense output; its outermost knots are the live ends of the interval."""
-        device = coefficients.device
+        device = y0.device
+        t0, t1 = (torch.as_tensor(t, dtype=torch.float64, device=device) for t in (plan.t0, plan.t1))
         starts, ends = (
             torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in xs])
+            if xs
+            else t0.new_empty((0, *t0.shape))
             for xs in (self.starts, self.ends)
         )
-        accepted = torch.stack(self.accepts) if plan.per_sample else None
+        accepted = None
+        if plan.per_sample:
+            accepted = torch.stack(self.accepts) if self.accepts else starts.to(torch.bool)
+        unmoved = torch.tensor([len(starts) == 0]) if accepted is None else ~accepted.any(dim=0)
+        if any_true(unmoved):  # such a lane has its start, as a step without length
+            starts, ends = (torch.cat([t0.unsqueeze(0), knots]) for knots in (starts, ends))
+            accepted = None if accepted is None else torch.cat([unmoved.unsqueeze(0), accepted])
+            degree = 1 if coefficients is None else coefficients.shape[1]
+            point = torch.cat([y0.unsqueeze(0), y0.new_zeros((degree - 1, *y0.shape))]).unsqueeze(0)
+            coefficients = point if coefficients is None else torch.cat([point, coefficients])
+        assert coefficients is not None
         if plan.live_t0 is not None:
             first = starts == plan.t0 if accepted is None else accepted & (accepted.cumsum(0) == 1)
             starts = torch.where(first, plan.live_t0, starts)
         if plan.live_t1 is not None:
             ends = torch.where(ends == plan.t1, plan.live_t1, ends)
-        return DenseOutput(starts, ends, coefficients, accepted, packing, plan.direction)
+        return DenseOutput(starts, ends, coefficients, accepted, packing, plan.direction, (t0, t1))
 
     def times(self, t0: Scalar) -> Tensor:
         """The start and the end of every accepted step: ``(N + 1,)``, or ``(N + 1, B)`` with NaN behind a lane's last."""

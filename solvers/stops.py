@@ -50,9 +50,15 @@ class Stops:
         if not self.jumps:
             return field
         start, end = torch.as_tensor(as_time(t, like)), torch.as_tensor(as_time(t_end, like))
-        inner_start = torch.where(_flag(self.is_jump(t), start), torch.nextafter(start, end), start)
-        inner_end = torch.where(_flag(self.is_jump(t_end), end), torch.nextafter(end, start), end)
-        return OneSided(field, torch.minimum(inner_start, inner_end), torch.maximum(inner_start, inner_end))
+        forward = _flag(t_end >= t, start)
+        ahead = torch.where(forward, torch.inf, -torch.inf).to(start.dtype)
+        leaves, lands = _flag(self.is_jump(t), start), _flag(self.is_jump(t_end), end)
+        first = torch.where(leaves, torch.nextafter(start, ahead), start)
+        last = torch.where(lands, torch.nextafter(end, -ahead), end)
+        # In the precision of the state a short step may have no inside: then its one time is on the right side.
+        crossed = torch.where(forward, last < first, last > first)
+        first, last = torch.where(crossed & ~leaves, last, first), torch.where(crossed & leaves, first, last)
+        return OneSided(field, torch.minimum(first, last), torch.maximum(first, last))
 
 
 def _flag(value: Scalar, like: Tensor) -> Tensor:
