@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -38,8 +39,9 @@ def start(
         assert plan.method.embedded_order is not None
         assert slope is not None
         order, norm = plan.method.embedded_order + 1, plan.norm_at(y0)
-        with torch.no_grad():
-            h = initial_step(plan.field, plan.t0, y0, slope, plan.direction, longest, order, norm)
+        with nullcontext() if plan.through_steps else torch.no_grad():
+            t0 = plan.t0 if not plan.through_steps else plan.ends(plan.t0, plan.t1, True, False)[0]
+            h = initial_step(plan.field, t0, y0, slope, plan.direction, longest, order, norm)
         calls += 1
     else:
         h = longest if dt is None else 0.0 * longest + dt
