@@ -136,7 +136,7 @@ def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
     # A step shortened only to land on a given time says nothing against the step size proposed before it.
     kept = both(both(accept, lands), h < carry.h)
     h = select(kept, carry.h, h)
-    h = minimum(h, plan.controller.dtmax)
+    h = minimum(select(accept, maximum(h, plan.controller.dtmin), h), plan.controller.dtmax)
     return Trial(step, carry.t, t_end, ratio, both(accept, running), h, control, rows)
 
 

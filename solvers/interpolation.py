@@ -49,7 +49,7 @@ class DenseOutput:
             else:
                 lead = lead[:-1]
             value = self._per_sample(times.reshape(-1, samples), derivative)
-        return self.packing.unpack(value.reshape(*lead, *value.shape[1:]), lead=len(lead))
+        return self.packing.unpack(value.reshape((*lead, *value.shape[1:])), lead=len(lead))
 
     def _joint(self, times: Tensor, derivative: bool) -> Tensor:
         if not self.starts.numel():

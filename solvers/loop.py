@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .attempt import RUNNING, Carry, Plan, Trial, attempt, begin, settle
 from .initial_step import initial_step
-from .scalars import Scalar, any_true, minimum
+from .scalars import Scalar, any_true, maximum, minimum
 
 
 class Listener(Protocol):
@@ -45,6 +45,7 @@ def start(
         calls += 1
     else:
         h = longest if dt is None else 0.0 * longest + dt
+    h = minimum(maximum(h, plan.controller.dtmin), longest)
     # A lane may carry the end slope of one step into the next only where no discontinuity can lie between them.
     return begin(plan, y0, slope if carried else None, h, calls, costs)
 

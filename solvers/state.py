@@ -42,13 +42,16 @@ class Packing:
                     f"{what}: got {_describe(state)}; expected a tensor of shape {self.shapes[0]}, like y0"
                 )
             return self._checked(state, 0, what)
-        leaves, spec = pytree.tree_flatten(state)
-        if spec != self.spec or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        try:
+            leaves = self.spec.flatten_up_to(state)  # a dict in any order of its keys
+        except ValueError:
+            leaves = [None]
+        if not all(isinstance(leaf, Tensor) for leaf in leaves):
             raise InvalidProblemError(f"{what}: got {_describe(state)}; expected the structure of y0: {self.spec}")
         flat = []
         for index, leaf in enumerate(leaves):
             leaf = self._checked(leaf, index, what).to(self.dtype)
-            flat.append(leaf.reshape(leaf.shape[0], -1) if self.per_sample else leaf.reshape(-1))
+            flat.append(leaf.reshape((leaf.shape[0], self.sizes[index]) if self.per_sample else (-1,)))
         return torch.cat(flat, dim=-1)
 
     def unpack(self, flat: Tensor, lead: int = 0) -> Any:
@@ -60,7 +63,7 @@ class Packing:
         leaves = []
         for piece, shape, dtype in zip(flat.split(self.sizes, dim=-1), self.shapes, self.dtypes, strict=True):
             piece = piece.real if piece.is_complex() and not dtype.is_complex else piece
-            leaves.append(piece.reshape(*front, *shape[keep:]).to(dtype))
+            leaves.append(piece.reshape((*front, *shape[keep:])).to(dtype))
         return pytree.tree_unflatten(leaves, self.spec)
 
     def _checked(self, leaf: Tensor, index: int, what: str) -> Tensor:

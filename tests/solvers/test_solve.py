@@ -39,32 +39,14 @@ def counted(f=field):
     return g, calls
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_measured_order_of_steps_and_dense_output(name):
-    solver = getattr(nde, name)()
-    counts = {1: (64, 128), 2: (32, 64), 3: (32, 64), 4: (16, 32), 5: (16, 32), 7: (8, 12), 8: (8, 12), 9: (7, 10)}[
-        solver.order
-    ]
-    errors, dense = [], []
-    for n in counts:
-        sol = nde.solve(problem(), solver, dt=2.0 / n, controller=nde.ConstantStep(), dense=True)
-        errors.append((sol.y1 - exact(torch.tensor(2.0, dtype=D))).norm().item())
-        ts = torch.linspace(0.01, 1.99, 397, dtype=D)
-        dense.append((sol(ts) - exact(ts)).norm(dim=-1).max().item())
-    refine = math.log(counts[1] / counts[0])
-    assert math.log(errors[0] / errors[1]) / refine > solver.order - 0.15
-    # The interpolant's own error is one order higher than the solution's of the same order.
-    assert math.log(dense[0] / dense[1]) / refine > min(solver.order, solver.dense_order + 1) - 0.3
-
-
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_error_follows_the_tolerance(name):
     solver = getattr(nde, name)()
     loose, tight = (1e-4, 1e-6) if solver.order <= 3 else (1e-6, 1e-9)
     errors = []
     for tolerance in (loose, tight):
-        sol = nde.solve(problem(), solver, rtol=tolerance, atol=tolerance, max_steps=100_000)
-        errors.append((sol.y1 - exact(torch.tensor(2.0, dtype=D))).norm().item())
+        sol = nde.solve(problem(1.0), solver, rtol=tolerance, atol=tolerance, max_steps=100_000)
+        errors.append((sol.y1 - exact(torch.tensor(1.0, dtype=D))).norm().item())
         assert errors[-1] < 100 * tolerance
     assert errors[1] < errors[0]
 
