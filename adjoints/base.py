@@ -15,6 +15,7 @@ from neuralde.solvers.attempt import Plan
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Options, Outcome
+from neuralde.solvers.scalars import transformed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,6 +95,8 @@ class Adjoint(ABC):
     """Whether gradients reach regularizers that are reductions over the steps."""
     supports_dense: bool = True
     """Whether gradients flow through the dense output and ``saveat="steps"``."""
+    supports_transforms: bool = False
+    """Whether function transforms (``torch.func``) and forward-mode differentiation reach through the solve."""
     through_steps: bool = False
     """Whether step sizes are differentiated as well."""
 
@@ -107,6 +110,11 @@ class Adjoint(ABC):
 
     def check(self, job: Job) -> None:
         """Refuse what this adjoint cannot differentiate, by name."""
+        if not self.supports_transforms and transformed():
+            raise InvalidProblemError(
+                f"adjoint: {self.name} knows the backward pass only, not torch.func or forward-mode differentiation; "
+                "expected None or DirectAdjoint()"
+            )
         if not self.supports_costs and any(cost.differentiable for cost in job.plan.costs):
             names = ", ".join(type(cost).__name__ for cost in job.plan.costs if cost.differentiable)
             raise InvalidProblemError(

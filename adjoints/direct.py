@@ -32,6 +32,7 @@ class DirectAdjoint(Adjoint):
     """
 
     exact = True
+    supports_transforms = True
 
     def __init__(self, through_steps: bool = False) -> None:
         self.through_steps = through_steps

@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
     }
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(about, indent=1))
+        arguments.out.write_text(json.dumps(about, indent=1) + "\n")
     return 0
 
 

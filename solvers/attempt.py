@@ -233,7 +233,7 @@ def begin(
     """The carry before the first attempt. Lanes whose interval is empty have already arrived."""
     zero = torch.zeros_like(plan.t0, dtype=torch.int64) if isinstance(plan.t0, Tensor) else 0
     return Carry(
-        t=plan.t0,
+        t=plan.live_t0 if plan.through_steps and plan.live_t0 is not None else plan.t0,
         h=h,
         y=y0,
         slope=slope,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -42,8 +43,9 @@ def start(
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
         field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
         longest = minimum(abs(stop - plan.t0), plan.controller.dtmax)
-        with torch.no_grad():
-            h = initial_step(field, plan.t0, y0, slope, plan.direction, longest, order, norm)
+        with nullcontext() if plan.through_steps else torch.no_grad():
+            t0 = plan.ends(plan.t0, plan.t1, True, False)[0] if plan.through_steps else plan.t0
+            h = initial_step(field, t0, y0, slope, plan.direction, longest, order, norm)
         h = maximum(h, abs(plan.t0) * TIME_RESOLUTION)
         calls += 1
     else:

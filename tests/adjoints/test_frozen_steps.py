@@ -149,7 +149,7 @@ def test_discrete_equals_direct(make: Any, solver: nde.Method, saveat: Any) -> N
     for adjoint in (nde.DirectAdjoint(), nde.DiscreteAdjoint(), nde.DiscreteAdjoint(checkpoints=2)):
         case = Problem(make, solver)
         inputs = [*case.inputs, case.t0, case.t1] + ([case.ts] if saveat == "times" else [])
-        sol = case.run(saveat=case.ts if saveat == "times" else saveat, dense=True, trace=True)
+        sol = case.run(saveat=case.ts if saveat == "times" else saveat, dense=True, trace=True, adjoint=adjoint)
         loss = weigh(sol.ys) + weigh(sol(torch.tensor([0.3, 1.2]))) + weigh(sol.y1)
         results.append([loss.detach(), *torch.autograd.grad(loss, inputs)])
     for other in results[1:]:
