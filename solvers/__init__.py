@@ -4,7 +4,15 @@ if __name__ != "neuralde.solvers":
     raise ImportError(f"{__name__} is the package neuralde.solvers: run `make dev`, then import it by that name")
 
 from .controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
-from .errors import InvalidProblemError, MaxStepsError, NeuralDEError, NonFiniteError, SolveError, StepSizeError
+from .errors import (
+    InvalidProblemError,
+    MaxStepsError,
+    NeuralDEError,
+    NonFiniteError,
+    PrecisionWarning,
+    SolveError,
+    StepSizeError,
+)
 from .method import Method, Step
 from .problems import ODEProblem
 from .runge_kutta import (
@@ -45,6 +53,7 @@ __all__ = [
     "ODEProblem",
     "PIController",
     "PIDController",
+    "PrecisionWarning",
     "Ralston",
     "RungeKutta",
     "Solution",

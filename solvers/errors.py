@@ -30,6 +30,23 @@ class InvalidProblemError(NeuralDEError, ValueError):
     """
 
 
+class PrecisionWarning(UserWarning):
+    """The tolerance is below what the state's dtype resolves, so that the error estimate measures rounding.
+
+    Steps are then rejected for noise, and a regularizer on the estimate trains against noise. Use float64, or a relative
+    tolerance above ten units of rounding (about 1e-6 in float32).
+
+    Example:
+        >>> import torch, warnings, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 0.1))
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     _ = nde.solve(problem, rtol=1.4e-8, atol=1.4e-8)
+        >>> caught[0].category.__name__
+        'PrecisionWarning'
+    """
+
+
 class SolveError(NeuralDEError, RuntimeError):
     """A solve stopped before its end; ``solution`` holds everything computed before that.
 

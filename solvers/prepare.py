@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils import _pytree as pytree
 from .attempt import Plan
 from .controllers import ConstantStep, Controller, PIController, StepTo, as_list
 from .costs import Cost
-from .errors import InvalidProblemError
+from .errors import InvalidProblemError, PrecisionWarning
 from .field import Field
 from .integrate import Options
 from .method import Method
@@ -43,6 +44,8 @@ def prepare_plan(
         cost.check(method)
     if rtol == 0.0 and atol == 0.0:
         raise InvalidProblemError("rtol, atol: got 0 for both; expected at least one of them positive")
+    if method.adaptive:
+        _check_precision(_tolerance(rtol, "rtol"), _tolerance(atol, "atol"), y0)
     controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
     t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
     if isinstance(t0, Tensor):
@@ -119,6 +122,21 @@ def _tolerance(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise InvalidProblemError(f"{name}: got {value!r}; expected a number, 0 or positive")
     return float(value)
+
+
+def _check_precision(rtol: float, atol: float, y0: Tensor) -> None:
+    """Warn of a tolerance that the state's dtype cannot resolve at its initial size."""
+    eps = torch.finfo(y0.dtype).eps
+    if rtol >= 10 * eps or torch.compiler.is_compiling() or not y0.numel():
+        return
+    size = y0.detach().abs().max().item()
+    if rtol * size + atol < 10 * eps * size:
+        warnings.warn(
+            f"rtol={rtol:g} and atol={atol:g} are below the rounding of {y0.dtype} states of size {size:.3g}: the error "
+            "estimate measures noise; use float64 or larger tolerances",
+            PrecisionWarning,
+            stacklevel=4,
+        )
 
 
 def _positive_int(value: Any, name: str) -> int:
