@@ -34,7 +34,7 @@ class PrecisionWarning(UserWarning):
     """The tolerance is below what the state's dtype resolves, so that the error estimate measures rounding.
 
     Steps are then rejected for noise, and a regularizer on the estimate trains against noise. Use float64, or a relative
-    tolerance above ten units of rounding (about 1e-6 in float32).
+    tolerance above four units of rounding (about 5e-7 in float32).
 
     Example:
         >>> import torch, warnings, neuralde as nde

@@ -127,10 +127,10 @@ def _tolerance(value: Any, name: str) -> float:
 def _check_precision(rtol: float, atol: float, y0: Tensor) -> None:
     """Warn of a tolerance that the state's dtype cannot resolve at its initial size."""
     eps = torch.finfo(y0.dtype).eps
-    if rtol >= 10 * eps or torch.compiler.is_compiling() or not y0.numel():
+    if rtol >= 4 * eps or torch.compiler.is_compiling() or not y0.numel():
         return
     size = y0.detach().abs().max().item()
-    if rtol * size + atol < 10 * eps * size:
+    if rtol * size + atol < 4 * eps * size:
         warnings.warn(
             f"rtol={rtol:g} and atol={atol:g} are below the rounding of {y0.dtype} states of size {size:.3g}: the error "
             "estimate measures noise; use float64 or larger tolerances",

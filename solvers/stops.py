@@ -37,7 +37,7 @@ class Stops:
         ts = torch.tensor(self.ts, dtype=t.dtype, device=t.device)
         ahead = (ts - t.unsqueeze(-1)) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
         nearest = torch.where(ahead > 0, ahead, torch.inf).min(dim=-1)
-        return torch.where(nearest.values < (t1 - t) * direction, ts[nearest.indices], t1)
+        return torch.where(nearest.values < (t1 - t) * direction, ts.take(nearest.indices), t1)
 
     def is_jump(self, t: Scalar) -> Scalar:
         """Whether the field is discontinuous at ``t``."""
