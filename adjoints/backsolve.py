@@ -21,7 +21,7 @@ from neuralde.solvers.scalars import Scalar, choose, select, spread
 from neuralde.solvers.solution import Status, failure
 
 from .base import Adjoint, Job, Result, plain
-from .captured import captured_by
+from .captured import Unchanged, captured_by
 
 
 class BacksolveAdjoint(Adjoint):
@@ -117,6 +117,9 @@ class _Run:
     backward_plan: Plan
     outcome: Outcome | None = None
 
+    def __post_init__(self) -> None:
+        self.inputs, self.parameters = Unchanged(self.job.tensors), Unchanged(self.captured)
+
 
 class _Backsolve(torch.autograd.Function):
     """A solve whose backward pass is another solve."""
@@ -134,7 +137,10 @@ class _Backsolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None) -> Any:
         y1, ys = ctx.states
-        return None, *_Sweep(ctx.run_data).run(ctx.t1, y1, ys, g_y1, g_ys)
+        ctx.run_data.inputs.check()
+        grads = _Sweep(ctx.run_data).run(ctx.t1, y1, ys, g_y1, g_ys)
+        ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
+        return None, *grads
 
 
 class _Sweep:

@@ -15,6 +15,7 @@ from neuralde.solvers.attempt import Plan
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Options, Outcome
+from neuralde.solvers.scalars import transformed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +32,12 @@ class Job:
     def arguments(self) -> list[Tensor]:
         """The tensors among ``args`` that require grad."""
         return [leaf for leaf in pytree.tree_leaves(self.args) if isinstance(leaf, Tensor) and leaf.requires_grad]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor among ``args`` and the times in the graph."""
+        ends = (self.plan.live_t0, self.plan.live_t1, self.options.save.live)
+        return [leaf for leaf in (*pytree.tree_leaves(self.args), *ends) if isinstance(leaf, Tensor)]
 
     def detached(self) -> tuple[Job, list[Tensor]]:
         """The same job on copies of its tensors that are leaves of a graph of their own, and the copies.
@@ -88,6 +95,8 @@ class Adjoint(ABC):
     """Whether gradients reach regularizers that are reductions over the steps."""
     supports_dense: bool = True
     """Whether gradients flow through the dense output and ``saveat="steps"``."""
+    supports_transforms: bool = False
+    """Whether function transforms (``torch.func``) and forward-mode differentiation reach through the solve."""
     through_steps: bool = False
     """Whether step sizes are differentiated as well."""
 
@@ -96,8 +105,16 @@ class Adjoint(ABC):
         """The name that messages use."""
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        return f"{self.name}()"
+
     def check(self, job: Job) -> None:
         """Refuse what this adjoint cannot differentiate, by name."""
+        if not self.supports_transforms and transformed():
+            raise InvalidProblemError(
+                f"adjoint: {self.name} knows the backward pass only, not torch.func or forward-mode differentiation; "
+                "expected None or DirectAdjoint()"
+            )
         if not self.supports_costs and any(cost.differentiable for cost in job.plan.costs):
             names = ", ".join(type(cost).__name__ for cost in job.plan.costs if cost.differentiable)
             raise InvalidProblemError(

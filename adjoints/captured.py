@@ -9,8 +9,10 @@ walk did not find and that cannot be an input of the solve is refused.
 from __future__ import annotations
 
 import functools
+import sys
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from .base import Job
 # Objects that hold no parameters of a field, or far too much.
 _OPAQUE = (types.ModuleType, type, str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)
 _LIMIT = 20_000
+_LIBRARIES = {"torch", "numpy", *sys.stdlib_module_names} - {"__main__"}
 
 
 def held_tensors(f: Any) -> list[Tensor]:
@@ -50,6 +53,7 @@ def _inside(value: Any) -> Iterator[Any]:
         yield from value.buffers()
         for module in value.modules():
             yield from (x for name, x in vars(module).items() if name not in ("_parameters", "_buffers", "_modules"))
+            yield from _inside_class(type(module))
     elif isinstance(value, types.FunctionType):
         yield from _inside_function(value)
     elif isinstance(value, types.MethodType):
@@ -59,18 +63,27 @@ def _inside(value: Any) -> Iterator[Any]:
         yield value.func
         yield from value.args
         yield from value.keywords.values()
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from value.values()
-    elif isinstance(value, (list, tuple, set, frozenset)):
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
         yield from value
-    elif not type(value).__module__.startswith(("torch.", "numpy", "builtins")):
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield value.__func__
+    elif isinstance(value, property):
+        yield value.fget
+    elif type(value).__module__.partition(".")[0] not in ("torch", "numpy", "builtins"):
         yield from getattr(value, "__dict__", {}).values()
         for slot in _slots(type(value)):
             if hasattr(value, slot):
                 yield getattr(value, slot)
-        call = next((vars(kind)["__call__"] for kind in type(value).__mro__ if "__call__" in vars(kind)), None)
-        if isinstance(call, types.FunctionType):
-            yield call
+        yield from _inside_class(type(value))
+
+
+def _inside_class(kind: type) -> Iterator[Any]:
+    """The attributes and methods of a class, its own and inherited ones, as far as a user wrote them."""
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] not in _LIBRARIES:
+            yield from vars(base).values()
 
 
 def _inside_function(f: types.FunctionType) -> Iterator[Any]:
@@ -139,13 +152,55 @@ def graph_tensors(outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[T
 
 
 def captured_tensors(f: Any, outputs: Iterable[Tensor], own: Iterable[Tensor], since: int) -> list[Tensor]:
-    """Every captured tensor the field's gradient may need: the union of both walks, checked for double counting."""
-    held = [tensor for tensor in held_tensors(f) if not any(tensor is mine for mine in own)]
+    """Every captured tensor the field's gradient may need: the union of both walks, checked for double counting.
+
+    What the call itself computed and left in the field (a cached output, a normalized weight) is no input of it.
+    """
+    mine = {id(tensor) for tensor in own}
+    held = [tensor for tensor in held_tensors(f) if id(tensor) not in mine and not _made_since(tensor, since)]
     met = graph_tensors(outputs, own, held, since)
     known = {id(tensor) for tensor in held}
     tensors = held + [tensor for tensor in met if id(tensor) not in known]
     _refuse_overlap(tensors)
     return tensors
+
+
+def _made_since(tensor: Tensor, since: int) -> bool:
+    node: Any = tensor.grad_fn
+    return node is not None and node._sequence_nr() >= since
+
+
+def refuse_unknown(outputs: Iterable[Tensor], own: Iterable[Tensor], captured: list[Tensor], since: int) -> None:
+    """Refuse a step whose graph ends in a tensor that nobody found before the solve: its gradient would be lost."""
+    known = {id(tensor) for tensor in captured}
+    for tensor in graph_tensors(outputs, own, captured, since):
+        if id(tensor) not in known:
+            raise InvalidProblemError(
+                f"f: uses a tensor of shape {tuple(tensor.shape)} later in the solve that requires grad and that the "
+                "adjoint could not find before; expected such tensors in args or in a module, or DirectAdjoint()"
+            )
+
+
+class Unchanged:
+    """Watches tensors between a solve and its backward pass, which reads them again.
+
+    Args:
+        tensors: the tensors.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = [tensor for tensor in tensors if not tensor.is_inference()]
+        self.versions = [tensor._version for tensor in self.tensors]
+
+    def check(self, grads: Sequence[Tensor | None] | None = None) -> None:
+        """Refuse to differentiate at other values than those of the solve, where there is a gradient."""
+        grads = self.tensors if grads is None else grads
+        for tensor, version, grad in zip(self.tensors, self.versions, grads, strict=True):
+            if grad is not None and tensor._version != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(tensor.shape)} that the solve uses was changed in place between the "
+                    "solve and its backward pass (an optimizer step, say); call backward() before changing it"
+                )
 
 
 def _refuse_overlap(tensors: list[Tensor]) -> None:
@@ -182,4 +237,4 @@ def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tenso
         since = sequence_number()
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
         slope = plan.stops.one_sided(plan.field, plan.t0, stop, y0)(plan.t0, y0)
-    return captured_tensors(job.f, [slope], [y0, *copies], since), slope.detach()
+    return captured_tensors((job.f, job.args), [slope], [y0, *copies], since), slope.detach()

@@ -8,7 +8,7 @@ from neuralde.solvers.attempt import start_costs
 from neuralde.solvers.integrate import integrate
 
 from .base import Adjoint, Job, Result, plain
-from .replay import Recorder, following, merged, replay, replayable
+from .replay import Recorder, following, merged, replay, replayable, replayed
 
 
 class DirectAdjoint(Adjoint):
@@ -32,6 +32,7 @@ class DirectAdjoint(Adjoint):
     """
 
     exact = True
+    supports_transforms = True
 
     def __init__(self, through_steps: bool = False) -> None:
         self.through_steps = through_steps
@@ -45,12 +46,11 @@ class DirectAdjoint(Adjoint):
 
 def _solve_again(job: Job) -> Result:
     """Solve without a graph, then take the accepted steps again with one."""
-    recorder = Recorder()
+    recorder, started = Recorder(), start_costs(job.plan, job.y0)
     with torch.no_grad():
-        outcome = integrate(job.plan, job.y0, job.options, None, recorder)
+        outcome = integrate(job.plan, job.y0, job.options, None, recorder, started)
     y, rows, emitted, pieces = job.y0, None, [], []
-    plan = replayable(job.plan)
-    costs = start_costs(plan, y)
+    plan, costs = replayable(job.plan), replayed(job.plan, started)
     full, full_costs = y, costs
     for record in recorder.records:
         if record.rows is not rows:

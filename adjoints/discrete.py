@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from neuralde.solvers.attempt import start_costs
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result, plain
-from .captured import captured_by
+from .captured import Unchanged, captured_by, refuse_unknown, sequence_number
 from .replay import Costs, Recorder, Replayed, advance, following, merged, replay, replayable, replayed
 
 
@@ -55,8 +56,10 @@ class DiscreteAdjoint(Adjoint):
         if not job.y0.requires_grad and not inputs:
             with torch.no_grad():
                 return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
-        run = _Run(detached, copies, captured, Recorder(self.checkpoints), slope)
-        y1, flat, coefficients, *costs = _Replay.apply(run, job.y0, *inputs)
+        started = start_costs(job.plan, job.y0)
+        run = _Run(detached, copies, captured, Recorder(self.checkpoints), slope, started)
+        states = [x for state in replayed(job.plan, started) for x in state]
+        y1, flat, coefficients, *costs = _Replay.apply(run, job.y0, *inputs, *states)
         outcome, run.outcome = run.outcome, None
         assert outcome is not None
         if outcome.rows is not None:
@@ -75,19 +78,12 @@ class _Run:
     captured: list[Tensor]
     recorder: Recorder
     slope: Tensor
+    started: Costs
     outcome: Outcome | None = None
 
     def __post_init__(self) -> None:
-        self.versions = [tensor._version for tensor in self.captured]
-
-    def check_versions(self, grads: Sequence[Tensor | None]) -> None:
-        """Refuse to differentiate at other parameter values than those of the forward pass."""
-        for tensor, version, grad in zip(self.captured, self.versions, grads, strict=True):
-            if grad is not None and tensor._version != version:
-                raise RuntimeError(
-                    f"a tensor of shape {tuple(tensor.shape)} that the field uses was changed in place between the "
-                    "solve and its backward pass (an optimizer step, say); call backward() before changing it"
-                )
+        self.started = tuple(tuple(x.detach() for x in state) for state in self.started)
+        self.inputs, self.parameters = Unchanged([self.job.y0, *self.job.tensors]), Unchanged(self.captured)
 
 
 class _Replay(torch.autograd.Function):
@@ -96,7 +92,8 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         job = run.job
-        outcome = run.outcome = integrate(job.plan, y0.detach(), job.options, run.slope, run.recorder)
+        outcome = run.outcome = integrate(job.plan, y0.detach(), job.options, run.slope, run.recorder, run.started)
+        run.recorder.attach(None)  # the rows will hold this function's output, and nothing may refer to itself
         ctx.run = run
         ctx.set_materialize_grads(False)
         flat = torch.cat(outcome.rows.values) if outcome.rows is not None and outcome.rows.values else y0.new_empty(0)
@@ -110,7 +107,7 @@ class _Replay(torch.autograd.Function):
     def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *costs: Tensor | None) -> Any:
         sweep = _Sweep(ctx.run, y1, flat, pieces, costs)
         sweep.run()
-        return None, sweep.state, *sweep.grads
+        return None, sweep.state, *sweep.grads, *sweep.costs
 
 
 class _Sweep:
@@ -124,26 +121,33 @@ class _Sweep:
         self.run_data, self.flat, self.pieces = run, flat, pieces
         self.state = torch.zeros_like(job.y0) if y1 is None else y1
         self.costs = list(costs)
+        self.like = [x for state in replayed(job.plan, run.started) for x in state]
         self.inputs = [*run.copies, *run.captured]
         self.grads: list[Tensor | None] = [None] * len(self.inputs)
         self.cached: dict[int, Tensor] = {}
         self.offset = 0 if flat is None else len(flat)
+        self.probed = self._probed()
 
     def run(self) -> None:
         """Pull everything back to the start."""
-        records = self.run_data.recorder.records
-        for index in range(len(records) - 1, -1, -1):
+        self.run_data.inputs.check()
+        for index in range(len(self.run_data.recorder.records) - 1, -1, -1):
             self._step(index)
-        self.run_data.check_versions(self.grads[len(self.run_data.copies) :])
+        self.run_data.parameters.check(self.grads[len(self.run_data.copies) :])
 
     def _step(self, index: int) -> None:
         record = self.run_data.recorder.records[index]
         y = self._state_at(index).detach().requires_grad_()
-        costs = tuple(tuple(x.detach().requires_grad_(x.is_floating_point()) for x in state) for state in record.costs)
+        costs = tuple(tuple(_leaf(x) for x in state) for state in record.costs)
         with torch.enable_grad():
+            since = sequence_number()
             again = replay(self.plan, self.save, record, y, costs)
-        outputs, cotangents = self._paired(index, again)
         flat_costs = [x for state in costs for x in state]
+        if index == len(self.run_data.recorder.records) - 1:
+            refuse_unknown([again.y], [y, *flat_costs, *self.run_data.copies], self.run_data.captured, since)
+        if index == self.probed:
+            self._compare(index, again.y.detach())
+        outputs, cotangents = self._paired(index, again)
         wanted = [y, *(x for x in flat_costs if x.requires_grad), *self.inputs]
         got: list[Tensor | None] = [None] * len(wanted)
         if outputs:
@@ -172,6 +176,28 @@ class _Sweep:
         kept = [(x, cotangent) for x, cotangent in pairs if cotangent is not None and x.requires_grad]
         return [x for x, _ in kept], [cotangent for _, cotangent in kept]
 
+    def _probed(self) -> int | None:
+        """A step from the middle of the solve whose result was kept."""
+        recorder = self.run_data.recorder
+        kept = [index - 1 for index in recorder.states if index > 0]
+        return kept[len(kept) // 2] if kept else None
+
+    def _compare(self, index: int, again: Tensor) -> None:
+        """Refuse to go on where the field is not the function that it was in the solve."""
+        recorder = self.run_data.recorder
+        record, after = recorder.records[index], recorder.records[index + 1]
+        before = following(self._state_at(index), record.rows, after.rows)
+        again, first = following(again, record.rows, after.rows), recorder.states[index + 1]
+        change, noise = torch.linalg.vector_norm(first - before), torch.linalg.vector_norm(first)
+        allowed = 1e-3 * change + 1e3 * torch.finfo(first.dtype).eps * noise
+        if torch.linalg.vector_norm(again - first) > allowed:
+            self.run_data.parameters.check()
+            raise RuntimeError(
+                "f: gave other values in the backward pass, where DiscreteAdjoint calls it again, than in the solve: it "
+                "is random (dropout, say), or something that it uses was replaced in between; expected a function of "
+                "(t, y, *args), backward() before the change, or DirectAdjoint(), which does not call it again"
+            )
+
     def _put_state(self, rows: Tensor | None, grad: Tensor | None) -> None:
         if rows is None:
             self.state = torch.zeros_like(self.state) if grad is None else grad
@@ -180,10 +206,12 @@ class _Sweep:
 
     def _put_cost(self, place: int, rows: Tensor | None, grad: Tensor | None) -> None:
         before = self.costs[place]
-        if rows is None or before is None or grad is None:
+        if rows is None:
             self.costs[place] = grad
-        else:
-            self.costs[place] = before.index_copy(0, rows, grad)
+        elif before is not None or grad is not None:
+            like = self.like[place]
+            before = torch.zeros_like(like) if before is None else before
+            self.costs[place] = before.index_copy(0, rows, torch.zeros_like(like[rows]) if grad is None else grad)
 
     def _state_at(self, index: int) -> Tensor:
         """The state before a step: kept, or computed again from the last kept one before it."""
@@ -204,6 +232,11 @@ class _Sweep:
                 y = advance(plan, record, y)
                 y = following(y, record.rows, after.rows)
                 self.cached[index + 1] = y
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """A copy that gradients end in, where there can be any."""
+    return x.detach().requires_grad_(x.is_floating_point() or x.is_complex())
 
 
 def _unflatten(flat: Sequence[Tensor], like: Costs) -> Costs:

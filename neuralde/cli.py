@@ -11,6 +11,7 @@ from ._version import __version__
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    from . import bench
     from .experiments import train
 
     parser = argparse.ArgumentParser(
@@ -21,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     training = commands.add_parser("train", help="train a neural ODE, plainly and with the solver's cost in the loss")
     train.add_arguments(training)
     training.set_defaults(run=train.main)
+    benching = commands.add_parser("bench", help="time this library against torchdiffeq")
+    bench.add_arguments(benching)
+    benching.set_defaults(run=bench.main)
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))
 

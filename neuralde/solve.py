@@ -16,7 +16,7 @@ from neuralde.solvers.attempt import Plan
 from neuralde.solvers.graph import compiling, integrate_in_graph
 from neuralde.solvers.integrate import Options
 from neuralde.solvers.prepare import check_samples, prepare_options, prepare_plan
-from neuralde.solvers.scalars import choose
+from neuralde.solvers.scalars import choose, transformed
 from neuralde.solvers.state import Packing
 
 from .progress import ProgressBar
@@ -157,7 +157,7 @@ def _check_kind(value: Any, kind: Any, name: str, example: str) -> None:
 
 def _default_adjoint() -> Adjoint:
     """The default is exact either way; inside a function transform (vmap, jvp, ...) only autograd itself reaches."""
-    return DirectAdjoint() if torch._C._are_functorch_transforms_active() else DiscreteAdjoint()
+    return DirectAdjoint() if transformed() else DiscreteAdjoint()
 
 
 def _solution(

@@ -222,16 +222,23 @@ def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) ->
     return select(carry.status == RUNNING, status, carry.status)
 
 
-def begin(plan: Plan, y0: Tensor, slope: Tensor | None, h: Scalar, nfe: int) -> Carry:
+def begin(
+    plan: Plan,
+    y0: Tensor,
+    slope: Tensor | None,
+    h: Scalar,
+    nfe: int,
+    costs: tuple[tuple[Tensor, ...], ...] | None = None,
+) -> Carry:
     """The carry before the first attempt. Lanes whose interval is empty have already arrived."""
     zero = torch.zeros_like(plan.t0, dtype=torch.int64) if isinstance(plan.t0, Tensor) else 0
     return Carry(
-        t=plan.t0,
+        t=plan.live_t0 if plan.through_steps and plan.live_t0 is not None else plan.t0,
         h=h,
         y=y0,
         slope=slope,
         control=plan.controller.start(h),
-        costs=start_costs(plan, y0),
+        costs=start_costs(plan, y0) if costs is None else costs,
         status=select(plan.t0 == plan.t1, int(Status.SUCCESS), RUNNING),
         steps=zero,
         accepted=zero,

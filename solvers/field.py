@@ -52,4 +52,6 @@ class OneSided:
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The derivative at the nearest time inside the bounds."""
         time, low, high = (torch.as_tensor(as_time(x, y)) for x in (t, self.low, self.high))
-        return self.field(torch.minimum(torch.maximum(time, low), high), y)
+        inside = torch.minimum(torch.maximum(time, low), high)
+        # The bounds are often the time itself, where the gradient of a minimum would be split between the two.
+        return self.field(time + (inside - time).detach(), y)

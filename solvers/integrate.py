@@ -42,7 +42,12 @@ class Recording(Protocol):
 
 
 def integrate(
-    plan: Plan, y0: Tensor, options: Options, slope: Tensor | None = None, recorder: Recording | None = None
+    plan: Plan,
+    y0: Tensor,
+    options: Options,
+    slope: Tensor | None = None,
+    recorder: Recording | None = None,
+    costs: tuple[tuple[Tensor, ...], ...] | None = None,
 ) -> Outcome:
     """Solve; under ``torch.no_grad`` or not, as the caller has it.
 
@@ -52,6 +57,7 @@ def integrate(
         options: what to keep.
         slope: ``f(t0, y0)`` where the caller has it already; counted as a call all the same.
         recorder: a further listener, called after the library's own.
+        costs: the reductions before the first step, where the caller has started them (they may draw random numbers).
     """
     save, samples = options.save, y0.shape[0] if plan.per_sample else None
     rows = Rows(plan, save, y0) if save.every or save.times is not None else None
@@ -59,5 +65,5 @@ def integrate(
     tracer = Tracer(plan.method.has_stiffness, samples) if options.trace else None
     last = recorder.attach(rows) if recorder is not None else None
     own = [listener for listener in (rows, steps, tracer, last) if listener is not None]
-    carry = run(plan, start(plan, y0, options.dt, slope), [*own, *options.listeners], options.compact)
+    carry = run(plan, start(plan, y0, options.dt, slope, costs), [*own, *options.listeners], options.compact)
     return Outcome(carry, rows, steps, tracer)

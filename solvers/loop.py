@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -21,10 +22,16 @@ class Listener(Protocol):
         """Hear of one judged attempt."""
 
 
-def start(plan: Plan, y0: Tensor, dt: Scalar | None, slope: Tensor | None = None) -> Carry:
+def start(
+    plan: Plan,
+    y0: Tensor,
+    dt: Scalar | None,
+    slope: Tensor | None = None,
+    costs: tuple[tuple[Tensor, ...], ...] | None = None,
+) -> Carry:
     """The first carry: the field at the start, if nobody has called it there, and a first step size if none is given."""
     if plan.host and plan.t0 == plan.t1:
-        return begin(plan, y0, None, 0.0, 0 if slope is None else 1)
+        return begin(plan, y0, None, 0.0, 0 if slope is None else 1, costs)
     estimate = dt is None and plan.controller.adaptive
     carried = plan.host or (plan.method.fsal and not plan.stops.jumps)
     slope = _first_slope(plan, y0) if slope is None and (estimate or carried) else slope
@@ -36,8 +43,9 @@ def start(plan: Plan, y0: Tensor, dt: Scalar | None, slope: Tensor | None = None
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
         field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
         longest = minimum(abs(stop - plan.t0), plan.controller.dtmax)
-        with torch.no_grad():
-            h = initial_step(field, plan.t0, y0, slope, plan.direction, longest, order, norm)
+        with nullcontext() if plan.through_steps else torch.no_grad():
+            t0 = plan.ends(plan.t0, plan.t1, True, False)[0] if plan.through_steps else plan.t0
+            h = initial_step(field, t0, y0, slope, plan.direction, longest, order, norm)
         h = maximum(h, abs(plan.t0) * TIME_RESOLUTION)
         calls += 1
     else:
@@ -45,7 +53,7 @@ def start(plan: Plan, y0: Tensor, dt: Scalar | None, slope: Tensor | None = None
         h = span if dt is None else 0.0 * span + dt
     h = minimum(maximum(h, plan.controller.dtmin), plan.controller.dtmax)
     # A lane may carry the end slope of one step into the next only where no discontinuity can lie between them.
-    return begin(plan, y0, slope if carried else None, h, calls)
+    return begin(plan, y0, slope if carried else None, h, calls, costs)
 
 
 def _first_slope(plan: Plan, y0: Tensor) -> Tensor:

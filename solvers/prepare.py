@@ -18,7 +18,7 @@ from .integrate import Options
 from .method import Method
 from .problems import ODEProblem
 from .saving import SavePlan
-from .scalars import Scalar
+from .scalars import Scalar, differentiated
 from .state import Packing
 from .stops import Stops
 
@@ -111,7 +111,7 @@ def _ends(
         else:
             value = time.to(device=y0.device, dtype=torch.float64) if isinstance(time, Tensor) else time
             out.append(time.item() if isinstance(time, Tensor) else float(time))
-        live.append(value if isinstance(value, Tensor) and value.requires_grad else None)
+        live.append(value if isinstance(time, Tensor) and differentiated(value) else None)
     return out[0], out[1], live[0], live[1]
 
 
@@ -170,9 +170,9 @@ def _save_plan(saveat: Any, dense: bool, plan: Plan, y0: Tensor) -> tuple[SavePl
     times: Any = _checked_times(live.detach(), shown, plan)
     if plan.per_sample:
         live = live.unsqueeze(-1).expand(-1, y0.shape[0]) if live.dim() == 1 else live
-    elif plan.host:
+    elif not torch.compiler.is_compiling():
         times = times.tolist()
-    return SavePlan(times, live if live.requires_grad else None, False, dense), shown
+    return SavePlan(times, live if isinstance(saveat, Tensor) and differentiated(live) else None, False, dense), shown
 
 
 def _checked_times(times: Tensor, shown: Tensor, plan: Plan) -> Tensor:

@@ -45,6 +45,7 @@ class RungeKuttaStep(Step):
         self.span = t1 - t0
         self.h = spread(self.span, y0)
         self.calls = 0 if slope is not None else 1
+        self.recorded = torch.is_grad_enabled()
         self.arguments = [y0]
         self.stages = [slope if slope is not None else field(t0, y0)]
         self.y: Tensor
@@ -56,7 +57,17 @@ class RungeKuttaStep(Step):
             self.y = combine(y0, self.h, tableau.b, self.stages)
 
     def _evaluate(self, count: int) -> list[Tensor]:
-        """The first ``count`` stages, the dense output's extra ones behind the main ones."""
+        """The first ``count`` stages, the dense output's extra ones behind the main ones.
+
+        They are in the graph if the step is, whoever asks for them first: a trace, which wants no graph, may look at a
+        stage that the next step then starts with.
+        """
+        if torch.is_grad_enabled() == self.recorded or torch.compiler.is_compiling():
+            return self._evaluate_here(count)
+        with torch.set_grad_enabled(self.recorded):
+            return self._evaluate_here(count)
+
+    def _evaluate_here(self, count: int) -> list[Tensor]:
         tableau, main = self.tableau, self.tableau.stages
         for index in range(len(self.stages), count):
             extra = tableau.interpolant

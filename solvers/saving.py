@@ -17,7 +17,7 @@ from torch import Tensor
 from .attempt import Carry, Plan, Trial
 from .interpolation import DenseOutput
 from .method import Step
-from .scalars import Scalar, any_true, spread
+from .scalars import Scalar, any_true, differentiated, spread
 from .solution import Trace
 from .state import Packing
 
@@ -85,7 +85,7 @@ def _emit_joint(step: Step, request: Request, save: SavePlan) -> list[Tensor]:
 
 def _moves(step: Step) -> bool:
     """Whether an end of the step is an input of the graph; a fixed save time then moves relative to the step."""
-    return any(isinstance(t, Tensor) and t.requires_grad for t in (step.t0, step.t1))
+    return differentiated(step.t0) or differentiated(step.t1)
 
 
 def first_rows(y0: Tensor, request: Request) -> Tensor:
@@ -252,7 +252,7 @@ class Steps:
     def times(self, t0: Scalar) -> Tensor:
         """The start and the end of every accepted step: ``(N + 1,)``, or ``(N + 1, B)`` with NaN behind a lane's last."""
         if self.samples is None:
-            return torch.tensor([t0, *self.ends], dtype=torch.float64)
+            return torch.stack([torch.as_tensor(t, dtype=torch.float64).detach() for t in (t0, *self.ends)])
         count = torch.zeros(self.samples, dtype=torch.int64, device=t0.device)
         rows = [(t0, torch.ones_like(count, dtype=torch.bool), count)]
         for end, accept in zip(self.ends, self.accepts, strict=True):

@@ -12,8 +12,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Scalar = Any  # float | int | bool in a joint eager solve, else a tensor of shape () or (B,)
+
+
+def transformed() -> bool:
+    """Whether a function transform (``torch.func``) or forward-mode differentiation watches tensors.
+
+    Then ``requires_grad`` does not tell what is differentiated.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def differentiated(x: Any) -> bool:
+    """Whether somebody may ask for a derivative with respect to ``x``."""
+    return isinstance(x, Tensor) and (x.requires_grad or transformed())
 
 
 def real_dtype(x: Tensor) -> torch.dtype:

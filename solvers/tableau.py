@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import factorial
+from typing import cast
 
 import numpy as np
 
@@ -153,7 +154,7 @@ class ButcherTableau:
             if self.b_embedded == self.b:
                 raise TableauError("b_embedded: equals b, so that the error estimate would always be zero")
             _check_order("b_embedded", a, np.array(self.b_embedded), self.embedded_order)
-        if self.interpolant is None:
+        if cast("Interpolant | None", self.interpolant) is None:
             put("interpolant", derive_interpolant(self.a, self.b, self.c, self.order))
         self._check_interpolant()
 

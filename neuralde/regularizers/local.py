@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -112,6 +113,22 @@ class Local(Regularizer):
     def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Plan) -> tuple[Tensor, int]:
         """The regularizer of one step from the chosen point."""
         y, t, solver_h, _ = state
+        if not plan.per_sample:
+            return self._measure(y, t, solver_h, plan)
+        # A sample that failed before its time was reached has nothing to measure, and the field may not even be finite
+        # there, which would reach the parameters through 0 * NaN: it takes the place of one that has.
+        reached = (solver_h > 0) | (plan.t0 == plan.t1)
+        donor = reached.to(torch.int64).argmax()
+
+        def healthy(x: Tensor) -> Tensor:
+            return choose(reached, x, x[donor].detach())
+
+        plan = replace(plan, t1=healthy(plan.t1), direction=healthy(plan.direction))
+        value, calls = self._measure(healthy(y), healthy(t), healthy(solver_h), plan)
+        return torch.where(reached, value, torch.nan), calls
+
+    def _measure(self, y: Tensor, t: Tensor, solver_h: Tensor, plan: Plan) -> tuple[Tensor, int]:
+        """The regularizer of one step from ``y`` at ``t``."""
         time: Scalar = t.item() if plan.host else t
         slope = plan.field(time, y)
         calls = 1

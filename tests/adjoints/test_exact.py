@@ -44,7 +44,8 @@ def solve(values, solver, saved=True, **options):
         return torch.tanh(y @ weight) * torch.cos(k * t) - 0.2 * y * y * t
 
     problem = nde.ODEProblem(field, y0, (t0, t1), (rate,))
-    return nde.solve(problem, solver, saveat=ts if saved else None, **options)
+    options.setdefault("saveat", ts if saved else None)
+    return nde.solve(problem, solver, **options)
 
 
 def frozen(values, solver):
@@ -103,8 +104,9 @@ def test_every_solver_and_exact_adjoint(name):
 @pytest.mark.parametrize("what", ["rows", "dense", "steps", "costs"])
 def test_discrete_equals_direct(what, compact):
     options = {} if compact is None else {"per_sample": True, "compact": compact}
-    if what in ("dense", "costs"):
-        options["dense"] = what == "dense"
+    if what == "steps":
+        options["saveat"] = "steps"
+    options["dense"] = what == "dense"
     if what == "costs":
         options["regularizers"] = [
             ErrorEstimate(),
@@ -115,15 +117,9 @@ def test_discrete_equals_direct(what, compact):
     results = []
     for adjoint in EXACT.values():
         live = [v.clone().requires_grad_() for v in inputs()]
-        sol = (
-            solve(live, nde.Tsit5(), saved=what != "steps", adjoint=adjoint(), rtol=1e-4, atol=1e-4, **options)
-            if what != "steps"
-            else None
-        )
+        sol = solve(live, nde.Tsit5(), adjoint=adjoint(), rtol=1e-4, atol=1e-4, **options)
         if what == "steps":
-            y0, weight, rate, t0, t1, _ = live
-            problem = nde.ODEProblem(lambda t, y, k: torch.tanh(y @ weight) * torch.cos(k * t), y0, (t0, t1), (rate,))
-            value = nde.solve(problem, saveat="steps", adjoint=adjoint(), **options).ys.nan_to_num().square().sum()
+            value = sol.ys.nan_to_num().square().sum()
         elif what == "dense":
             value = sol(torch.tensor([0.3, 1.2], dtype=D)).square().sum() + sol.derivative(0.9).square().sum()
         elif what == "costs":

@@ -62,7 +62,9 @@ def test_copies_and_state_dicts():
     assert torch.equal(layer(x)[0], copy.deepcopy(layer)(x)[0])
 
 
-@pytest.mark.parametrize("adjoint", [nde.DirectAdjoint(), nde.DiscreteAdjoint(), nde.BacksolveAdjoint()], ids=repr)
+@pytest.mark.parametrize(
+    "adjoint", [nde.DirectAdjoint(), nde.DiscreteAdjoint(), nde.BacksolveAdjoint()], ids=lambda adjoint: adjoint.name
+)
 def test_training_steps_leave_no_tensor_behind(adjoint):
     layer, x = model(adjoint=adjoint), torch.randn(4, 3)
 
