@@ -235,5 +235,6 @@ def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tenso
     with torch.enable_grad():
         y0 = job.y0.detach().requires_grad_()
         since = sequence_number()
-        slope = plan.stops.one_sided(plan.field, plan.t0, plan.t1, y0)(plan.t0, y0)
+        stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
+        slope = plan.stops.one_sided(plan.field, plan.t0, stop, y0)(plan.t0, y0)
     return captured_tensors((job.f, job.args), [slope], [y0, *copies], since), slope.detach()

@@ -58,7 +58,8 @@ def start(
 
 def _first_slope(plan: Plan, y0: Tensor) -> Tensor:
     first, _ = plan.ends(plan.t0, plan.t1, True, False)
-    return plan.stops.one_sided(plan.field, plan.t0, plan.t1, y0)(first, y0)
+    stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
+    return plan.stops.one_sided(plan.field, plan.t0, stop, y0)(first, y0)
 
 
 def run(plan: Plan, carry: Carry, listeners: Sequence[Listener] = (), compact: bool = False) -> Carry:

@@ -181,7 +181,8 @@ class Rows:
 
     def flat(self, y0: Tensor) -> Tensor:
         """All emitted rows, one after another: first those that are the initial state, from ``y0``."""
-        return torch.cat([*(first_rows(y0, request) for request in self.first), *self.values])
+        rows = [*(first_rows(y0, request) for request in self.first), *self.values]
+        return torch.cat(rows) if rows else y0.new_empty((0, *self.shape))
 
     def assemble(self, flat: Tensor, like: Tensor) -> Tensor:
         """The output ``(T, *state)`` from the emitted rows; NaN where nothing was emitted."""
