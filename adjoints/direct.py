@@ -6,6 +6,7 @@ import torch
 
 from neuralde.solvers.attempt import start_costs
 from neuralde.solvers.integrate import integrate
+from neuralde.solvers.saving import widen_pieces
 
 from .base import Adjoint, Job, Result, plain
 from .replay import Recorder, following, merged, replay, replayable, replayed
@@ -74,7 +75,7 @@ def _solve_again(job: Job) -> Result:
         if again.emitted is not None:
             emitted.append(again.emitted)
         if again.coefficients is not None:
-            pieces.append(again.coefficients)
+            pieces.append(widen_pieces(again.coefficients, rows, job.y0.shape[0]))
     if outcome.rows is not None:
         outcome.rows.values = emitted
     if outcome.steps is not None:

@@ -27,8 +27,8 @@ def solve(
     problem: ODEProblem,
     solver: Method | None = None,
     *,
-    rtol: float = 1e-3,
-    atol: float = 1e-6,
+    rtol: float | Tensor = 1e-3,
+    atol: float | Tensor = 1e-6,
     dt: float | None = None,
     saveat: Any = None,
     dense: bool = False,
@@ -51,8 +51,8 @@ def solve(
     Args:
         problem: what to solve.
         solver: the method; :class:`Tsit5` if None.
-        rtol: relative tolerance.
-        atol: absolute tolerance, in the units of the state.
+        rtol: relative tolerance, a number or a 0-d tensor (whose new value does not recompile a compiled solve).
+        atol: absolute tolerance, in the units of the state; likewise.
         dt: the first step (adaptive; None: chosen from the field) or the step (fixed), positive, in units of time.
         saveat: None saves the end only; 1-D times (a tensor or list, in the order of integration, inside ``tspan``);
             ``"steps"`` saves the start and every accepted step; with ``per_sample`` also ``(T, B)`` times.

@@ -44,8 +44,8 @@ class Plan:
     t0: Scalar
     t1: Scalar
     direction: Scalar
-    rtol: float
-    atol: float
+    rtol: float | Tensor
+    atol: float | Tensor
     max_steps: int
     costs: tuple[Cost, ...] = ()
     per_sample: bool = False

@@ -22,7 +22,7 @@ class StepView:
         index: how many steps were accepted before this one.
     """
 
-    def __init__(self, step: Step, method: Method, rtol: float, atol: float, index: Scalar) -> None:
+    def __init__(self, step: Step, method: Method, rtol: float | Tensor, atol: float | Tensor, index: Scalar) -> None:
         self.step, self.method, self.rtol, self.atol, self.index = step, method, rtol, atol, index
         self.t0, self.t1, self.y0, self.y1 = step.t0, step.t1, step.y0, step.y
 

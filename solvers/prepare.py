@@ -31,8 +31,8 @@ def prepare_plan(
     method: Method,
     controller: Controller | None,
     *,
-    rtol: float,
-    atol: float,
+    rtol: float | Tensor,
+    atol: float | Tensor,
     max_steps: int,
     per_sample: bool,
     costs: tuple[Cost, ...] = (),
@@ -42,10 +42,12 @@ def prepare_plan(
     """The plan of a solve; ``tensors`` keeps a joint clock in tensors, as graphs need it."""
     for cost in costs:
         cost.check(method)
-    if rtol == 0.0 and atol == 0.0:
-        raise InvalidProblemError("rtol, atol: got 0 for both; expected at least one of them positive")
-    if method.adaptive:
-        _check_precision(_tolerance(rtol, "rtol"), _tolerance(atol, "atol"), y0)
+    rtol, atol = _tolerance(rtol, "rtol"), _tolerance(atol, "atol")
+    if isinstance(rtol, float) and isinstance(atol, float):
+        if rtol == 0.0 and atol == 0.0:
+            raise InvalidProblemError("rtol, atol: got 0 for both; expected at least one of them positive")
+        if method.adaptive:
+            _check_precision(rtol, atol, y0)
     controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
     t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
     if isinstance(t0, Tensor):
@@ -60,8 +62,8 @@ def prepare_plan(
         t0=t0,
         t1=t1,
         direction=direction,
-        rtol=_tolerance(rtol, "rtol"),
-        atol=_tolerance(atol, "atol"),
+        rtol=rtol,
+        atol=atol,
         max_steps=_positive_int(max_steps, "max_steps"),
         costs=costs,
         per_sample=per_sample,
@@ -118,9 +120,14 @@ def _ends(
     return out[0], out[1], live[0], live[1]
 
 
-def _tolerance(value: Any, name: str) -> float:
+def _tolerance(value: Any, name: str) -> float | Tensor:
+    """A number; in a graph a 0-d tensor stays one, so that a new value is not a new graph."""
+    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
+        if torch.compiler.is_compiling():
+            return value.detach().to(torch.float64)
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InvalidProblemError(f"{name}: got {value!r}; expected a number, 0 or positive")
+        raise InvalidProblemError(f"{name}: got {value!r}; expected a number or 0-d tensor, 0 or positive")
     return float(value)
 
 

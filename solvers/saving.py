@@ -216,10 +216,7 @@ class Steps:
         if plan.per_sample:
             self.accepts.append(widen(trial.accept, trial.rows, self.samples))
         if self.polynomials:
-            pieces = polynomial(trial.step)
-            self.coefficients.append(
-                widen(pieces.movedim(1, 0), trial.rows, self.samples).movedim(0, 1) if plan.per_sample else pieces
-            )
+            self.coefficients.append(widen_pieces(polynomial(trial.step), trial.rows, self.samples))
 
     def dense(self, plan: Plan, coefficients: Tensor | None, packing: Packing, y0: Tensor) -> DenseOutput:
         """The dense output; its outermost knots are the live ends of the interval."""
@@ -281,6 +278,11 @@ def widen(x: Scalar, rows: Tensor | None, samples: int | None) -> Scalar:
         return x
     assert samples is not None
     return x.new_zeros((samples, *x.shape[1:])).index_copy(0, rows, x)
+
+
+def widen_pieces(pieces: Tensor, rows: Tensor | None, samples: int | None) -> Tensor:
+    """The same for a step's coefficients, whose samples are their second dimension."""
+    return pieces if rows is None else widen(pieces.movedim(1, 0), rows, samples).movedim(0, 1)
 
 
 class Tracer:
