@@ -19,7 +19,7 @@ from .integrate import Options
 from .method import Method
 from .problems import ODEProblem
 from .saving import SavePlan
-from .scalars import Scalar, differentiated
+from .scalars import Scalar, differentiated, graph_constant
 from .state import Packing
 from .stops import Stops
 
@@ -111,7 +111,9 @@ def _ends(
                 )
             )
         if per_sample or tensors:
-            value = torch.as_tensor(time, dtype=torch.float64, device=y0.device).expand(shape)
+            value = (
+                (time if isinstance(time, Tensor) else graph_constant(time)).to(y0.device, torch.float64).expand(shape)
+            )
             out.append(value.detach().clone())
         else:
             value = time.to(device=y0.device, dtype=torch.float64) if isinstance(time, Tensor) else time
@@ -121,14 +123,14 @@ def _ends(
 
 
 def _tolerance(value: Any, name: str) -> float | Tensor:
-    """A number; in a graph a 0-d tensor stays one, so that a new value is not a new graph."""
+    """A number; in a graph a 0-d tensor, so that a new value is not a new graph."""
     if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
         if torch.compiler.is_compiling():
             return value.detach().to(torch.float64)
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise InvalidProblemError(f"{name}: got {value!r}; expected a number or 0-d tensor, 0 or positive")
-    return float(value)
+    return graph_constant(float(value)) if torch.compiler.is_compiling() else float(value)
 
 
 def _check_precision(rtol: float, atol: float, y0: Tensor) -> None:
@@ -152,7 +154,7 @@ def _positive_int(value: Any, name: str) -> int:
     return value
 
 
-def _first_step(dt: Any, plan: Plan) -> float | None:
+def _first_step(dt: Any, plan: Plan) -> Scalar | None:
     controller = plan.controller
     if dt is None:
         if not controller.adaptive and not isinstance(controller, StepTo):
@@ -160,6 +162,8 @@ def _first_step(dt: Any, plan: Plan) -> float | None:
                 f"dt: got None with {plan.method.name} and {type(controller).__name__}; expected the step size"
             )
         return None
+    if torch.compiler.is_compiling():
+        return dt.detach().to(torch.float64).reshape(()) if isinstance(dt, Tensor) else graph_constant(dt)
     value = dt.item() if isinstance(dt, Tensor) and dt.numel() == 1 else dt
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise InvalidProblemError(

@@ -99,6 +99,11 @@ def as_time(t: Scalar, like: Tensor) -> Tensor:
     return torch.scalar_tensor(t, dtype=real_dtype(like), device=like.device)
 
 
+def graph_constant(x: float) -> Tensor:
+    """A Python number as a tensor; under ``torch.compile`` the number may be a symbol, which loops cannot close over."""
+    return torch.full((), x, dtype=torch.float64)
+
+
 def choose(condition: Scalar, yes: Tensor, no: Tensor) -> Tensor:
     """``select`` for states: the flag of a lane decides for the whole lane."""
     if isinstance(condition, bool):

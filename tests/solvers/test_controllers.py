@@ -32,8 +32,8 @@ def test_integral_control_is_its_formula():
 
 def test_proportional_integral_control_is_its_formula():
     (_, h1), (_, h2) = after(nde.PIController(), [0.5, 0.25])
-    assert h1 == pytest.approx(0.9 * 0.5 ** (-0.85 / 5), rel=1e-14)
-    assert h2 / h1 == pytest.approx(0.9 * 0.25 ** (-0.85 / 5) * 0.5 ** (0.2 / 5), rel=1e-14)
+    assert h1 == pytest.approx(0.9 * 0.5 ** (-0.95 / 5), rel=1e-14)
+    assert h2 / h1 == pytest.approx(0.9 * 0.25 ** (-0.95 / 5) * 0.5 ** (0.1 / 5), rel=1e-14)
 
 
 def test_pid_control_is_its_formula():

@@ -1,0 +1,119 @@
+"""A solve as a pure function on a flat tuple of tensors, which a graph, of either kind, can hold.
+
+Clocks are tensors and what is saved goes into buffers of fixed size, so nothing here waits for a value to reach the host.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .attempt import RUNNING, Carry, Plan, Trial, attempt, settle
+from .errors import InvalidProblemError
+from .integrate import Options
+from .saving import SavePlan
+from .scalars import real_dtype
+
+
+class FlatSolve:
+    """The loop's carry, condition and body for flat tuples of tensors.
+
+    Args:
+        plan: a plan whose clock is in tensors.
+        options: what to keep; only save times can be kept.
+        carry: the carry before the first attempt.
+        ys: the buffer of saved rows, or None.
+    """
+
+    def __init__(self, plan: Plan, options: Options, carry: Carry, ys: Tensor | None) -> None:
+        self.plan, self.options = plan, options
+        self.with_slope, self.saves = carry.slope is not None, ys is not None
+        self.controls = len(carry.control)
+        self.costs = [len(state) for state in carry.costs]
+        self.first = self.flat(carry, ys)
+
+    def flat(self, carry: Carry, ys: Tensor | None) -> tuple[Tensor, ...]:
+        """The tensors one after another; copies, because the loop operator refuses aliases."""
+        slope = () if carry.slope is None else (carry.slope,)
+        costs = [x for state in carry.costs for x in state]
+        counts = (carry.status, carry.steps, carry.accepted, carry.nfe)
+        tensors = (carry.t, carry.h, carry.y, *slope, *carry.control, *costs, *counts)
+        return tuple(x.clone() for x in (tensors if ys is None else (*tensors, ys)))
+
+    def carry(self, flat: tuple[Tensor, ...]) -> Carry:
+        """The carry again."""
+        rest = iter(flat)
+        t, h, y = next(rest), next(rest), next(rest)
+        slope = next(rest) if self.with_slope else None
+        control = tuple([next(rest) for _ in range(self.controls)])
+        costs = tuple([tuple([next(rest) for _ in range(count)]) for count in self.costs])
+        return Carry(t, h, y, slope, control, costs, next(rest), next(rest), next(rest), next(rest))
+
+    def ys(self, flat: tuple[Tensor, ...]) -> Tensor | None:
+        """The saved rows."""
+        return flat[-1] if self.saves else None
+
+    def going(self, *flat: Tensor) -> Tensor:
+        """Whether any lane is still running."""
+        return (self.carry(flat).status == RUNNING).any()
+
+    def attempt(self, *flat: Tensor) -> tuple[tuple[Tensor, ...], Trial]:
+        """One attempt; lanes that are not running stay as they are."""
+        now = self.carry(flat)
+        trial = attempt(self.plan, now)
+        rows = write_rows(self.plan, self.options.save, now, trial, flat[-1]) if self.saves else None
+        return self.flat(settle(self.plan, now, trial), rows), trial
+
+    def body(self, *flat: Tensor) -> tuple[Tensor, ...]:
+        """The loop's body."""
+        return self.attempt(*flat)[0]
+
+
+def refuse_growing(options: Options, what: str) -> None:
+    """Refuse outputs whose size depends on the number of steps."""
+    for name, asked in (
+        ("dense=True", options.save.dense),
+        ('saveat="steps"', options.save.every),
+        ("trace=True", options.trace),
+        ("compact=True", options.compact),
+        ("progress=True", bool(options.listeners)),
+    ):
+        if asked:
+            raise InvalidProblemError(
+                f"{name} cannot be {what}, because its output grows with the number of steps; expected save times, or "
+                "an eager solve"
+            )
+
+
+def _times(save: SavePlan, live: bool) -> Tensor:
+    times = save.live if live and save.live is not None else save.times
+    assert isinstance(times, Tensor)
+    return times
+
+
+def _lanes(x: Tensor, y: Tensor, per_sample: bool) -> Tensor:
+    """``(T,)`` or ``(T, B)``, shaped to broadcast against ``(T, *state)``."""
+    return x.reshape(*x.shape, *[1] * (y.dim() - (1 if per_sample else 0)))
+
+
+def row_buffer(plan: Plan, save: SavePlan, y0: Tensor) -> Tensor:
+    """The rows before the first step: the initial state where a save time is the start, else NaN."""
+    times = _times(save, live=False)
+    at_start = _lanes(times == plan.t0, y0, plan.per_sample)
+    return torch.where(at_start, y0, torch.nan)
+
+
+def write_rows(plan: Plan, save: SavePlan, carry: Carry, trial: Trial, rows: Tensor) -> Tensor:
+    """The rows after a step: those whose times lie in it are filled from its dense output."""
+    times, step = _times(save, live=False), trial.step
+    after = (times - trial.t) * plan.direction > 0
+    if save.live is not None or plan.live_t0 is not None:
+        after = after | ((times == trial.t) & (carry.accepted == 0))
+    inside = after & ((times - trial.t_end) * plan.direction <= 0) & trial.accept
+    length = torch.where(inside, step.t1 - step.t0, 1.0)
+    theta = torch.where(inside, (_times(save, live=True) - step.t0) / length, 0.0)
+    theta = _lanes(theta.to(real_dtype(carry.y)), carry.y, plan.per_sample)
+    value = torch.zeros_like(step.y)
+    for coefficient in reversed(step.polynomial()):
+        value = (value + coefficient) * theta
+    return torch.where(_lanes(inside, carry.y, plan.per_sample), step.y0 + value, rows)
