@@ -5,7 +5,8 @@ if __name__ != "neuralde.adjoints":
 
 from .backsolve import BacksolveAdjoint
 from .base import Adjoint
+from .capabilities import Capabilities, table
 from .direct import DirectAdjoint
 from .discrete import DiscreteAdjoint
 
-__all__ = ["Adjoint", "BacksolveAdjoint", "DirectAdjoint", "DiscreteAdjoint"]
+__all__ = ["Adjoint", "BacksolveAdjoint", "Capabilities", "DirectAdjoint", "DiscreteAdjoint", "table"]

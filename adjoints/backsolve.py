@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.controllers import Controller
@@ -21,7 +20,9 @@ from neuralde.solvers.scalars import Scalar, choose, select, spread
 from neuralde.solvers.solution import Status, failure
 
 from .base import Adjoint, Job, Result, plain
+from .capabilities import Capabilities
 from .captured import Unchanged, captured_by
+from .once import once
 
 
 class BacksolveAdjoint(Adjoint):
@@ -56,9 +57,15 @@ class BacksolveAdjoint(Adjoint):
         tensor(0.3679, dtype=torch.float64)
     """
 
-    exact = False
-    supports_costs = False
-    supports_dense = False
+    capabilities = Capabilities(
+        exact=False,
+        memory="the end, the saved states",
+        cost="a backward solve of twice the size",
+        saves=("end", "times"),
+        dense=False,
+        regularizers=False,
+        running_costs=False,
+    )
 
     def __init__(
         self,
@@ -126,6 +133,7 @@ class _Backsolve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run_data: _Run, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(y0, *inputs)
         job, y0 = run_data.job, y0.detach()
         outcome = run_data.outcome = integrate(job.plan, y0, job.options, run_data.slope)
         ys = y0.new_empty((0, *y0.shape)) if outcome.rows is None else outcome.rows.assemble(outcome.rows.flat(y0), y0)
@@ -134,7 +142,7 @@ class _Backsolve(torch.autograd.Function):
         return outcome.carry.y.clone(), ys.clone()
 
     @staticmethod
-    @once_differentiable
+    @once("BacksolveAdjoint")
     def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None) -> Any:
         y1, ys = ctx.states
         ctx.run_data.inputs.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Options, Outcome
 from neuralde.solvers.scalars import transformed
+
+from .capabilities import Capabilities, who_has
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,20 +87,14 @@ class Adjoint(ABC):
 
     Example:
         >>> import neuralde as nde
-        >>> [kind.exact for kind in (nde.DirectAdjoint, nde.DiscreteAdjoint, nde.BacksolveAdjoint)]
+        >>> [kind.capabilities.exact for kind in (nde.DirectAdjoint, nde.DiscreteAdjoint, nde.BacksolveAdjoint)]
         [True, True, False]
     """
 
-    exact: bool
-    """Whether the gradient is that of the numerical solution, to rounding; otherwise it converges with the tolerance."""
-    supports_costs: bool = True
-    """Whether gradients reach regularizers that are reductions over the steps."""
-    supports_dense: bool = True
-    """Whether gradients flow through the dense output and ``saveat="steps"``."""
-    supports_transforms: bool = False
-    """Whether function transforms (``torch.func``) and forward-mode differentiation reach through the solve."""
+    capabilities: ClassVar[Capabilities]
+    """What it can do; the only thing that :meth:`check` reads."""
     through_steps: bool = False
-    """Whether step sizes are differentiated as well."""
+    """Whether this instance differentiates step sizes as well."""
 
     @property
     def name(self) -> str:
@@ -110,21 +106,31 @@ class Adjoint(ABC):
 
     def check(self, job: Job) -> None:
         """Refuse what this adjoint cannot differentiate, by name."""
-        if not self.supports_transforms and transformed():
+        can, save = self.capabilities, job.options.save
+        costs = [cost for cost in job.plan.costs if cost.differentiable]
+        if not can.forward_mode and transformed():
             raise InvalidProblemError(
                 f"adjoint: {self.name} knows the backward pass only, not torch.func or forward-mode differentiation; "
-                "expected None or DirectAdjoint()"
+                f"expected None or {who_has(forward_mode=True)}"
             )
-        if not self.supports_costs and any(cost.differentiable for cost in job.plan.costs):
-            names = ", ".join(type(cost).__name__ for cost in job.plan.costs if cost.differentiable)
+        if not can.regularizers and costs:
+            names = ", ".join(type(cost).__name__ for cost in costs)
             raise InvalidProblemError(
                 f"regularizers: got {names} with {self.name}, which cannot give its gradient because it does not see the "
-                "steps; expected DiscreteAdjoint() or DirectAdjoint(), or wrap the regularizer in Local(...)"
+                f"steps; expected {who_has(regularizers=True)}, or wrap the regularizer in Local(...)"
             )
-        if not self.supports_dense and (job.options.save.dense or job.options.save.every):
+        if not can.dense and save.dense:
             raise InvalidProblemError(
-                f'adjoint: {self.name} gives no gradient through dense=True or saveat="steps"; '
-                "expected save times, or DiscreteAdjoint()"
+                f"adjoint: {self.name} gives no gradient through dense=True; expected save times, or {who_has(dense=True)}"
+            )
+        if "steps" not in can.saves and save.every:
+            raise InvalidProblemError(
+                f'adjoint: {self.name} gives no gradient through saveat="steps"; expected save times, or '
+                f"{who_has(saves='steps')}"
+            )
+        if not can.per_sample and job.plan.per_sample:
+            raise InvalidProblemError(
+                f"adjoint: {self.name} differentiates joint solves only; with per_sample expected {who_has(per_sample=True)}"
             )
 
     @abstractmethod

@@ -9,6 +9,7 @@ from neuralde.solvers.integrate import integrate
 from neuralde.solvers.saving import widen_pieces
 
 from .base import Adjoint, Job, Result, plain
+from .capabilities import Capabilities
 from .replay import Recorder, following, merged, replay, replayable, replayed
 
 
@@ -32,8 +33,15 @@ class DirectAdjoint(Adjoint):
         tensor(0.3679, dtype=torch.float64)
     """
 
-    exact = True
-    supports_transforms = True
+    capabilities = Capabilities(
+        exact=True,
+        memory="the graph of every step",
+        cost="the gradient of each step",
+        compiles=True,
+        double_backward=True,
+        forward_mode=True,
+        through_steps=True,
+    )
 
     def __init__(self, through_steps: bool = False) -> None:
         self.through_steps = through_steps

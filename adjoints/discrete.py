@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from neuralde.solvers.attempt import start_costs
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result, plain
+from .capabilities import Capabilities
 from .captured import Unchanged, captured_by, refuse_unknown, sequence_number
+from .once import once
 from .replay import Costs, Recorder, Replayed, advance, following, merged, replay, replayable, replayed
 
 
@@ -39,7 +40,12 @@ class DiscreteAdjoint(Adjoint):
         tensor(0.3679, dtype=torch.float64)
     """
 
-    exact = True
+    capabilities = Capabilities(
+        exact=True,
+        memory="a state per step, or `checkpoints` states",
+        cost="each step again, and its gradient",
+        compiles=True,
+    )
 
     def __init__(self, checkpoints: int | None = None) -> None:
         if checkpoints is not None and (not isinstance(checkpoints, int) or checkpoints < 1):
@@ -95,6 +101,7 @@ class _Replay(torch.autograd.Function):
         outcome = run.outcome = integrate(job.plan, y0.detach(), job.options, run.slope, run.recorder, run.started)
         run.recorder.attach(None)  # the rows will hold this function's output, and nothing may refer to itself
         ctx.run = run
+        ctx.save_for_backward(y0, *inputs)
         ctx.set_materialize_grads(False)
         flat = torch.cat(outcome.rows.values) if outcome.rows is not None and outcome.rows.values else y0.new_empty(0)
         pieces = outcome.steps.coefficients if outcome.steps is not None else []
@@ -103,7 +110,7 @@ class _Replay(torch.autograd.Function):
         return outcome.carry.y.clone(), flat, coefficients, *costs
 
     @staticmethod
-    @once_differentiable
+    @once("DiscreteAdjoint")
     def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *costs: Tensor | None) -> Any:
         sweep = _Sweep(ctx.run, y1, flat, pieces, costs)
         sweep.run()

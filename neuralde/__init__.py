@@ -18,5 +18,5 @@ from .models import NeuralODE
 from .solve import solve
 
 __all__ = ["NeuralODE", "__version__", "adjoints", "models", "regularizers", "solve", "solvers"]
-__all__ += _adjoints
+__all__ += [name for name in _adjoints if name not in ("check", "table")]  # nde.adjoints.table reads better
 __all__ += _solvers

@@ -131,7 +131,7 @@ def solve(
 
 def _in_graph(adjoint: Adjoint, job: Job) -> Result:
     """A compiled solve: autograd differentiates the loop exactly, one step at a time, from the states between."""
-    if not adjoint.exact or adjoint.through_steps:
+    if not adjoint.capabilities.compiles or adjoint.through_steps:
         raise InvalidProblemError(
             f"adjoint: {adjoint.name} cannot be compiled; expected None, which is exact in a graph"
         )

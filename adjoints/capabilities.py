@@ -1,0 +1,107 @@
+"""What each adjoint can do, as data: the code checks it, messages quote it, and the documentation prints it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import Adjoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """The facts about one adjoint. What is False here is refused with a reason, never differentiated wrongly.
+
+    Args:
+        exact: the gradient is that of the numerical solution, to rounding; otherwise it converges with the tolerance.
+        memory: what is kept between the solve and its backward pass.
+        cost: what the backward pass computes.
+        terms: the kinds of equation.
+        solvers: the methods of the forward solve.
+        saves: what ``saveat`` may ask for: the end, given times, every step.
+        dense: gradients flow through ``sol(t)``.
+        events: gradients flow through events.
+        regularizers: gradients reach reductions over the steps, such as ``ErrorEstimate``.
+        running_costs: gradients reach integrals along the path, ``RunningCost``.
+        per_sample: every sample may have its own clock.
+        compiles: the solve may run under ``torch.compile``.
+        double_backward: gradients can be differentiated again.
+        forward_mode: ``torch.func`` and forward-mode differentiation reach through the solve.
+        through_steps: step sizes can be differentiated as well.
+
+    Example:
+        >>> import neuralde as nde
+        >>> nde.DiscreteAdjoint.capabilities.exact, nde.DiscreteAdjoint.capabilities.double_backward
+        (True, False)
+    """
+
+    exact: bool
+    memory: str
+    cost: str
+    terms: tuple[str, ...] = ("ODE",)
+    solvers: str = "any"
+    saves: tuple[str, ...] = ("end", "times", "steps")
+    dense: bool = True
+    events: bool = False
+    regularizers: bool = True
+    running_costs: bool = True
+    per_sample: bool = True
+    compiles: bool = False
+    double_backward: bool = False
+    forward_mode: bool = False
+    through_steps: bool = False
+
+
+def every_adjoint() -> list[type[Adjoint]]:
+    """The library's adjoints, the default first.
+
+    >>> [kind.__name__ for kind in every_adjoint()][:2]
+    ['DiscreteAdjoint', 'DirectAdjoint']
+    """
+    import neuralde.adjoints as layer
+
+    first = ["DiscreteAdjoint", "DirectAdjoint"]
+    names = first + [name for name in layer.__all__ if name not in first and name.endswith("Adjoint")]
+    names += [name for name in layer.__all__ if name.endswith("Sensitivity")]
+    return [getattr(layer, name) for name in names if name != "Adjoint"]
+
+
+def who_has(**wanted: object) -> str:
+    """The adjoints with these capabilities, as a message names them.
+
+    >>> who_has(double_backward=True)
+    'DirectAdjoint()'
+    """
+    names = [
+        f"{kind.__name__}()"
+        for kind in every_adjoint()
+        if all(_has(getattr(kind.capabilities, name), value) for name, value in wanted.items())
+    ]
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _has(have: object, value: object) -> bool:
+    return value in have if isinstance(have, tuple) else have == value
+
+
+def table() -> str:
+    """The capabilities of every adjoint as a Markdown table, one row for each fact.
+
+    Example:
+        >>> import neuralde as nde
+        >>> print(nde.adjoints.table().splitlines()[2])  # doctest: +ELLIPSIS
+        | exact | yes | yes | ...
+    """
+    kinds = every_adjoint()
+    lines = ["| | " + " | ".join(f"`{kind.__name__}`" for kind in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for fact in fields(Capabilities):
+        cells = [_cell(getattr(kind.capabilities, fact.name)) for kind in kinds]
+        lines.append(f"| {fact.name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,59 @@
+"""Backward passes that cannot be differentiated again, and say so."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralde.solvers.errors import InvalidProblemError
+
+from .capabilities import who_has
+
+
+def once(who: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator for the ``backward`` of an autograd function: its gradients refuse to be differentiated.
+
+    torch's own ``once_differentiable`` does so only where a cotangent requires grad. In the usual gradient penalty,
+    ``grad(y1.sum(), y0, create_graph=True)``, none does, and the second derivative would be lost without a word.
+
+    The function must have saved its differentiable inputs, and nothing else, with ``ctx.save_for_backward``.
+
+    Args:
+        who: the adjoint that the message names.
+    """
+
+    def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(backward)
+        def wrapped(ctx: Any, *cotangents: Any) -> Any:
+            again = torch.is_grad_enabled()  # backward(create_graph=True)
+            with torch.no_grad():
+                grads = backward(ctx, *cotangents)
+            if not again:
+                return grads
+            # On the inputs themselves: autograd leaves out what does not lead to a tensor that it was asked about.
+            inputs = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
+            return tuple(_Last.apply(who, grad, *inputs) if isinstance(grad, Tensor) else grad for grad in grads)
+
+        return wrapped
+
+    return decorate
+
+
+class _Last(torch.autograd.Function):
+    """A gradient that is in the graph only to refuse what comes next."""
+
+    @staticmethod
+    def forward(ctx: Any, who: str, grad: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.who = who
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        raise InvalidProblemError(
+            f"adjoint: {ctx.who} gives first derivatives only, and its gradient was differentiated again "
+            f"(create_graph=True); expected {who_has(double_backward=True)}"
+        )
