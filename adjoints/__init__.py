@@ -8,5 +8,15 @@ from .base import Adjoint
 from .capabilities import Capabilities, table
 from .direct import DirectAdjoint
 from .discrete import DiscreteAdjoint
+from .interpolating import GaussAdjoint, InterpolatingAdjoint
 
-__all__ = ["Adjoint", "BacksolveAdjoint", "Capabilities", "DirectAdjoint", "DiscreteAdjoint", "table"]
+__all__ = [
+    "Adjoint",
+    "BacksolveAdjoint",
+    "Capabilities",
+    "DirectAdjoint",
+    "DiscreteAdjoint",
+    "GaussAdjoint",
+    "InterpolatingAdjoint",
+    "table",
+]

@@ -53,6 +53,11 @@ class DenseOutput:
             value = self._per_sample(times.reshape(-1, samples), derivative)
         return self.packing.unpack(value.reshape((*lead, *value.shape[1:])), lead=len(lead))
 
+    def packed(self, t: Any) -> Tensor:
+        """The packed state at one clock number, ``(B,)`` per sample."""
+        times = torch.as_tensor(t, dtype=torch.float64, device=self.starts.device).unsqueeze(0)
+        return (self._joint if self.accepted is None else self._per_sample)(times, False)[0]
+
     def _joint(self, times: Tensor, derivative: bool) -> Tensor:
         ends = (self.ends * self.direction).detach()
         ahead, missed = self._located(times, ends[-1])
@@ -63,10 +68,10 @@ class DenseOutput:
 
     def _per_sample(self, times: Tensor, derivative: bool) -> Tensor:
         assert self.accepted is not None
-        ends = (self.ends * self.direction).detach()
-        ahead, missed = self._located(times, torch.where(self.accepted, ends, -torch.inf).amax(0))
-        covers = self.accepted & (ends >= ahead.unsqueeze(1))  # (T, N, B); the first such step holds the time
-        index = covers.to(torch.int64).argmax(dim=1)
+        # How far each lane has come: the first step that comes as far as the time holds it.
+        reached = torch.where(self.accepted, (self.ends * self.direction).detach(), -torch.inf).cummax(0).values
+        ahead, missed = self._located(times, reached[-1])
+        index = torch.searchsorted(reached.T.contiguous(), ahead.T.contiguous()).T
         lane = torch.arange(times.shape[1], device=times.device).expand_as(index)
         coefficients = self.coefficients.movedim(2, 1)[index, lane].movedim(2, 0)
         value = self._evaluate(coefficients, self.starts[index, lane], self.ends[index, lane], times, derivative)

@@ -1,0 +1,299 @@
+r"""What the continuous adjoints have in common: a backward solve between the times at which cotangents enter.
+
+.. math:: \dot a = -a^\top \frac{\partial f}{\partial y}, \qquad
+          \frac{dL}{d\theta} = \int_{t_0}^{t_1} a^\top \frac{\partial f}{\partial \theta} \, dt
+
+They differ in where the state comes from (reconstructed, or the forward solve's dense output) and in how the parameters'
+integral is taken (a quadrature over the backward steps, or as a part of the backward state).
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuralde.solvers.attempt import Carry, Plan, Trial
+from neuralde.solvers.controllers import Controller
+from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.field import Field
+from neuralde.solvers.integrate import Outcome, integrate
+from neuralde.solvers.interpolation import DenseOutput
+from neuralde.solvers.loop import Listener, run, start
+from neuralde.solvers.method import Method
+from neuralde.solvers.scalars import Scalar, choose, select, spread
+from neuralde.solvers.solution import Status, failure
+
+from .base import Adjoint, Job, Result, plain
+from .captured import Unchanged, captured_by
+from .once import once
+
+
+class ContinuousAdjoint(Adjoint):
+    """Not exact: solves the adjoint equation backwards. See the subclasses.
+
+    Args:
+        solver: the method of the backward solve; the forward one if None.
+        rtol: its relative tolerance; the forward one if None.
+        atol: its absolute tolerance; the forward one if None.
+        controller: its step-size control; the forward one if None.
+    """
+
+    keeps_path: ClassVar[bool] = False
+    """Whether the forward solve's dense output is kept for the backward solve."""
+
+    def __init__(
+        self,
+        solver: Method | None = None,
+        rtol: float | None = None,
+        atol: float | None = None,
+        controller: Controller | None = None,
+    ) -> None:
+        for value, kind, name in ((solver, Method, "solver"), (controller, Controller, "controller")):
+            if value is not None and not isinstance(value, kind):
+                raise InvalidProblemError(f"{name}: got {value!r}; expected a {kind.__name__} instance or None")
+        for tolerance, name in ((rtol, "rtol"), (atol, "atol")):
+            if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 <= tolerance < float("inf")):
+                raise InvalidProblemError(f"{name}: got {tolerance!r}; expected a number, 0 or positive, or None")
+        self.solver, self.rtol, self.atol, self.controller = solver, rtol, atol, controller
+
+    @property
+    @abstractmethod
+    def sweep(self) -> type[Sweep]:
+        """The backward solve."""
+
+    def solve(self, job: Job) -> Result:
+        """Run the job; its outputs are in the graph if anything that they depend on requires grad."""
+        if not torch.is_grad_enabled():
+            return plain(integrate(job.plan, job.y0, job.options), job.y0)
+        detached, copies = job.detached()
+        captured, slope = captured_by(detached, copies)
+        inputs = [*job.live, *captured]
+        if not job.y0.requires_grad and not inputs:
+            with torch.no_grad():
+                return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
+        detached = replace(detached, y0=job.y0.detach())
+        run_data = RunData(self, detached, copies, captured, slope, self._backward_plan(detached.plan))
+        y1, ys = _Function(self.name).apply(run_data, job.y0, *inputs)
+        outcome, run_data.outcome = run_data.outcome, None
+        assert outcome is not None
+        return Result(y1, ys if outcome.rows is not None else None, outcome.carry.costs, None, outcome)
+
+    def _backward_plan(self, plan: Plan) -> Plan:
+        method = plan.method if self.solver is None else self.solver
+        controller = plan.controller if self.controller is None else self.controller.bind(method)
+        return replace(
+            plan,
+            method=method,
+            controller=controller,
+            rtol=plan.rtol if self.rtol is None else float(self.rtol),
+            atol=plan.atol if self.atol is None else float(self.atol),
+            costs=(),
+            live_t0=None,
+            live_t1=None,
+        )
+
+
+@dataclass(eq=False)
+class RunData:
+    """What the forward pass leaves for the backward pass."""
+
+    adjoint: ContinuousAdjoint
+    job: Job
+    copies: list[Tensor]
+    captured: list[Tensor]
+    slope: Tensor
+    backward_plan: Plan
+    outcome: Outcome | None = None
+    path: DenseOutput | None = None
+
+    def __post_init__(self) -> None:
+        self.inputs, self.parameters = Unchanged(self.job.tensors), Unchanged(self.captured)
+
+    def integrate(self) -> Outcome:
+        """The forward solve; keeps its dense output where the backward one needs it."""
+        job, keep = self.job, self.adjoint.keeps_path
+        options = replace(job.options, save=replace(job.options.save, dense=True)) if keep else job.options
+        outcome = integrate(job.plan, job.y0, options, self.slope)
+        if keep and outcome.steps is not None:
+            pieces, outcome.steps.coefficients = outcome.steps.coefficients, []
+            coefficients = torch.stack(pieces) if pieces else None
+            assert isinstance(job.plan.field, Field)
+            plan = replace(job.plan, live_t0=None, live_t1=None)
+            self.path = outcome.steps.dense(plan, coefficients, job.plan.field.packing, job.y0)
+        return outcome
+
+
+@functools.cache
+def _Function(name: str) -> Any:
+    """The autograd function of one adjoint, by whose name its backward pass refuses to be differentiated again."""
+
+    class Continuous(torch.autograd.Function):
+        """A solve whose backward pass is another solve."""
+
+        @staticmethod
+        def forward(ctx: Any, run_data: RunData, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+            ctx.save_for_backward(y0, *inputs)
+            outcome = run_data.outcome = run_data.integrate()
+            y0 = run_data.job.y0
+            rows = outcome.rows
+            ys = y0.new_empty((0, *y0.shape)) if rows is None else rows.assemble(rows.flat(y0), y0)
+            ctx.run_data, ctx.states, ctx.t1 = run_data, (outcome.carry.y, ys), outcome.carry.t
+            ctx.set_materialize_grads(False)
+            return outcome.carry.y.clone(), ys.clone()
+
+        @staticmethod
+        @once(name)
+        def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None) -> Any:
+            y1, ys = ctx.states
+            ctx.run_data.inputs.check()
+            grads = ctx.run_data.adjoint.sweep(ctx.run_data).run(ctx.t1, y1, ys, g_y1, g_ys)
+            ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
+            return None, *grads
+
+    return Continuous
+
+
+class Sweep(ABC):
+    """The backward solve, from one time at which a cotangent enters to the one before it."""
+
+    def __init__(self, run_data: RunData) -> None:
+        self.plan, self.data = run_data.backward_plan, run_data
+        self.options, self.path = run_data.job.options, run_data.path
+        plan, save = run_data.job.plan, self.options.save
+        self.times = {"t0": plan.live_t0, "t1": plan.live_t1, "ts": save.live}
+        count = sum(time is not None for time in self.times.values())
+        self.parameters = [*run_data.copies[count:], *run_data.captured]
+        self.listeners: tuple[Listener, ...] = ()
+        self.prepare()
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Set up what sums the parameters' share."""
+
+    @abstractmethod
+    def pack(self, y: Tensor, a: Tensor) -> Tensor:
+        """The backward state from state and cotangent."""
+
+    @abstractmethod
+    def unpack(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """State and cotangent from the backward state where it arrived; ``y`` is the state where it started."""
+
+    @abstractmethod
+    def slope(self, t: Scalar, z: Tensor) -> Tensor:
+        """The backward state's derivative."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor | None]:
+        """The parameters' gradients after all segments."""
+
+    def run(
+        self, t1: Scalar, y1: Tensor, ys: Tensor, g_y1: Tensor | None, g_ys: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of the initial state, the live times, the arguments and the captured tensors."""
+        save = self.options.save
+        t, y, a = t1, y1, torch.zeros_like(y1) if g_y1 is None else g_y1
+        g_times: dict[str, Tensor | None] = {
+            "t1": self._pull_on_time(t, y, a) if save.live is None or g_y1 is not None else None
+        }
+        g_rows = None if save.live is None else torch.zeros_like(save.live)
+        for row in range(len(ys) - 1, -1, -1) if g_ys is not None else ():
+            assert g_ys is not None
+            assert save.times is not None
+            reached = (save.times[row] - t1) * self.plan.direction <= 0
+            y, a, t = self._solve(t, y, a, select(reached, save.times[row], t))
+            y = choose(reached, ys[row], y)
+            pull = choose(reached, g_ys[row], torch.zeros_like(a))
+            if g_rows is not None:
+                g_rows[row] = self._pull_on_time(t, y, pull)
+            a = a + pull
+        y, a, t = self._solve(t, y, a, self.plan.t0)
+        start = self._pull_on_time(t, self.data.job.y0, a) if self.times["t0"] is not None else None
+        g_times |= {"t0": None if start is None else -start, "ts": g_rows}
+        live = [g_times[name] for name, time in self.times.items() if time is not None]
+        return a, *live, *self.gradients()
+
+    def _pull_on_time(self, t: Scalar, y: Tensor, a: Tensor) -> Tensor:
+        """How the loss changes when the time at which the cotangent enters moves: the field's component along it."""
+        with torch.no_grad():
+            product = (a.conj() * self.plan.field(t, y)).real.to(torch.float64)
+        return product.reshape(len(y), -1).sum(1) if self.plan.per_sample else product.sum()
+
+    def _solve(self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar]:
+        """State and cotangent at ``t_end``, earlier in the solve than ``t``; the parameters' share is added up on the way."""
+        plan = replace(self.plan, field=self.slope, t0=t, t1=t_end, direction=-self.plan.direction)
+        with torch.no_grad():
+            carry = run(plan, start(plan, self.pack(y, a), self.options.dt), self.listeners)
+        status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
+        if status != Status.SUCCESS:
+            raise failure(status, f"the backward solve of {self.data.adjoint.name}: ")
+        return *self.unpack(carry.y, y), t_end
+
+    def pull(self, t: Scalar, y: Tensor, a: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The field, and its pull of the cotangent on the state and on other tensors."""
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            slope = self.plan.field(t, y)
+        inputs = [y, *wanted]
+        got: Sequence[Tensor | None] = [None] * len(inputs)
+        if slope.requires_grad:
+            got = torch.autograd.grad(slope, inputs, a, allow_unused=True)
+        return slope.detach(), [torch.zeros_like(x) if g is None else g for g, x in zip(got, inputs, strict=True)]
+
+
+class Quadrature:
+    """The parameters' integral, added up over the accepted steps of the backward solve at Gauss points.
+
+    Args:
+        plan: the backward plan, with the field itself.
+        parameters: what to differentiate with respect to.
+        read: state and cotangent at a relative time of a step; of lanes that did not move, anything.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parameters: Sequence[Tensor],
+        read: Callable[[Plan, Carry, Trial, float], tuple[Tensor, Tensor]],
+    ) -> None:
+        self.plan, self.parameters, self.read = plan, list(parameters), read
+        self.total: list[Tensor | None] = [None] * len(self.parameters)
+        # n points integrate degree 2n - 1 exactly, so the quadrature is no less accurate than the steps.
+        self.points = gauss_points(plan.method.order)
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Add an accepted step's share."""
+        if not self.parameters or trial.accept is False:
+            return
+        length = (trial.t - trial.t_end) * -plan.direction * self.plan.direction
+        for node, weight in self.points:
+            y, a = self.read(plan, carry, trial, node)
+            share = spread(select(trial.accept, weight * length, 0.0), a)
+            self._add(trial.t + node * (trial.t_end - trial.t), y, a * share)
+
+    def _add(self, t: Scalar, y: Tensor, pull: Tensor) -> None:
+        with torch.enable_grad():
+            slope = self.plan.field(t, y)
+        if not slope.requires_grad:
+            return
+        got = torch.autograd.grad(slope, self.parameters, pull, allow_unused=True)
+        for index, grad in enumerate(got):
+            if grad is not None:
+                total = self.total[index]
+                self.total[index] = grad if total is None else total + grad
+
+
+def gauss_points(order: int) -> list[tuple[float, float]]:
+    """Nodes and weights on [0, 1] that integrate polynomials of degree ``order - 1`` exactly.
+
+    >>> gauss_points(2)
+    [(0.5, 1.0)]
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(max(1, (order + 1) // 2))
+    return [((node + 1) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
