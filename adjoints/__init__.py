@@ -8,6 +8,7 @@ from .base import Adjoint
 from .capabilities import Capabilities, table
 from .direct import DirectAdjoint
 from .discrete import DiscreteAdjoint
+from .forward import ForwardSensitivity
 from .interpolating import GaussAdjoint, InterpolatingAdjoint
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Capabilities",
     "DirectAdjoint",
     "DiscreteAdjoint",
+    "ForwardSensitivity",
     "GaussAdjoint",
     "InterpolatingAdjoint",
     "table",

@@ -68,11 +68,7 @@ class DiscreteAdjoint(Adjoint):
         y1, flat, coefficients, *costs = _Replay.apply(run, job.y0, *inputs, *states)
         outcome, run.outcome = run.outcome, None
         assert outcome is not None
-        if outcome.rows is not None:
-            outcome.rows.values = [flat] if outcome.rows.requests else []
-        ys = None if outcome.rows is None else outcome.rows.assemble(outcome.rows.flat(job.y0), job.y0)
-        live = _unflatten(costs, replayed(job.plan, outcome.carry.costs))
-        return Result(y1, ys, merged(job.plan, live, outcome.carry.costs), coefficients, outcome)
+        return assembled(job, outcome, y1, flat, coefficients, costs)
 
 
 @dataclass(eq=False)
@@ -239,6 +235,17 @@ class _Sweep:
                 y = advance(plan, record, y)
                 y = following(y, record.rows, after.rows)
                 self.cached[index + 1] = y
+
+
+def assembled(
+    job: Job, outcome: Outcome, y1: Tensor, flat: Tensor, coefficients: Tensor, costs: Sequence[Tensor]
+) -> Result:
+    """The result of a solve whose pieces came out of an autograd function."""
+    if outcome.rows is not None:
+        outcome.rows.values = [flat] if outcome.rows.requests else []
+    ys = None if outcome.rows is None else outcome.rows.assemble(outcome.rows.flat(job.y0), job.y0)
+    live = _unflatten(costs, replayed(job.plan, outcome.carry.costs))
+    return Result(y1, ys, merged(job.plan, live, outcome.carry.costs), coefficients, outcome)
 
 
 def _leaf(x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ EXACT = {
     "direct": lambda: nde.DirectAdjoint(),
     "discrete": lambda: nde.DiscreteAdjoint(),
     "checkpointed": lambda: nde.DiscreteAdjoint(checkpoints=3),
+    "forward": lambda: nde.ForwardSensitivity(),
 }
 
 

@@ -1,0 +1,219 @@
+"""Derivatives carried along with the solve, one tangent for each number that is differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralde.solvers.attempt import Carry, Plan, Trial, start_costs
+from neuralde.solvers.integrate import Outcome, integrate
+from neuralde.solvers.scalars import any_true, transformed
+
+from .base import Adjoint, Job, Result, plain
+from .capabilities import Capabilities
+from .captured import captured_by, refuse_unknown, sequence_number
+from .discrete import assembled
+from .once import once
+from .replay import Costs, Recorder, replay, replayable, replayed
+
+
+class ForwardSensitivity(Adjoint):
+    r"""Exact; carries the derivative with respect to every input number forward with the solve, for few of them.
+
+    .. math:: S_{n+1} = \frac{\partial y_{n+1}}{\partial y_n} S_n + \frac{\partial y_{n+1}}{\partial p}, \qquad
+              S = \frac{\partial y}{\partial p}
+
+    The gradient is the one that :class:`DirectAdjoint` gives, to rounding. Memory: one state for each number in the
+    inputs that require grad (initial state, arguments, captured parameters, times) and each output, and nothing for the
+    steps, so any number of outputs and any length of solve are cheap where the inputs are few; the backward pass is a
+    single product. Cost: each step once more, and a forward derivative for every number. No double backward; under
+    ``torch.func`` it is plain forward or reverse mode through the steps.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+        >>> problem = nde.ODEProblem(lambda t, y, k: -k * y, torch.ones((), dtype=torch.float64), (0.0, 1.0), (k,))
+        >>> sol = nde.solve(problem, adjoint=nde.ForwardSensitivity(), rtol=1e-8, atol=1e-8)
+        >>> torch.autograd.grad(sol.y1, k)[0]
+        tensor(-0.1353, dtype=torch.float64)
+    """
+
+    capabilities = Capabilities(
+        exact=True,
+        memory="a state per input number and output",
+        cost="with the solve: each step again for every input number",
+        forward_mode=True,
+    )
+
+    def solve(self, job: Job) -> Result:
+        """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
+        if not torch.is_grad_enabled() or transformed():
+            return plain(integrate(job.plan, job.y0, job.options), job.y0)
+        detached, copies = job.detached()
+        captured, slope = captured_by(detached, copies)
+        inputs = [*job.live, *captured]
+        if not job.y0.requires_grad and not inputs:
+            with torch.no_grad():
+                return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
+        started = start_costs(job.plan, job.y0)
+        tangents = _Tangents(detached, copies, captured, started, job.y0.requires_grad)
+        states = [x for state in replayed(job.plan, started) for x in state]
+        y1, flat, coefficients, *costs = _Forward.apply(tangents, slope, job.y0, *inputs, *states)
+        outcome, tangents.outcome = tangents.outcome, None
+        assert outcome is not None
+        return assembled(job, outcome, y1, flat, coefficients, costs)
+
+
+class _Tangents(Recorder):
+    """A listener that carries the tangents of the state and the reductions over every accepted step.
+
+    The last inputs are the reductions' first states. Every real number in an input that requires grad has a column; a
+    complex one has two.
+    """
+
+    def __init__(
+        self, job: Job, copies: list[Tensor], captured: list[Tensor], started: Costs, state_requires_grad: bool
+    ) -> None:
+        super().__init__(limit=1)
+        self.job, self.plan, self.save = job, replayable(job.plan), job.options.save
+        self.started = tuple(tuple(x.detach() for x in state) for state in started)
+        self.own = [*copies, *captured]
+        self.outcome: Outcome | None = None
+        self.copies, self.captured = copies, captured
+        flat_costs = [x for state in replayed(job.plan, started) for x in state]
+        live = [state_requires_grad, *[True] * len(self.own), *(x.requires_grad for x in flat_costs)]
+        self.inputs = [x.detach() for x in (job.y0, *self.own, *flat_costs)]
+        self.sizes = [
+            (2 if x.is_complex() else 1) * x.numel() if on else 0 for x, on in zip(self.inputs, live, strict=True)
+        ]
+        first = [self._columns(place) for place in range(len(self.inputs))]
+        self.state, self.fixed = first[0], first[1 : 1 + len(self.own)]
+        self.costs = first[1 + len(self.own) :]
+        self.emitted: list[Tensor] = []
+        self.pieces: list[Tensor] = []
+
+    def _columns(self, place: int) -> Tensor:
+        """The tangents of one input: the identity in its own columns, zero in all others."""
+        x = self.inputs[place]
+        out = x.new_zeros((sum(self.sizes), x.numel()))
+        begin, size = sum(self.sizes[:place]), self.sizes[place]
+        identity = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
+        if size:
+            out[begin : begin + size] = torch.cat([identity, 1j * identity]) if x.is_complex() else identity
+        return out.reshape(-1, *x.shape)
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Carry the tangents over an accepted step."""
+        if not any_true(trial.accept):
+            return
+        super().__call__(plan, carry, trial)
+        record = self.records.pop()
+        self.states.clear()
+        y = carry.y.detach().requires_grad_()
+        costs = tuple(
+            tuple(x.detach().requires_grad_(x.is_floating_point() or x.is_complex()) for x in state)
+            for state in record.costs
+        )
+        flat_costs = [x for state in costs for x in state]
+        with torch.enable_grad():
+            since = sequence_number()
+            again = replay(self.plan, self.save, record, y, costs)
+            refuse_unknown([again.y], [y, *flat_costs, *self.copies], self.captured, since)
+        rows = record.rows
+        outputs = [again.y, again.emitted, again.coefficients, *(x for state in again.costs for x in state)]
+        wanted = [y, *self.own, *flat_costs]
+        tangents = [_lanes(self.state, rows), *self.fixed, *(_lanes(x, rows) for x in self.costs)]
+        moved = _push(outputs, wanted, tangents)
+        self.state = _put(self.state, rows, moved[0])
+        emitted, piece = moved[1:3]
+        if emitted is not None:
+            self.emitted.append(emitted)
+        if piece is not None:
+            full = piece.new_zeros((*piece.shape[:2], *self.state.shape[1:]))
+            self.pieces.append((piece if rows is None else full.index_copy(2, rows, piece)).unsqueeze(1))
+        self.costs = [_put(old, rows, new) for old, new in zip(self.costs, moved[3:], strict=True)]
+
+    def gradients(self, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The gradient of every input, from the cotangents of the function's outputs."""
+        emitted = torch.cat(self.emitted, dim=1) if self.emitted else None
+        pieces = torch.cat(self.pieces, dim=1) if self.pieces else None
+        columns = self.state.real.new_zeros(sum(self.sizes), dtype=torch.float64)
+        for tangent, cotangent in zip([self.state, emitted, pieces, *self.costs], cotangents, strict=True):
+            if tangent is not None and cotangent is not None and tangent.numel():
+                along = tangent.reshape(len(columns), -1) @ cotangent.reshape(-1).conj().to(tangent.dtype)
+                columns = columns + along.real
+        out: list[Tensor | None] = []
+        for x, size, part in zip(self.inputs, self.sizes, columns.split(self.sizes), strict=True):
+            if not size:
+                out.append(None)
+            elif x.is_complex():
+                out.append(torch.complex(*part.reshape(2, -1)).reshape(x.shape).to(x.dtype))
+            else:
+                out.append(part.reshape(x.shape).to(x.dtype))
+        return out
+
+
+def _lanes(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x[:, rows]
+
+
+def _put(old: Tensor, rows: Tensor | None, new: Tensor | None) -> Tensor:
+    new = torch.zeros_like(_lanes(old, rows)) if new is None else new
+    return new if rows is None else old.index_copy(1, rows, new)
+
+
+def _push(
+    outputs: Sequence[Tensor | None], inputs: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The outputs' tangents, one for each column of the inputs' tangents.
+
+    A forward derivative as the derivative of a backward one, which is linear in the cotangent: so it reaches captured
+    tensors where they are, and needs no forward formulas of the operations in the field.
+    """
+    live = [x for x in outputs if x is not None and x.requires_grad]
+    moved: list[Tensor | None] = [None if x is None else x.new_zeros((len(tangents[0]), *x.shape)) for x in outputs]
+    if not live:
+        return moved
+    cotangents = [torch.zeros_like(x).requires_grad_() for x in live]
+    usable = [(x, v) for x, v in zip(inputs, tangents, strict=True) if x.requires_grad]
+    with torch.enable_grad():
+        pulled = torch.autograd.grad(live, [x for x, _ in usable], cotangents, create_graph=True, allow_unused=True)
+    pairs = [(g, v) for g, (_, v) in zip(pulled, usable, strict=True) if g is not None and g.requires_grad]
+    if not pairs:
+        return moved
+    got = iter(
+        torch.autograd.grad(
+            [g for g, _ in pairs], cotangents, [v for _, v in pairs], allow_unused=True, is_grads_batched=True
+        )
+    )
+    for place, x in enumerate(outputs):
+        if x is not None and x.requires_grad:
+            new = next(got)
+            moved[place] = moved[place] if new is None else new.detach()
+    return moved
+
+
+class _Forward(torch.autograd.Function):
+    """A solve whose backward pass is a product with the tangents that it carried."""
+
+    @staticmethod
+    def forward(ctx: Any, tangents: _Tangents, slope: Tensor, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(y0, *inputs)
+        job = tangents.job
+        outcome = integrate(job.plan, y0.detach(), job.options, slope, tangents, tangents.started)
+        tangents.attach(None)
+        tangents.outcome, ctx.tangents = outcome, tangents
+        ctx.set_materialize_grads(False)
+        flat = torch.cat(outcome.rows.values) if outcome.rows is not None and outcome.rows.values else y0.new_empty(0)
+        pieces = outcome.steps.coefficients if outcome.steps is not None else []
+        coefficients = torch.stack(pieces) if pieces else y0.new_empty(0)
+        costs = [x.clone() for state in replayed(job.plan, outcome.carry.costs) for x in state]
+        return outcome.carry.y.clone(), flat, coefficients, *costs
+
+    @staticmethod
+    @once("ForwardSensitivity")
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        return None, None, *ctx.tangents.gradients(cotangents)

@@ -1,0 +1,78 @@
+"""Forward sensitivities equal direct differentiation, for every kind of solve and input."""
+
+import pytest
+import torch
+
+import neuralde as nde
+from neuralde.regularizers import ErrorEstimate, Local, StiffnessEstimate
+
+
+def grads(adjoint, dtype=torch.float64, **options):
+    made = torch.Generator().manual_seed(1)
+    y0 = torch.randn(3, 2, generator=made, dtype=dtype).requires_grad_()
+    w = torch.randn(2, 2, generator=made, dtype=dtype).requires_grad_()
+    k = torch.tensor([1.0, 5.0, 25.0]).unsqueeze(-1).requires_grad_() if "compact" not in options else None
+    rate = torch.tensor(0.7, requires_grad=True)
+    t0, t1 = torch.tensor(0.0, requires_grad=True), torch.tensor([0.3, 0.8, 2.0], requires_grad=True)
+    t1 = t1 if options.get("per_sample") else t1[1].detach().requires_grad_()
+
+    def field(t, y, rate):
+        return torch.tanh(y @ w) * torch.cos(rate * t) - (1.0 if k is None else k) * y * y.abs()
+
+    problem = nde.ODEProblem(field, y0, (t0, t1), (rate,))
+    sol = nde.solve(problem, adjoint=adjoint, rtol=1e-4, atol=1e-4, **options)
+    loss = (torch.where(sol.ys.isnan(), 0.0, sol.ys).abs() ** 2).sum() + (
+        sol.y1 * (2.0 if dtype.is_floating_point else 2.0 - 1j)
+    ).real.sum()
+    if options.get("dense"):
+        loss = loss + sol(0.2).real.sum() + sol.derivative(0.15).real.square().sum()
+    loss = loss + sum(x.sum() for x in sol.regularization)
+    inputs = [y0, w, rate, t0, t1] + ([] if k is None else [k])
+    return torch.autograd.grad(loss, inputs)
+
+
+CASES = {
+    "joint": {},
+    "complex": {"dtype": torch.complex128},
+    "dense": {"dense": True, "saveat": "steps"},
+    "per-sample": {"per_sample": True, "dense": True},
+    "compact": {"per_sample": True, "compact": True, "dense": True, "saveat": torch.tensor([0.0, 0.1, 0.3])},
+    "costs": {"regularizers": [ErrorEstimate(), StiffnessEstimate(), Local(flow_through_state=True)]},
+    "compact costs": {"per_sample": True, "compact": True, "regularizers": [ErrorEstimate("max")]},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_direct(case):
+    torch.manual_seed(5)
+    got = grads(nde.ForwardSensitivity(), **CASES[case])
+    torch.manual_seed(5)
+    torch.testing.assert_close(got, grads(nde.DirectAdjoint(), **CASES[case]), rtol=1e-10, atol=1e-11)
+
+
+def test_nothing_is_kept_for_the_steps_and_the_backward_pass_calls_no_field():
+    k = torch.tensor(1.3, requires_grad=True)
+    calls = []
+
+    def field(t, y, k):
+        calls.append(1)
+        return torch.cos(k * t) * y
+
+    problem = nde.ODEProblem(field, torch.ones(5), (0.0, 20.0), (k,))
+    ts = torch.linspace(0.0, 20.0, 11)
+    sol = nde.solve(problem, adjoint=nde.ForwardSensitivity(), rtol=1e-10, atol=1e-10, saveat=ts)
+    before = len(calls)
+    jacobian = torch.stack([torch.autograd.grad(y, k, retain_graph=True)[0] for y in sol.ys[:, 0]])
+    assert len(calls) == before
+    x = k * ts
+    exact = torch.exp(torch.sin(x) / k) * (ts * torch.cos(x) / k - torch.sin(x) / k**2)
+    assert torch.allclose(jacobian, exact, atol=1e-7)
+
+
+def test_a_tensor_that_turns_up_later_is_refused():
+    hidden = iter([torch.ones(1, requires_grad=True)] * 1000)
+    problem = nde.ODEProblem(
+        lambda t, y: next(hidden) * y if t > 0.3 else y, torch.ones(1, requires_grad=True), (0.0, 1.0)
+    )
+    with pytest.raises(nde.InvalidProblemError, match="later in the solve"):
+        nde.solve(problem, adjoint=nde.ForwardSensitivity(), rtol=1e-6)
