@@ -10,6 +10,7 @@ from .direct import DirectAdjoint
 from .discrete import DiscreteAdjoint
 from .forward import ForwardSensitivity
 from .interpolating import GaussAdjoint, InterpolatingAdjoint
+from .reversible import ReversibleAdjoint
 
 __all__ = [
     "Adjoint",
@@ -20,5 +21,6 @@ __all__ = [
     "ForwardSensitivity",
     "GaussAdjoint",
     "InterpolatingAdjoint",
+    "ReversibleAdjoint",
     "table",
 ]

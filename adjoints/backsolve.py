@@ -47,6 +47,7 @@ class BacksolveAdjoint(ContinuousAdjoint):
 
     capabilities = Capabilities(
         exact=False,
+        solvers="not reversible",
         memory="the end, the saved states",
         cost="a backward solve of twice the size",
         saves=("end", "times"),

@@ -128,6 +128,11 @@ class Adjoint(ABC):
                 f'adjoint: {self.name} gives no gradient through saveat="steps"; expected save times, or '
                 f"{who_has(saves='steps')}"
             )
+        if can.solvers != "any" and (can.solvers == "reversible") != job.plan.method.reversible:
+            kind = "Reversible(...)" if can.solvers == "reversible" else "a method that is not Reversible"
+            raise InvalidProblemError(
+                f"solver: got {job.plan.method!r} with {self.name}; expected {kind}, or {who_has(solvers='any')}"
+            )
         if not can.per_sample and job.plan.per_sample:
             raise InvalidProblemError(
                 f"adjoint: {self.name} differentiates joint solves only; with per_sample expected {who_has(per_sample=True)}"

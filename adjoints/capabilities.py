@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ class Capabilities:
         memory: what is kept between the solve and its backward pass.
         cost: what the backward pass computes.
         terms: the kinds of equation.
-        solvers: the methods of the forward solve.
+        solvers: the methods of the forward solve: ``"any"``, ``"reversible"`` or ``"not reversible"``.
         saves: what ``saveat`` may ask for: the end, given times, every step.
         dense: gradients flow through ``sol(t)``.
         events: gradients flow through events.
@@ -59,8 +60,7 @@ def every_adjoint() -> list[type[Adjoint]]:
     >>> [kind.__name__ for kind in every_adjoint()][:2]
     ['DiscreteAdjoint', 'DirectAdjoint']
     """
-    import neuralde.adjoints as layer
-
+    layer = sys.modules[__package__]  # complete by now
     first = ["DiscreteAdjoint", "DirectAdjoint"]
     names = first + [name for name in layer.__all__ if name not in first and name.endswith("Adjoint")]
     names += [name for name in layer.__all__ if name.endswith("Sensitivity")]

@@ -233,7 +233,7 @@ def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tenso
     """What the field captures, and the field at the start (one call serves both)."""
     plan = job.plan
     with torch.enable_grad():
-        y0 = job.y0.detach().requires_grad_()
+        y0 = plan.method.lower(job.y0.detach()).requires_grad_()
         since = sequence_number()
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
         slope = plan.stops.one_sided(plan.field, plan.t0, stop, y0)(plan.t0, y0)

@@ -9,7 +9,6 @@ integral is taken (a quadrature over the backward steps, or as a part of the bac
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -58,6 +57,8 @@ class ContinuousAdjoint(Adjoint):
         for value, kind, name in ((solver, Method, "solver"), (controller, Controller, "controller")):
             if value is not None and not isinstance(value, kind):
                 raise InvalidProblemError(f"{name}: got {value!r}; expected a {kind.__name__} instance or None")
+        if solver is not None and solver.reversible:
+            raise InvalidProblemError(f"solver: got {solver!r}; expected a plain method for the backward solve")
         for tolerance, name in ((rtol, "rtol"), (atol, "atol")):
             if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 <= tolerance < float("inf")):
                 raise InvalidProblemError(f"{name}: got {tolerance!r}; expected a number, 0 or positive, or None")
@@ -80,7 +81,7 @@ class ContinuousAdjoint(Adjoint):
                 return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
         detached = replace(detached, y0=job.y0.detach())
         run_data = RunData(self, detached, copies, captured, slope, self._backward_plan(detached.plan))
-        y1, ys = _Function(self.name).apply(run_data, job.y0, *inputs)
+        y1, ys = _Continuous.apply(run_data, job.y0, *inputs)
         outcome, run_data.outcome = run_data.outcome, None
         assert outcome is not None
         return Result(y1, ys if outcome.rows is not None else None, outcome.carry.costs, None, outcome)
@@ -130,34 +131,28 @@ class RunData:
         return outcome
 
 
-@functools.cache
-def _Function(name: str) -> Any:
-    """The autograd function of one adjoint, by whose name its backward pass refuses to be differentiated again."""
+class _Continuous(torch.autograd.Function):
+    """A solve whose backward pass is another solve."""
 
-    class Continuous(torch.autograd.Function):
-        """A solve whose backward pass is another solve."""
+    @staticmethod
+    def forward(ctx: Any, run_data: RunData, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(y0, *inputs)
+        outcome = run_data.outcome = run_data.integrate()
+        y0 = run_data.job.y0
+        rows = outcome.rows
+        ys = y0.new_empty((0, *y0.shape)) if rows is None else rows.assemble(rows.flat(y0), y0)
+        ctx.run_data, ctx.states, ctx.t1 = run_data, (outcome.carry.y, ys), outcome.carry.t
+        ctx.set_materialize_grads(False)
+        return outcome.carry.y.clone(), ys.clone()
 
-        @staticmethod
-        def forward(ctx: Any, run_data: RunData, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-            ctx.save_for_backward(y0, *inputs)
-            outcome = run_data.outcome = run_data.integrate()
-            y0 = run_data.job.y0
-            rows = outcome.rows
-            ys = y0.new_empty((0, *y0.shape)) if rows is None else rows.assemble(rows.flat(y0), y0)
-            ctx.run_data, ctx.states, ctx.t1 = run_data, (outcome.carry.y, ys), outcome.carry.t
-            ctx.set_materialize_grads(False)
-            return outcome.carry.y.clone(), ys.clone()
-
-        @staticmethod
-        @once(name)
-        def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None) -> Any:
-            y1, ys = ctx.states
-            ctx.run_data.inputs.check()
-            grads = ctx.run_data.adjoint.sweep(ctx.run_data).run(ctx.t1, y1, ys, g_y1, g_ys)
-            ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
-            return None, *grads
-
-    return Continuous
+    @staticmethod
+    @once(lambda ctx: ctx.run_data.adjoint.name)
+    def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None) -> Any:
+        y1, ys = ctx.states
+        ctx.run_data.inputs.check()
+        grads = ctx.run_data.adjoint.sweep(ctx.run_data).run(ctx.t1, y1, ys, g_y1, g_ys)
+        ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
+        return None, *grads
 
 
 class Sweep(ABC):

@@ -52,6 +52,11 @@ class DiscreteAdjoint(Adjoint):
             raise InvalidProblemError(f"checkpoints: got {checkpoints!r}; expected a positive int, or None to keep all")
         self.checkpoints = checkpoints
 
+    @property
+    def sweep(self) -> type[Sweep]:
+        """The backward pass."""
+        return Sweep
+
     def solve(self, job: Job) -> Result:
         """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
         if not torch.is_grad_enabled():
@@ -63,7 +68,7 @@ class DiscreteAdjoint(Adjoint):
             with torch.no_grad():
                 return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
         started = start_costs(job.plan, job.y0)
-        run = _Run(detached, copies, captured, Recorder(self.checkpoints), slope, started)
+        run = _Run(self, detached, copies, captured, Recorder(self.checkpoints), slope, started)
         states = [x for state in replayed(job.plan, started) for x in state]
         y1, flat, coefficients, *costs = _Replay.apply(run, job.y0, *inputs, *states)
         outcome, run.outcome = run.outcome, None
@@ -75,6 +80,7 @@ class DiscreteAdjoint(Adjoint):
 class _Run:
     """What the forward pass leaves for the backward pass. Holds no output, so that nothing refers to itself."""
 
+    adjoint: DiscreteAdjoint
     job: Job
     copies: list[Tensor]
     captured: list[Tensor]
@@ -82,6 +88,7 @@ class _Run:
     slope: Tensor
     started: Costs
     outcome: Outcome | None = None
+    final: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.started = tuple(tuple(x.detach() for x in state) for state in self.started)
@@ -95,6 +102,7 @@ class _Replay(torch.autograd.Function):
     def forward(ctx: Any, run: _Run, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         job = run.job
         outcome = run.outcome = integrate(job.plan, y0.detach(), job.options, run.slope, run.recorder, run.started)
+        run.final = outcome.carry.y if job.plan.method.reversible else None
         run.recorder.attach(None)  # the rows will hold this function's output, and nothing may refer to itself
         ctx.run = run
         ctx.save_for_backward(y0, *inputs)
@@ -106,14 +114,14 @@ class _Replay(torch.autograd.Function):
         return outcome.carry.y.clone(), flat, coefficients, *costs
 
     @staticmethod
-    @once("DiscreteAdjoint")
+    @once(lambda ctx: ctx.run.adjoint.name)
     def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *costs: Tensor | None) -> Any:
-        sweep = _Sweep(ctx.run, y1, flat, pieces, costs)
+        sweep = ctx.run.adjoint.sweep(ctx.run, y1, flat, pieces, costs)
         sweep.run()
         return None, sweep.state, *sweep.grads, *sweep.costs
 
 
-class _Sweep:
+class Sweep:
     """The backward pass: cotangents of the state and the reductions, pulled back through one step after another."""
 
     def __init__(
@@ -129,18 +137,22 @@ class _Sweep:
         self.grads: list[Tensor | None] = [None] * len(self.inputs)
         self.cached: dict[int, Tensor] = {}
         self.offset = 0 if flat is None else len(flat)
-        self.probed = self._probed()
+        self.probe = self.probed()
 
     def run(self) -> None:
         """Pull everything back to the start."""
         self.run_data.inputs.check()
         for index in range(len(self.run_data.recorder.records) - 1, -1, -1):
             self._step(index)
+        self.finish()
         self.run_data.parameters.check(self.grads[len(self.run_data.copies) :])
+
+    def finish(self) -> None:
+        """What a subclass checks at the start."""
 
     def _step(self, index: int) -> None:
         record = self.run_data.recorder.records[index]
-        y = self._state_at(index).detach().requires_grad_()
+        y = self.state_at(index).detach().requires_grad_()
         costs = tuple(tuple(_leaf(x) for x in state) for state in record.costs)
         with torch.enable_grad():
             since = sequence_number()
@@ -148,7 +160,7 @@ class _Sweep:
         flat_costs = [x for state in costs for x in state]
         if index == len(self.run_data.recorder.records) - 1:
             refuse_unknown([again.y], [y, *flat_costs, *self.run_data.copies], self.run_data.captured, since)
-        if index == self.probed:
+        if index == self.probe:
             self._compare(index, again.y.detach())
         outputs, cotangents = self._paired(index, again)
         wanted = [y, *(x for x in flat_costs if x.requires_grad), *self.inputs]
@@ -179,7 +191,7 @@ class _Sweep:
         kept = [(x, cotangent) for x, cotangent in pairs if cotangent is not None and x.requires_grad]
         return [x for x, _ in kept], [cotangent for _, cotangent in kept]
 
-    def _probed(self) -> int | None:
+    def probed(self) -> int | None:
         """A step from the middle of the solve whose result was kept."""
         recorder = self.run_data.recorder
         kept = [index - 1 for index in recorder.states if index > 0]
@@ -189,7 +201,7 @@ class _Sweep:
         """Refuse to go on where the field is not the function that it was in the solve."""
         recorder = self.run_data.recorder
         record, after = recorder.records[index], recorder.records[index + 1]
-        before = following(self._state_at(index), record.rows, after.rows)
+        before = following(self.state_at(index), record.rows, after.rows)
         again, first = following(again, record.rows, after.rows), recorder.states[index + 1]
         change, noise = torch.linalg.vector_norm(first - before), torch.linalg.vector_norm(first)
         allowed = 1e-3 * change + 1e3 * torch.finfo(first.dtype).eps * noise
@@ -216,7 +228,7 @@ class _Sweep:
             before = torch.zeros_like(like) if before is None else before
             self.costs[place] = before.index_copy(0, rows, torch.zeros_like(like[rows]) if grad is None else grad)
 
-    def _state_at(self, index: int) -> Tensor:
+    def state_at(self, index: int) -> Tensor:
         """The state before a step: kept, or computed again from the last kept one before it."""
         recorder = self.run_data.recorder
         if index in recorder.states:

@@ -48,6 +48,7 @@ class GaussAdjoint(ContinuousAdjoint):
     keeps_path = True
     capabilities = Capabilities(
         exact=False,
+        solvers="not reversible",
         memory="a polynomial per step",
         cost="a backward solve",
         saves=("end", "times"),
@@ -90,6 +91,7 @@ class InterpolatingAdjoint(GaussAdjoint):
 
     capabilities = Capabilities(
         exact=False,
+        solvers="not reversible",
         memory="a polynomial per step",
         cost="a backward solve that carries the parameters",
         saves=("end", "times"),

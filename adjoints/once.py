@@ -14,7 +14,7 @@ from neuralde.solvers.errors import InvalidProblemError
 from .capabilities import who_has
 
 
-def once(who: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def once(who: str | Callable[[Any], str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator for the ``backward`` of an autograd function: its gradients refuse to be differentiated.
 
     torch's own ``once_differentiable`` does so only where a cotangent requires grad. In the usual gradient penalty,
@@ -23,7 +23,7 @@ def once(who: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     The function must have saved its differentiable inputs, and nothing else, with ``ctx.save_for_backward``.
 
     Args:
-        who: the adjoint that the message names.
+        who: the adjoint that the message names, or what tells it from the function's context.
     """
 
     def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,7 +36,8 @@ def once(who: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                 return grads
             # On the inputs themselves: autograd leaves out what does not lead to a tensor that it was asked about.
             inputs = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
-            return tuple(_Last.apply(who, grad, *inputs) if isinstance(grad, Tensor) else grad for grad in grads)
+            name = who if isinstance(who, str) else who(ctx)
+            return tuple(_Last.apply(name, grad, *inputs) if isinstance(grad, Tensor) else grad for grad in grads)
 
         return wrapped
 

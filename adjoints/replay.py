@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial, advance_costs
-from neuralde.solvers.method import Step
+from neuralde.solvers.method import Step, VectorField
 from neuralde.solvers.saving import Request, Rows, SavePlan, emit, polynomial
 from neuralde.solvers.scalars import Scalar, any_true, choose, select, spread
 
@@ -124,7 +124,20 @@ def advance(plan: Plan, record: Record, y: Tensor) -> Tensor:
     return choose(record.accept, _retake(plan, record, y).y, y)
 
 
+def retreat(plan: Plan, record: Record, y: Tensor) -> Tensor:
+    """The state before a recorded step of a reversible method, from the one after it."""
+    plan = plan if record.rows is None else plan.take(record.rows)
+    field, ends, healthy = _setting(plan, record, y)
+    return choose(record.accept, plan.method.back(field, *ends, healthy), y)
+
+
 def _retake(plan: Plan, record: Record, y: Tensor) -> Step:
+    field, ends, y = _setting(plan, record, y)
+    return plan.method.step(field, *ends, y)
+
+
+def _setting(plan: Plan, record: Record, y: Tensor) -> tuple[VectorField, tuple[Scalar, Scalar], Tensor]:
+    """A recorded step's field, ends and state."""
     t, t_end, accept = record.t, record.t_end, record.accept
     first, last = record.index == 0, t_end == plan.t1
     if plan.per_sample:
@@ -135,4 +148,4 @@ def _retake(plan: Plan, record: Record, y: Tensor) -> Step:
         y = torch.where(spread(accept, y), y, y[donor])
         first, last = first & accept, last & accept
     field = plan.stops.one_sided(plan.field, t, t_end, y)
-    return plan.method.step(field, *plan.ends(t, t_end, first, last), y)
+    return field, plan.ends(t, t_end, first, last), y

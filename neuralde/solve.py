@@ -100,7 +100,7 @@ def solve(
     if per_sample:
         check_samples(problem.y0)
     packing = Packing(problem.y0, per_sample)
-    y0 = packing.pack(problem.y0, "y0")
+    y0 = solver.lift(packing.pack(problem.y0, "y0"))
     plan = prepare_plan(
         problem,
         packing,
@@ -170,18 +170,20 @@ def _solution(
     regularizers: Sequence[Regularizer],
 ) -> Solution:
     """The user's view of a packed result."""
-    outcome, carry, save = result.outcome, result.outcome.carry, options.save
+    outcome, carry, save, lower = result.outcome, result.outcome.carry, options.save, plan.method.lower
+    y1 = lower(result.y1)
     if result.ys is not None:
-        ys = result.ys
+        ys = lower(result.ys)
     else:
-        ys = choose(carry.status == Status.SUCCESS, result.y1, torch.full_like(result.y1, torch.nan)).unsqueeze(0)
+        ys = choose(carry.status == Status.SUCCESS, y1, torch.full_like(y1, torch.nan)).unsqueeze(0)
     if shown is None:
         ts = outcome.steps.times(plan.t0).to(y0.device) if save.every and outcome.steps is not None else _end(plan, y0)
     else:
         ts = shown
     dense = None
     if save.dense and outcome.steps is not None:
-        dense = outcome.steps.dense(plan, result.coefficients, packing, y0)
+        pieces = None if result.coefficients is None else lower(result.coefficients)
+        dense = outcome.steps.dense(plan, pieces, packing, lower(y0))
     numbers = [
         regularizer.value(state, carry.accepted, plan)
         for regularizer, state in zip(regularizers, result.costs, strict=True)
@@ -190,7 +192,7 @@ def _solution(
     return Solution(
         ts=ts,
         ys=packing.unpack(ys, lead=1),
-        y1=packing.unpack(result.y1),
+        y1=packing.unpack(y1),
         stats=Stats(nfe, carry.steps, carry.accepted, carry.steps - carry.accepted),
         status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
         regularization=tuple(value for value, _ in numbers),

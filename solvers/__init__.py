@@ -15,6 +15,7 @@ from .errors import (
 )
 from .method import Method, Step
 from .problems import ODEProblem
+from .reversible import Reversible
 from .runge_kutta import (
     RK4,
     Bosh3,
@@ -55,6 +56,7 @@ __all__ = [
     "PIDController",
     "PrecisionWarning",
     "Ralston",
+    "Reversible",
     "RungeKutta",
     "Solution",
     "SolveError",

@@ -26,7 +26,7 @@ def integrate_in_graph(plan: Plan, y0: Tensor, options: Options) -> tuple[Outcom
     """Solve inside a graph; gives the outcome and the states at the save times, differentiable by autograd."""
     refuse_growing(options, "compiled")
     carry = start(plan, y0, options.dt)
-    anchor = _anchor(y0, carry.slope if carry.slope is not None else plan.field(plan.t0, y0))
+    anchor = _anchor(y0, carry.slope if carry.slope is not None else plan.field(plan.t0, plan.method.lower(y0)))
     carry = carry._replace(
         y=carry.y + anchor,
         slope=None if carry.slope is None else carry.slope + anchor,
@@ -52,8 +52,8 @@ def _anchor(y0: Tensor, slope: Tensor) -> Tensor:
     The loop operator differentiates a carry between iterations only if it requires grad from the start; a buffer of
     plain zeros would lose its gradient without a word.
     """
-    touched = y0 + slope
-    return torch.where(torch.isfinite(touched), 0.0 * touched, 0.0).sum()
+    parts = [torch.where(torch.isfinite(x), 0.0 * x, 0.0).sum() for x in (y0, slope)]
+    return parts[0] + parts[1]
 
 
 def _anchored(x: Tensor, anchor: Tensor) -> Tensor:

@@ -39,13 +39,14 @@ def start(
     if estimate:
         assert plan.method.embedded_order is not None
         assert slope is not None
-        order, norm = plan.method.embedded_order + 1, plan.norm_at(y0)
+        state = plan.method.lower(y0)
+        order, norm = plan.method.embedded_order + 1, plan.norm_at(state)
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
-        field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
+        field = plan.stops.one_sided(plan.field, plan.t0, stop, state)
         longest = minimum(abs(stop - plan.t0), plan.controller.dtmax)
         with nullcontext() if plan.through_steps else torch.no_grad():
             t0 = plan.ends(plan.t0, plan.t1, True, False)[0] if plan.through_steps else plan.t0
-            h = initial_step(field, t0, y0, slope, plan.direction, longest, order, norm)
+            h = initial_step(field, t0, state, slope, plan.direction, longest, order, norm)
         h = maximum(h, abs(plan.t0) * TIME_RESOLUTION)
         calls += 1
     else:
@@ -59,7 +60,8 @@ def start(
 def _first_slope(plan: Plan, y0: Tensor) -> Tensor:
     first, _ = plan.ends(plan.t0, plan.t1, True, False)
     stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
-    return plan.stops.one_sided(plan.field, plan.t0, stop, y0)(first, y0)
+    state = plan.method.lower(y0)
+    return plan.stops.one_sided(plan.field, plan.t0, stop, state)(first, state)
 
 
 def run(plan: Plan, carry: Carry, listeners: Sequence[Listener] = (), compact: bool = False) -> Carry:

@@ -87,6 +87,8 @@ class Method(ABC):
     """How far the stability region reaches along the negative real axis."""
     dense_order: int
     """The order of the dense output."""
+    reversible: bool = False
+    """Whether :meth:`back` takes a step back, algebraically."""
 
     @property
     def name(self) -> str:
@@ -111,6 +113,18 @@ class Method(ABC):
     @abstractmethod
     def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Tensor | None = None) -> Step:
         """One step from ``t0`` to ``t1``; ``slope`` is ``f(t0, y0)`` where the caller has it."""
+
+    def lift(self, y: Tensor) -> Tensor:
+        """The state that the method steps, from the problem's; other methods than :class:`Reversible` step that itself."""
+        return y
+
+    def lower(self, state: Tensor) -> Tensor:
+        """The problem's state, from the one that the method steps; leading dimensions may be added."""
+        return state
+
+    def back(self, field: VectorField, t0: Scalar, t1: Scalar, y1: Tensor) -> Tensor:
+        """The state at ``t0`` from which a step to ``t1`` has led to ``y1``; reversible methods only."""
+        raise InvalidProblemError(f"solver: {self.name} cannot take a step back; expected Reversible({self.name}())")
 
     def __repr__(self) -> str:
         return f"{self.name}()"

@@ -130,15 +130,16 @@ class Local(Regularizer):
     def _measure(self, y: Tensor, t: Tensor, solver_h: Tensor, plan: Plan) -> tuple[Tensor, int]:
         """The regularizer of one step from ``y`` at ``t``."""
         time: Scalar = t.item() if plan.host else t
-        slope = plan.field(time, y)
+        state = plan.method.lower(y)
+        slope = plan.field(time, state)
         calls = 1
         start = slope.detach() if self.constant_first_stage else slope
         longest = (plan.t1 - time) * plan.direction
         if self.h == "initial":
             assert plan.method.embedded_order is not None
             with torch.no_grad():
-                order, norm = plan.method.embedded_order + 1, plan.norm_at(y)
-                h = initial_step(plan.field, time, y, slope, plan.direction, longest, order, norm)
+                order, norm = plan.method.embedded_order + 1, plan.norm_at(state)
+                h = initial_step(plan.field, time, state, slope, plan.direction, longest, order, norm)
             calls += 1
         else:
             h = minimum(solver_h.item() if plan.host else solver_h, longest)
