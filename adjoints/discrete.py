@@ -16,6 +16,7 @@ from neuralde.solvers.integrate import Outcome, integrate
 from .base import Adjoint, Job, Result, plain
 from .capabilities import Capabilities
 from .captured import Unchanged, captured_by, refuse_unknown, sequence_number
+from .checkpoints import first_checkpoint
 from .once import once
 from .replay import Costs, Recorder, Replayed, advance, following, merged, replay, replayable, replayed
 
@@ -28,8 +29,10 @@ class DiscreteAdjoint(Adjoint):
     and no forward mode; :class:`DirectAdjoint` has both.
 
     Args:
-        checkpoints: keep at most this many states, evenly spread, and compute those between again from them; about the
-            square root of the number of steps is a good choice. None keeps all.
+        checkpoints: keep at most this many states and compute the others again: half of them are spread evenly over the
+            solve as it runs, whatever its length; the rest divides the gap at hand in the backward pass. With n steps
+            and about the square root of n states each step is taken two to four times in all; with a fixed number of
+            states, more often, by a count that grows far more slowly than n. None keeps all.
 
     Example:
         >>> import torch, neuralde as nde
@@ -57,6 +60,10 @@ class DiscreteAdjoint(Adjoint):
         """The backward pass."""
         return Sweep
 
+    def _recorder(self) -> Recorder:
+        """What keeps states during the solve: half of the budget, the other half is for the backward pass."""
+        return Recorder(None if self.checkpoints is None else max(1, self.checkpoints // 2))
+
     def solve(self, job: Job) -> Result:
         """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
         if not torch.is_grad_enabled():
@@ -68,7 +75,7 @@ class DiscreteAdjoint(Adjoint):
             with torch.no_grad():
                 return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
         started = start_costs(job.plan, job.y0)
-        run = _Run(self, detached, copies, captured, Recorder(self.checkpoints), slope, started)
+        run = _Run(self, detached, copies, captured, self._recorder(), slope, started)
         states = [x for state in replayed(job.plan, started) for x in state]
         y1, flat, coefficients, *costs = _Replay.apply(run, job.y0, *inputs, *states)
         outcome, run.outcome = run.outcome, None
@@ -135,7 +142,7 @@ class Sweep:
         self.like = [x for state in replayed(job.plan, run.started) for x in state]
         self.inputs = [*run.copies, *run.captured]
         self.grads: list[Tensor | None] = [None] * len(self.inputs)
-        self.cached: dict[int, Tensor] = {}
+        self.extra: dict[int, Tensor] = {}
         self.offset = 0 if flat is None else len(flat)
         self.probe = self.probed()
 
@@ -230,23 +237,28 @@ class Sweep:
 
     def state_at(self, index: int) -> Tensor:
         """The state before a step: kept, or computed again from the last kept one before it."""
-        recorder = self.run_data.recorder
+        recorder, limit = self.run_data.recorder, self.run_data.adjoint.checkpoints
         if index in recorder.states:
             return recorder.states[index]
-        if index not in self.cached:
-            self._compute_between(index - index % recorder.stride, index)
-        return self.cached.pop(index)
+        assert limit is not None
+        self.extra = {place: y for place, y in self.extra.items() if place <= index}
+        place = max([index - index % recorder.stride, *self.extra])
+        y = self.extra[place] if place in self.extra else recorder.states[place]
+        free = limit - len(recorder.states) - len(self.extra)
+        while place < index:
+            target = place + first_checkpoint(index - place + 1, free) if free else index
+            y, place = self._advance(y, place, target), target
+            if free:
+                self.extra[place], free = y, free - 1
+        return y
 
-    def _compute_between(self, first: int, last: int) -> None:
-        """Every state behind the kept one at ``first``, up to the one at ``last``."""
-        recorder, plan = self.run_data.recorder, self.plan
-        y = recorder.states[first]
+    def _advance(self, y: Tensor, first: int, last: int) -> Tensor:
+        """The state before the step ``last``, from the one before ``first``."""
+        records = self.run_data.recorder.records
         with torch.no_grad():
             for index in range(first, last):
-                record, after = recorder.records[index], recorder.records[index + 1]
-                y = advance(plan, record, y)
-                y = following(y, record.rows, after.rows)
-                self.cached[index + 1] = y
+                y = following(advance(self.plan, records[index], y), records[index].rows, records[index + 1].rows)
+        return y
 
 
 def assembled(

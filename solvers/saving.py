@@ -209,7 +209,7 @@ class Steps:
 
     def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Keep an accepted step."""
-        if not plan.per_sample and not any_true(trial.accept):
+        if not any_true(trial.accept):
             return
         self.starts.append(widen(trial.t, trial.rows, self.samples))
         self.ends.append(widen(trial.t_end, trial.rows, self.samples))

@@ -132,7 +132,7 @@ def test_against_finite_differences_of_the_frozen_steps(frozen, base):
     solver = nde.Reversible(base, 0.99)
 
     def run(**options):
-        settings = {} if base.adaptive else {"dt": 0.1}
+        settings = {"controller": nde.PIController(dtmax=0.3)} if base.adaptive else {"dt": 0.1}
         return solve(live, solver, **({"rtol": 1e-3, "atol": 1e-3, "saveat": [0.4, 1.0]} | settings | options))
 
     frozen(run, lambda sol: sol.ys.square().sum() + sol.y1.sum(), live, adjoints=REVERSIBLE)
@@ -142,7 +142,7 @@ def test_it_keeps_no_states():
     live = inputs()
     sol = solve(live, adjoint=nde.ReversibleAdjoint(), rtol=1e-9, atol=1e-9)
     recorder = sol.y1.grad_fn.next_functions[0][0].run.recorder
-    assert len(recorder.records) == sol.stats.accepted > 20
+    assert len(recorder.records) == sol.stats.accepted > 15
     assert len(recorder.states) == 1  # the initial one
 
 
