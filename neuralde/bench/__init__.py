@@ -18,8 +18,8 @@ from torch import nn
 from neuralde.adjoints import DirectAdjoint, DiscreteAdjoint
 from neuralde.solvers import ODEProblem
 
-from ._version import __version__
-from .solve import solve
+from .._version import __version__
+from ..solve import solve
 
 SIZES = {"small": (20, 2, 50), "middle": (128, 64, 64), "large": (512, 64, 128)}
 TOLERANCE = 1e-6
