@@ -1,128 +1,69 @@
-"""``neuralde bench``: this library against torchdiffeq in one process, alternating, as ratios."""
+"""``neuralde bench``: what a solve costs, measured beside its peers in one process and printed beside the targets."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
+import importlib
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
-
-from neuralde.adjoints import DirectAdjoint, DiscreteAdjoint
-from neuralde.solvers import ODEProblem
-
-from .._version import __version__
-from ..solve import solve
-
-SIZES = {"small": (20, 2, 50), "middle": (128, 64, 64), "large": (512, 64, 128)}
-TOLERANCE = 1e-6
+BENCHMARKS = {
+    "speed": "whole solves against torchdiffeq, torchode and Diffrax: forward, forward+backward, eager, compiled",
+    "workprecision": "error against field calls and time over DETEST's 25 nonstiff problems, against torchdiffeq, SciPy",
+    "persample": "one hard sample in an easy batch: field rows evaluated, against torchdiffeq and torchode",
+    "memory": "peak bytes against steps and parameters for each adjoint; live tensors over many solves",
+    "scaling": "cost per step against batch, dimension, steps and parameters, beside that of the field",
+    "overhead": "microseconds per step beyond the field; the time to import the library",
+    "cuda": "host syncs and the effect of TF32 on step counts on a GPU",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``neuralde bench``."""
-    parser.add_argument("--repeats", type=int, default=7, help="timed repetitions of each side (default 7)")
-    parser.add_argument("--out", type=Path, help="write the numbers to this JSON file")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default all): {', '.join(BENCHMARKS)}")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs; no result")
+    parser.add_argument("--repeats", type=int, default=7, help="timed repetitions of each contender (default 7)")
+    parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    parser.add_argument(
+        "--out", type=Path, help="where JSON and pictures go (default tests/benchmarks/results, else runs/bench)"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the benchmarks; the exit status."""
-    try:
-        import torchdiffeq
-    except ImportError:
-        print("neuralde bench compares with torchdiffeq: pip install torchdiffeq", file=sys.stderr)
+    if arguments.list:
+        print("\n".join(f"{name:<14} {about}" for name, about in BENCHMARKS.items()))
+        return 0
+    unknown = [name for name in arguments.names if name not in BENCHMARKS]
+    if unknown:
+        print(f"NAME: got {', '.join(unknown)}; expected some of {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
-    rows = [row for size in SIZES for row in _size(size, torchdiffeq, arguments.repeats)]
-    print(
-        f"{'size':<8}{'what':<28}{'ms':>9}{'torchdiffeq ms':>16}{'ratio':>8}{'nfe':>6}{'theirs':>8}{'error':>10}{'theirs':>10}"
-    )
-    for row in rows:
-        print(
-            f"{row['size']:<8}{row['what']:<28}{row['ms']:>9.2f}{row['peer_ms']:>16.2f}{row['ratio']:>7.2f}x"
-            f"{row['nfe']:>6}{row['peer_nfe']:>8}{row['error']:>10.1e}{row['peer_error']:>10.1e}"
-        )
-    about = {
-        "versions": {"neuralde": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-        "rows": rows,
-    }
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(about, indent=1) + "\n")
+    if arguments.repeats < 1:
+        print(f"--repeats: got {arguments.repeats}; expected a positive number", file=sys.stderr)
+        return 2
+    from . import harness
+
+    try:
+        settings = harness.Settings(arguments.quick, arguments.repeats, arguments.device)
+    except RuntimeError as error:
+        print(f"--device: got {arguments.device!r}; expected cpu or a CUDA device ({error})", file=sys.stderr)
+        return 2
+    out = arguments.out or default_out(arguments.quick)
+    for name in arguments.names or BENCHMARKS:
+        print(f"== {name}: {BENCHMARKS[name]}", flush=True)
+        benchmark = importlib.import_module(f".{name}", __name__)
+        result = benchmark.run(settings)
+        if "skipped" in result:
+            print(f"skipped: {result['skipped']}")
+            continue
+        print(benchmark.show(result))
+        for path in harness.write(name, result, settings, out, benchmark.draw):
+            print(path)
     return 0
 
 
-def _size(size: str, torchdiffeq: Any, repeats: int) -> list[dict[str, Any]]:
-    """Every comparison at one size; ratios above 1 mean that this library is faster."""
-    batch, dim, hidden = SIZES[size]
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, dim))
-    y0, span = torch.randn(batch, dim), torch.tensor([0.0, 10.0])
-    calls = [0]
-
-    def field(t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        calls[0] += 1
-        return net(y)
-
-    problem = ODEProblem(field, y0, (0.0, 10.0))
-    exact = solve(
-        ODEProblem(lambda t, y: net.double()(y), y0.double(), (0.0, 10.0)), rtol=1e-11, atol=1e-12
-    ).y1.detach()
-    net.float()
-
-    def ours(adjoint: Any = None) -> torch.Tensor:
-        return solve(problem, rtol=TOLERANCE, atol=TOLERANCE, adjoint=adjoint).y1
-
-    def theirs(function: Any = torchdiffeq.odeint, **options: Any) -> torch.Tensor:
-        return function(field, y0, span, rtol=TOLERANCE, atol=TOLERANCE, method="dopri5", **options)[-1]
-
-    def quiet(run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        return torch.no_grad()(run)
-
-    def trained(run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        def step() -> torch.Tensor:
-            net.zero_grad()
-            y1 = run()
-            y1.square().sum().backward()
-            return y1.detach()
-
-        return step
-
-    adjoint = lambda: theirs(torchdiffeq.odeint_adjoint, adjoint_params=tuple(net.parameters()))  # noqa: E731
-    pairs = [
-        ("forward", quiet(ours), quiet(theirs)),
-        ("forward+backward direct", trained(lambda: ours(DirectAdjoint())), trained(theirs)),
-        ("forward+backward discrete", trained(lambda: ours(DiscreteAdjoint())), trained(adjoint)),
-    ]
-    rows = []
-    for what, mine, peer in pairs:
-        counts, errors = [], []
-        for run in (mine, peer):
-            calls[0] = 0
-            errors.append((run() - exact).abs().max().item())
-            counts.append(calls[0])
-        ms, peer_ms = _alternate(mine, peer, repeats)
-        rows.append(
-            dict(size=size, what=what, ms=ms, peer_ms=peer_ms, ratio=peer_ms / ms, nfe=counts[0], peer_nfe=counts[1])
-            | dict(error=errors[0], peer_error=errors[1])
-        )
-    return rows
-
-
-def _alternate(mine: Callable[[], Any], peer: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Median milliseconds of both, taken in turn after a warm-up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for run in (mine, peer):
-        run()
-    for _ in range(repeats):
-        for run, taken in zip((mine, peer), times, strict=True):
-            start = time.perf_counter()
-            run()
-            taken.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times[0]), statistics.median(times[1])
+def default_out(quick: bool = False) -> Path:
+    """The results folder of a checkout that is the working directory; elsewhere, and for smoke runs, ``runs/bench``."""
+    checkout = Path("tests/benchmarks/results")
+    return checkout if checkout.is_dir() and Path("setup.cfg").exists() and not quick else Path("runs/bench")
