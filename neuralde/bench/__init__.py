@@ -14,7 +14,6 @@ BENCHMARKS = {
     "memory": "peak bytes against steps and parameters for each adjoint; live tensors over many solves",
     "scaling": "cost per step against batch, dimension, steps and parameters, beside that of the field",
     "overhead": "microseconds per step beyond the field; the time to import the library",
-    "cuda": "host syncs and the effect of TF32 on step counts on a GPU",
 }
 
 
