@@ -28,7 +28,8 @@ def run(settings: Settings) -> Row:
         "joint, constant steps": dict(dt=t1 / 32, controller=ConstantStep()),
         "per_sample, adaptive": dict(rtol=1e-6, atol=1e-6, per_sample=True),
     }
-    rows, runs = [], {}
+    rows: list[Row] = []
+    runs: dict[str, Run] = {}
     for name, options in kinds.items():
         runs[name] = _solving(problem, options)
         stats = solve(problem, **options).stats

@@ -54,7 +54,7 @@ def run(settings: Settings) -> Row:
         field.rows = 0
         ours(sample)()
         alone += field.rows
-    rows = []
+    rows: list[Row] = []
     for name, contender in runs.items():
         field.rows = field.calls = 0
         contender()

@@ -32,7 +32,7 @@ def run(settings: Settings) -> Row:
             net = mlp(sizes["dim"], sizes["hidden"], settings.device)
             y0 = torch.randn(sizes["batch"], sizes["dim"]).to(settings.device)
             parameters = sum(p.numel() for p in net.parameters())
-            runs = {}
+            runs: dict[str, Run] = {}
             for what in ("forward", "forward+backward"):
                 train = what != "forward"
                 runs |= {what: _solve(net, y0, sizes["steps"], train), f"{what} field": _alone(net, y0, train)}
