@@ -15,7 +15,7 @@ from neuralde.solvers import Vern9
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_references_agree_with_a_tight_solve(name):
-    y, _ = ours(Vern9())(PROBLEMS[name], 1e-12)
+    y, _ = ours(Vern9())(PROBLEMS[name], 1e-13)
     assert PROBLEMS[name].error(y) < 5e-11
     assert np.allclose(PROBLEMS[name].reference(0.0) if name in EXACT else PROBLEMS[name].start, PROBLEMS[name].start)
 
