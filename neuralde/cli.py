@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     training = commands.add_parser("train", help="train a neural ODE, plainly and with the solver's cost in the loss")
     train.add_arguments(training)
     training.set_defaults(run=train.main)
-    benching = commands.add_parser("bench", help="time this library against torchdiffeq")
+    benching = commands.add_parser("bench", help="measure this library beside its peers")
     bench.add_arguments(benching)
     benching.set_defaults(run=bench.main)
     arguments = parser.parse_args(argv)

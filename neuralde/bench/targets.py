@@ -1,0 +1,22 @@
+"""What the library wants to reach: ratios in one run, a peer's number divided by ours unless it says "at most"."""
+
+from __future__ import annotations
+
+SPEED: dict[tuple[str, str, str], dict[str, float]] = {
+    ("forward", "eager", "torchdiffeq"): dict(small=2.2, middle=2.2, large=2.2),
+    ("forward+backward", "eager", "torchdiffeq"): dict(small=1.8, middle=1.8, large=1.8),
+    ("forward+backward", "eager", "torchdiffeq adjoint"): dict(small=4.0, middle=4.0, large=4.0),
+    ("forward", "compiled", "torchdiffeq"): dict(small=6.0, middle=4.5, large=2.4),
+    ("forward+backward", "compiled", "torchdiffeq"): dict(small=4.0, middle=2.7, large=1.7),
+    ("forward", "compiled", "diffrax"): dict(small=1 / 3, middle=1.0, large=1.0),
+    ("forward+backward", "compiled", "diffrax"): dict(small=1 / 3, middle=1.0, large=1.0),
+}
+"""By what is computed, how ours runs, and the peer; the least ratio at each size. At the small size a third first."""
+CALLS_AT_EQUAL_ERROR = 1.0
+"""A peer's field calls divided by ours, geometric mean over the problems."""
+ROWS_AT_MOST = 1.1
+"""Field rows of a compact per-sample solve, at most so many times the sum of what each sample needs alone."""
+IMPORT_AT_MOST = 1.35
+"""The time to import the library, at most so many times that of torch."""
+SYNCS_PER_STEP_AT_MOST = 1.0
+"""Host syncs of an eager joint solve per attempted step."""

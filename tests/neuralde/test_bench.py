@@ -1,0 +1,88 @@
+"""The benchmarks run, count rightly and write what they say; no test looks at a time."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from neuralde import bench, cli
+from neuralde.bench import harness
+from neuralde.bench.detest import PROBLEMS, ours
+from neuralde.bench.detest_exact import EXACT
+from neuralde.solvers import Vern9
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_references_agree_with_a_tight_solve(name):
+    y, _ = ours(Vern9())(PROBLEMS[name], 1e-13)
+    assert PROBLEMS[name].error(y) < 5e-11
+    assert np.allclose(PROBLEMS[name].reference(0.0) if name in EXACT else PROBLEMS[name].start, PROBLEMS[name].start)
+
+
+def run(name, tmp_path, capsys):
+    assert cli.main(["bench", name, "--quick", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    result = json.loads((tmp_path / f"{name}.json").read_text())
+    assert result["quick"]
+    assert result["machine"]["threads"]
+    assert result["versions"]["torch"]
+    return result, capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peers
+def test_speed(tmp_path, capsys):
+    result, printed = run("speed", tmp_path, capsys)
+    rows = {(row["library"], row["what"], row["mode"]): row for row in result["rows"]}
+    mine = rows["neuralde", "forward", "eager"]
+    assert mine["error"] < 1e-4
+    assert mine["calls"] > mine["steps"] > 0
+    assert rows["neuralde", "forward", "compiled"]["error"] < 1e-4
+    assert {row["peer"] for row in result["comparisons"]} >= {"torchdiffeq", "torchdiffeq adjoint"}
+    assert "target" in printed
+
+
+def test_workprecision(tmp_path, capsys):
+    result, _ = run("workprecision", tmp_path, capsys)
+    ratios = {(row["method"], row["peer"]): row["calls"] for row in result["comparisons"]}
+    # The same method at equal error: only step-size control differs.
+    assert 0.5 < ratios["Dopri5", "SciPy RK45"] < 2.0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_persample(tmp_path, capsys):
+    result, _ = run("persample", tmp_path, capsys)
+    rows = {row["solve"]: row["field_rows"] for row in result["rows"]}
+    assert rows["neuralde per_sample, compact"] < rows["neuralde per_sample"]
+
+
+def test_memory(tmp_path, capsys):
+    result, _ = run("memory", tmp_path, capsys)
+    peak = {(row["adjoint"], row["axis"], row["steps"]): row["bytes"] for row in result["rows"]}
+    assert peak["DirectAdjoint", "steps", 16] > 3 * peak["DirectAdjoint", "steps", 4]
+    assert peak["DiscreteAdjoint", "steps", 16] < peak["DirectAdjoint", "steps", 16] / 2
+    assert all(row["after"] == row["before"] for row in result["leaks"])
+
+
+@pytest.mark.parametrize("name", ["scaling", "overhead"])
+def test_costs(name, tmp_path, capsys):
+    result, _ = run(name, tmp_path, capsys)
+    assert all(row["us"] > 0 for row in result["rows"])
+
+
+def test_host_syncs_and_peaks_are_counted():
+    x = torch.ones(1000)
+    assert harness.host_syncs(lambda: [x.sum().item(), bool(x[0] > 0), x.tolist(), x + 1]) == 3
+    assert harness.peak_bytes(lambda: x.add(1.0).add(1.0)) == 8000
+    assert harness.peak_bytes(lambda: [x.add(1.0) for _ in range(5)]) == 20000
+    assert harness.peak_bytes(lambda: x.view(10, 100)) == 0
+
+
+def test_options(capsys, tmp_path, monkeypatch):
+    assert cli.main(["bench", "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in bench.BENCHMARKS)
+    assert cli.main(["bench", "nothing"]) == 2
+    assert "nothing" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert str(bench.default_out()) == "runs/bench"
