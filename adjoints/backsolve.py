@@ -53,7 +53,6 @@ class BacksolveAdjoint(ContinuousAdjoint):
         saves=("end", "times"),
         dense=False,
         regularizers=False,
-        running_costs=False,
     )
 
     @property

@@ -54,7 +54,6 @@ class GaussAdjoint(ContinuousAdjoint):
         saves=("end", "times"),
         dense=False,
         regularizers=False,
-        running_costs=False,
     )
 
     @property
@@ -97,7 +96,6 @@ class InterpolatingAdjoint(GaussAdjoint):
         saves=("end", "times"),
         dense=False,
         regularizers=False,
-        running_costs=False,
     )
 
     @property

@@ -1,6 +1,14 @@
-"""Random numbers that are a pure function of a seed and an index, so that a step taken again draws the same."""
+"""Random numbers that are a pure function of a seed and an index, so that a step taken again draws the same.
+
+Everything is a handful of elementwise operations on 64-bit integers and floats. The integers are the same on any device.
+The normals are too wherever each operation is rounded by itself, which eager torch does: only sums, products and looked-up
+constants occur, no elementary function. Compiled code may fuse a product and a sum, which moves the last bit.
+"""
 
 from __future__ import annotations
+
+from math import exp, pi, sqrt
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -8,9 +16,18 @@ from torch import Tensor
 from .scalars import Scalar
 
 # The constants of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) as signed 64-bit integers.
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+# The quantile function of the normal law on (0, 1/2), one cubic for each segment: a segment is one binade of the
+# uniform number, cut into 32 equal parts, so that it is found in the bits of the number and the tail is as fine as
+# the middle. The cubics match value and slope at both ends and are wrong by less than 1e-8.
+_PARTS = 5
+_BINADES = 53
+_SEGMENTS = _BINADES << _PARTS
+_REST = 52 - _PARTS
+_FIRST = 1022 << _PARTS  # the bits of 0.5 above the rest
 
 
 def draw_seed(like: Tensor) -> Tensor:
@@ -20,11 +37,57 @@ def draw_seed(like: Tensor) -> Tensor:
 
 def uniform(seed: Tensor, index: Scalar) -> Tensor:
     """A float64 in [0, 1) for each seed and index, on any device the same."""
-    x = seed + (torch.zeros_like(seed) + (index + 1)) * _GOLDEN
+    x = mix(seed + (torch.zeros_like(seed) + (index + 1)) * GOLDEN)
+    return _shift(x, 11).to(torch.float64) * 2.0**-53
+
+
+def mix(x: Tensor) -> Tensor:
+    """A bijection of 64-bit integers each of whose output bits depends on every input bit (SplitMix64's finalizer)."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
-    x = x ^ _shift(x, 31)
-    return _shift(x, 11).to(torch.float64) * 2.0**-53
+    return x ^ _shift(x, 31)
+
+
+def normal(bits: Tensor, table: Tensor) -> Tensor:
+    """A standard normal float64 for each 64-bit integer, between -8.3 and 8.3, from :func:`normal_table`."""
+    number = (_shift(bits, 12).to(torch.float64) + 0.5).view(torch.int64)  # uniform on (0, 2**52), its bits
+    segment = (number >> _REST) - _FIRST + (bits & 1) * _SEGMENTS
+    place = (number & ((1 << _REST) - 1)).to(torch.float64) * 2.0**-_REST
+    value = table[3].take(segment)
+    for column in (table[2], table[1], table[0]):
+        value = value * place + column.take(segment)
+    return value
+
+
+def _normal_table() -> Tensor:
+    law = NormalDist()
+
+    def knot(binade: int, part: int) -> tuple[float, float]:
+        """Value, and slope over one part of this binade."""
+        u = (1.0 + part * 2.0**-_PARTS) * 2.0 ** (binade - _BINADES - 1)
+        z = law.inv_cdf(u)
+        width = 2.0 ** (binade - _BINADES - 1 - _PARTS)
+        return z, width * sqrt(2.0 * pi) * exp(0.5 * z * z)
+
+    rows = []
+    for binade in range(_BINADES):
+        right = knot(binade, 0)
+        for part in range(1 << _PARTS):
+            (a, da), (b, db) = right, knot(binade, part + 1)
+            right = (b, db)
+            rows.append((a, da, 3.0 * (b - a) - 2.0 * da - db, 2.0 * (a - b) + da + db))
+    lower = torch.tensor(rows, dtype=torch.float64).T
+    # Rounded, so that a C library whose last bits differ gives the same table.
+    lower = torch.round(lower * 2.0**40) * 2.0**-40
+    return torch.cat([lower, -lower], dim=1)
+
+
+_TABLE = _normal_table()
+
+
+def normal_table(device: torch.device) -> Tensor:
+    """The coefficients that :func:`normal` looks up, ``(4, 3392)``."""
+    return _TABLE.to(device)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

@@ -1,0 +1,400 @@
+r"""Brownian motion as a pure function of (seed, sample, component, time): nothing is drawn, so nothing is stored.
+
+White noise is expanded in wavelets, each of which has its own normal number, hashed from a counter. The value at a time
+needs only the wavelets whose interval holds that time, one per level of a dyadic tree, and their integrals are known in
+closed form. So a query is a fixed number of elementwise operations without recursion, the same for one time or one per
+sample, in eager and in compiled code.
+
+Without Levy area the wavelets are Haar's and the expansion is Levy and Ciesielski's. With it they are Alpert's piecewise
+linear ones: both :math:`W_t = \int_0^t dW_u` and :math:`\int_0^t W_u\,du = \int_0^t (t - u)\,dW_u` integrate the noise
+against a polynomial of degree 1 cut off at ``t``, and these wavelets are orthogonal to such polynomials wherever their
+interval does not hold ``t``. The joint law at dyadic times is the one that Foster's conditional formulas for halving an
+interval give. Inside the smallest intervals the exact conditional law is used, with one normal (two) for each interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidProblemError
+from .random import GOLDEN, mix, normal, normal_table
+from .scalars import Scalar
+
+DEPTH = 28
+"""Levels of the tree if no tolerance is given: the smallest interval is the cell times 2**-28, about 4e-9 of it."""
+_BLOCK = 1 << 16
+_ROOT3, _ROOT12 = math.sqrt(3.0), math.sqrt(12.0)
+
+
+class Increment(NamedTuple):
+    r"""What a path did on an interval: :math:`W_{s,t}`, and the space-time Levy area :math:`H_{s,t}` or None."""
+
+    w: Tensor
+    h: Tensor | None
+
+
+class BrownianPath:
+    r"""One Brownian motion per entry of ``shape``, as a pure function of the seed.
+
+    ``path(s, t)`` is the increment :math:`W_t - W_s`. It is the same in any order of queries, backwards, after a rejected
+    step, in another process, and for one sample alone or in a batch of any size: to the last bit, on every device, in
+    eager code (compiled code may round the last bit differently). Increments add up to rounding. Nothing is stored, and
+    gradients do not flow through a path.
+
+    With ``levy_area="space-time"`` there is also
+
+    .. math:: H_{s,t} = \frac{1}{t-s} \int_s^t \Bigl(W_{s,u} - \frac{u-s}{t-s} W_{s,t}\Bigr) du
+              \sim N\Bigl(0, \frac{t-s}{12}\Bigr), \qquad \int_s^t W_{s,u}\,du = (t-s) (W_{s,t}/2 + H_{s,t})
+
+    with the exact joint law of all increments and areas. A path with areas has other values than one without.
+
+    Args:
+        shape: the shape of one increment. With two or more dimensions the first one counts samples.
+        seed: an int, or a 0-d int64 tensor.
+        t0: where the path starts; a float, or ``(B,)`` where samples have intervals of their own.
+        t1: where it ends. Times outside the interval are refused.
+        levy_area: ``"none"`` or ``"space-time"``.
+        dt: cuts the path into cells of this length from ``t0`` on, whose increments cost one normal each: the grid of a
+            solve with steps of ``dt``. Times within a millionth of a cell of the grid count as on it. A query
+            across many cells adds them up. None: one cell.
+        tol: how short intervals the dyadic tree in a cell resolves; the default is 2**-28 of a cell. Two queried times
+            closer than that are still consistent and add up, but what lies between them is not Brownian.
+        samples: the numbers of the samples, ``(shape[0],)``, where they are not 0, 1, 2, ...: a process that solves
+            samples 5000 to 9999 of an ensemble gets the increments that one process would have given them.
+        dtype: float32 or float64, of what is returned; torch's default if None. Everything is computed in float64.
+        device: where.
+
+    References:
+        Foster, Oberhauser, Lyons: An optimal polynomial approximation of Brownian motion. SIAM J. Numer. Anal. 58
+        (2020). Alpert: A class of bases in L2 for the sparse representation of integral operators. SIAM J. Math. Anal.
+        24 (1993). Salmon et al.: Parallel random numbers: as easy as 1, 2, 3. SC 2011.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> path = nde.BrownianPath((1000, 2), seed=7, t0=0.0, t1=1.0, dtype=torch.float64)
+        >>> whole, parts = path(0.0, 1.0), path(0.0, 0.3) + path(0.3, 1.0)
+        >>> whole.shape, torch.allclose(whole, parts), torch.equal(path.sample(5)(0.3, 1.0), path(0.3, 1.0)[5])
+        (torch.Size([1000, 2]), True, True)
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        seed: int | Tensor,
+        t0: Scalar,
+        t1: Scalar,
+        levy_area: str = "none",
+        *,
+        dt: float | None = None,
+        tol: float | None = None,
+        samples: Tensor | Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.shape = torch.Size(_checked_shape(shape))
+        if levy_area not in ("none", "space-time"):
+            raise InvalidProblemError(f'levy_area: got {levy_area!r}; expected "none" or "space-time"')
+        self.dtype = torch.get_default_dtype() if dtype is None else dtype
+        if self.dtype not in (torch.float32, torch.float64):
+            raise InvalidProblemError(f"dtype: got {dtype}; expected torch.float32 or torch.float64")
+        self.levy_area = levy_area
+        self.device = torch.empty(0, device=device).device
+        self.t0, self.t1 = (self._time(t).detach() for t in (t0, t1))
+        _check_span(self.t0, self.t1)
+        self.dt = None if dt is None else _positive(dt, "dt")
+        self.depth = self._depth(tol)
+        self._start = torch.minimum(self.t0, self.t1)
+        self._width = (self.t1 - self.t0).abs() if dt is None else torch.full_like(self._start, dt)
+        self.keys = _keys(self.shape, _checked_seed(seed, self.device), samples)
+        self._table = normal_table(self.device)
+
+    @property
+    def levy_area_approximation(self) -> str:
+        """The same as :attr:`levy_area`, under the name that torchsde's solvers ask for."""
+        return self.levy_area
+
+    def __call__(
+        self, s: Scalar, t: Scalar | None = None, return_U: bool = False, return_A: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        r"""The increment from ``s`` to ``t`` (from the start to ``s`` without ``t``); ``t < s`` gives it negated.
+
+        Args:
+            s: a number, a 0-d tensor, or ``(shape[0],)``, one for each sample.
+            t: likewise.
+            return_U: also return :math:`U = \int_s^t W_{s,u}\,du`; needs the space-time area.
+            return_A: refused; here because torchsde's solvers pass it.
+        """
+        if return_A:
+            raise InvalidProblemError('return_A: got True; a BrownianPath has levy_area "none" or "space-time" only')
+        s, t = (self.t0, s) if t is None else (s, t)
+        w, h = self.increment(s, t)
+        if not return_U:
+            return w
+        if h is None:
+            raise InvalidProblemError('return_U: got True with levy_area="none"; expected levy_area="space-time"')
+        return w, self._spread(self._time(t) - self._time(s)).to(w) * (0.5 * w + h)
+
+    def increment(self, s: Scalar, t: Scalar) -> Increment:
+        r""":math:`W_{s,t}` and, with ``levy_area="space-time"``, :math:`H_{s,t}`. Run backwards, W changes its sign."""
+        with torch.no_grad():
+            s, t = self._time(s), self._time(t)
+            w, h = self._between(torch.minimum(s, t), torch.maximum(s, t))
+            w = self._spread(torch.where(t < s, -1.0, 1.0).to(torch.float64)) * w
+            return Increment(w.to(self.dtype), None if h is None else h.to(self.dtype))
+
+    def grid(self, first: int, count: int) -> Increment:
+        """The increments of ``count`` cells of length ``dt``, from cell ``first`` on, stacked in front.
+
+        These are the bits that ``path(t0 + k * dt, t0 + (k + 1) * dt)`` gives, for one normal per increment.
+        """
+        with torch.no_grad():
+            cells = torch.arange(first, first + count, device=self.device).unsqueeze(-1)
+            w, h = self._whole(cells, self.keys.reshape(1, -1))
+            scale = self._width.sqrt().reshape(-1)
+            shape = (count, *self.shape)
+            h = None if h is None else (scale * h).reshape(shape).to(self.dtype)
+            return Increment((scale * w).reshape(shape).to(self.dtype), h)
+
+    def take(self, rows: Tensor) -> BrownianPath:
+        """The path of some of the samples, counted along the first dimension."""
+        path = object.__new__(BrownianPath)
+        path.__dict__.update(self.__dict__)
+        path.keys = self.keys[rows]
+        path.shape = path.keys.shape
+        for name in ("t0", "t1", "_start", "_width"):
+            if getattr(self, name).dim():
+                setattr(path, name, getattr(self, name)[rows])
+        return path
+
+    def sample(self, index: int) -> BrownianPath:
+        """The path of one sample alone, without the first dimension."""
+        return self.take(torch.tensor(index, device=self.device))
+
+    def __repr__(self) -> str:
+        area = "" if self.levy_area == "none" else f", levy_area={self.levy_area!r}"
+        ends = ", ".join(str(t.item() if not t.dim() else t.tolist()) for t in (self.t0, self.t1))
+        return f"BrownianPath({tuple(self.shape)}, t0, t1 = {ends}{area})"
+
+    def _time(self, t: Scalar) -> Tensor:
+        time = torch.as_tensor(t, dtype=torch.float64, device=self.device)
+        if time.dim() > 1 or (time.dim() and tuple(time.shape) != tuple(self.shape[:1])):
+            raise InvalidProblemError(
+                f"t: got a time of shape {tuple(time.shape)}; expected a number or shape {tuple(self.shape[:1])}"
+            )
+        return time
+
+    def _spread(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, *[1] * (len(self.shape) - 1)) if x.dim() else x
+
+    def _depth(self, tol: float | None) -> int:
+        if tol is None:
+            return DEPTH
+        cell = (self.t1 - self.t0).abs().max().item() if self.dt is None else self.dt
+        return min(max(math.ceil(math.log2(cell / _positive(tol, "tol"))), 1), 45)
+
+    def _located(self, t: Tensor) -> Tensor:
+        """The time in cells; on the grid where it is so near to it that only rounding can be between."""
+        if not torch.compiler.is_compiling():
+            low, high = torch.minimum(self.t0, self.t1), torch.maximum(self.t0, self.t1)
+            slack = 1e-6 * (high - low) if self.dt is None else 1e-6 * self._width
+            slack = slack + 8 * torch.finfo(torch.float64).eps * torch.maximum(low.abs(), high.abs())
+            if not bool(((t >= low - slack) & (t <= high + slack)).all()):
+                raise InvalidProblemError(
+                    f"t: got a time outside of the path, {t.reshape(-1).tolist()[:4]}; expected times between "
+                    f"{low.min().item():.9g} and {high.max().item():.9g}"
+                )
+        x = (t - self._start) / self._width
+        if self.dt is None:
+            return x.clamp(0.0, 1.0)
+        near = torch.round(x)
+        # A clock that adds dt up n times is off by up to n**2 units of rounding.
+        allowed = (1e-6 + 0.5 * torch.finfo(torch.float64).eps * x * x).clamp(max=0.05)
+        return torch.where((x - near).abs() <= allowed, near, x).clamp(min=0.0)
+
+    def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The increment of an interval in the order of time."""
+        s, t = (x.reshape(-1) for x in torch.broadcast_tensors(self._located(s), self._located(t)))
+        keys = self.keys.reshape(len(s), self.keys.numel() // max(len(s), 1))
+        first = torch.floor(s) if self.dt is not None else torch.zeros_like(s)
+        last = torch.maximum(torch.ceil(t) - 1.0, first) if self.dt is not None else first
+        apart = (last - first).to(torch.int64)
+        several = self.dt is not None and not torch.compiler.is_compiling() and bool((apart > 0).any())
+        w, j = self._piece(first, s - first, torch.where(apart > 0, 1.0, t - first), keys)
+        if several:
+            w, j = self._append(w, j, self._cells(first, apart, keys))
+            start = torch.where(apart > 0, 0.0, t - last)
+            w, j = self._append(w, j, (*self._piece(last, start, t - last, keys), (t - last - start).unsqueeze(-1)))
+        root = self._width.sqrt().reshape(-1, 1)
+        span = (t - s).unsqueeze(-1)
+        h = None if j is None else root * (j / torch.where(span > 0, span, 1.0) - 0.5 * w)
+        return (root * w).reshape(self.shape), None if h is None else h.reshape(self.shape)
+
+    @staticmethod
+    def _append(
+        w: Tensor, j: Tensor | None, then: tuple[Tensor, Tensor | None, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Chen's relation: a further piece behind what there is."""
+        more, area, length = then
+        return w + more, None if j is None or area is None else j + length * w + area
+
+    def _cells(self, first: Tensor, apart: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The cells strictly between the first and the last, in blocks."""
+        w = torch.zeros((len(first), keys.shape[1]), dtype=torch.float64, device=self.device)
+        j = torch.zeros_like(w) if self.levy_area != "none" else None
+        most = int(apart.max()) - 1
+        block = max(1, _BLOCK // max(1, keys.numel()))
+        for begin in range(0, most, block):
+            offset = torch.arange(begin + 1, min(begin + block, most) + 1, device=self.device).unsqueeze(-1)
+            inside = (offset < apart).unsqueeze(-1)
+            each, h = self._whole(first.to(torch.int64) + offset, keys)
+            each = torch.where(inside, each, 0.0)
+            if j is not None:
+                assert h is not None
+                before = w + each.cumsum(0) - each
+                j = j + torch.where(inside, before + h + 0.5 * each, 0.0).sum(0)
+            w = w + each.sum(0)
+        return w, j, (apart - 1).clamp(min=0).to(torch.float64).unsqueeze(-1)
+
+    def _whole(self, cells: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+        """W and H of whole cells of length 1."""
+        top = torch.zeros_like(cells)
+        w = self._normals(cells, top, 0, keys)
+        if self.levy_area == "none":
+            return w, None
+        return w, (0.5 * w + (_ROOT3 * (1.0 / 3.0 - 0.5)) * self._normals(cells, top, 1, keys)) - 0.5 * w
+
+    def _piece(self, cell: Tensor, start: Tensor, end: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+        """W and the integral of W on a part of a cell, in units of the cell."""
+        values, areas = self._values(cell, torch.stack([start, end]), keys)
+        w = values[1] - values[0]
+        if areas is None:
+            return w, None
+        return w, areas[1] - areas[0] - (end - start).unsqueeze(-1) * values[0]
+
+    def _values(self, cell: Tensor, theta: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+        """W and its integral from the start of the cell to ``theta``, ``(2, n)``, in units of the cell."""
+        levels = torch.arange(self.depth + 1, dtype=torch.float64, device=self.device).reshape(-1, 1, 1)
+        count = torch.exp2(levels)
+        position = torch.minimum(torch.floor(theta * count), count - 1.0)
+        phi = theta * count - position
+        node = torch.cat([torch.zeros_like(position[:1]), count + position]).to(torch.int64)
+        cell = cell.to(torch.int64).expand_as(node)
+        size = 1.0 / count
+        root = size.sqrt()
+        if self.levy_area == "none":
+            inner, leaf = phi[:-1], phi[-1:]
+            tent = torch.minimum(inner, 1.0 - inner)
+            weights = torch.cat([theta.unsqueeze(0), root[:-1] * tent, root[-1:] * (leaf * (1.0 - leaf)).sqrt()])
+            return _total(weights, self._normals(cell, node, 0, keys)), None
+        z = torch.cat([self._normals(cell, node, 0, keys), self._normals(cell, node, 1, keys)])
+        parts = [_top(theta), _wavelets(phi[:-1], root[:-1], size[:-1]), _leaf(phi[-1:], root[-1:], size[-1:])]
+        value, other, area, crossed = (torch.cat(rows) for rows in zip(*parts, strict=True))
+        return _total(torch.cat([value, other]), z), _total(torch.cat([area, crossed]), z)
+
+    def _normals(self, cell: Tensor, node: Tensor, index: int, keys: Tensor) -> Tensor:
+        """The normals of a node of the tree: one for each counter ``(..., n)`` and each key ``(n or 1, m)``."""
+        code = mix(mix(cell * GOLDEN + 1) + (2 * node + index) * GOLDEN)
+        return normal(mix(keys ^ code.unsqueeze(-1)), self._table)
+
+
+def _top(theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Integrals and iterated integrals of the two Legendre polynomials of a cell."""
+    square, half = theta * theta, 0.5 * theta
+    bent = _ROOT3 * (square - theta)
+    area, crossed = half * theta, _ROOT3 * (square * (theta / 3.0 - 0.5))
+    return theta[None], bent[None], area[None], crossed[None]
+
+
+def _wavelets(phi: Tensor, root: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Integrals and iterated integrals of Alpert's two wavelets, the even one and the odd one."""
+    right = phi > 0.5
+    x = torch.where(right, 1.0 - phi, phi)
+    square = x * x
+    sign = torch.where(right, -1.0, 1.0).to(torch.float64)
+    even, odd = _ROOT12 * (0.5 * x - square), 3.0 * square - x
+    area, crossed = _ROOT12 * square * (0.25 - x / 3.0), square * (x - 0.5)
+    scale = root * size
+    return root * sign * even, root * odd, scale * area, scale * sign * crossed
+
+
+def _leaf(phi: Tensor, root: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The exact conditional law inside the smallest interval: of W given both ends' W and H, and of its integral given W."""
+    q = phi * (1.0 - phi)
+    rest = 1.0 - 3.0 * q
+    value = (q * rest).sqrt()
+    area = q * (0.5 - phi) * (q / rest).sqrt()
+    crossed = q * (q / (12.0 * rest)).sqrt()
+    # The mean of the integral moves with W: q**2 (1/2 - phi) is their covariance.
+    return root * value, torch.zeros_like(value), root * size * area, root * size * crossed
+
+
+def _total(weights: Tensor, z: Tensor) -> Tensor:
+    """The weighted sum over the first dimension, in an order that does not depend on the other dimensions."""
+    terms = weights.unsqueeze(-1) * z
+    while len(terms) > 1:
+        half = len(terms) // 2
+        pairs = terms[:half] + terms[half : 2 * half]
+        terms = pairs if 2 * half == len(terms) else torch.cat([pairs, terms[2 * half :]])
+    return terms[0]
+
+
+def _keys(shape: Sequence[int], seed: Tensor, samples: Tensor | Sequence[int] | None) -> Tensor:
+    """A well-mixed 64-bit key for each entry, from its seed, its sample's number and its place in the sample."""
+    device = seed.device
+    if samples is None:
+        numbers = torch.arange(shape[0] if len(shape) > 1 else 1, device=device)
+    else:
+        numbers = torch.as_tensor(samples, dtype=torch.int64, device=device)
+        if not len(shape) or tuple(numbers.shape) != (shape[0],):
+            raise InvalidProblemError(
+                f"samples: got shape {tuple(numbers.shape)} for a path of shape {tuple(shape)}; expected one number for "
+                "each entry of the first dimension"
+            )
+    counted = len(shape) > 1 or samples is not None
+    places = torch.arange(math.prod(shape[1:]) if counted else math.prod(shape), device=device)
+    keys = mix(mix(mix(seed + GOLDEN) + numbers * GOLDEN).unsqueeze(-1) + places * GOLDEN)
+    return keys.reshape(tuple(shape))
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(size) for size in shape)
+    except TypeError:
+        raise InvalidProblemError(f"shape: got {shape!r}; expected a sequence of ints, such as (B, m)") from None
+    if any(size < 0 for size in sizes):
+        raise InvalidProblemError(f"shape: got {sizes}; expected sizes that are not negative")
+    return sizes
+
+
+def _checked_seed(seed: Any, device: torch.device) -> Tensor:
+    if isinstance(seed, Tensor):
+        if seed.dim() or seed.dtype != torch.int64:
+            raise InvalidProblemError(
+                f"seed: got a {seed.dtype} tensor of shape {tuple(seed.shape)}; expected an int or a 0-d int64 tensor"
+            )
+        return seed.to(device)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidProblemError(f"seed: got {seed!r}; expected an int or a 0-d int64 tensor")
+    signed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
+    return torch.tensor(signed, dtype=torch.int64, device=device)
+
+
+def _positive(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InvalidProblemError(f"{name}: got {value!r}; expected a positive, finite number")
+    return float(value)
+
+
+def _check_span(t0: Tensor, t1: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for time, name in ((t0, "t0"), (t1, "t1")):
+        if not bool(time.isfinite().all()):
+            raise InvalidProblemError(f"{name}: got {time.tolist()}; expected a finite time")
+    if not t0.dim() and not t1.dim() and bool(t0 == t1):
+        raise InvalidProblemError(f"t0, t1: got {t0.item()} for both; expected an interval")
