@@ -12,8 +12,8 @@ def first_checkpoint(length: int, slots: int) -> int:
     :math:`t` times, :math:`\binom{c + t}{c}` steps can be reversed; the two parts that the checkpoint makes must each
     be within these limits for one repetition, or one state, less.
 
-    >>> first_checkpoint(10, 3), first_checkpoint(2, 1)
-    (4, 1)
+    >>> first_checkpoint(20, 2), first_checkpoint(2, 1)
+    (10, 1)
     """
     states, times = slots + 1, 1
     while comb(states + times, states) < length:

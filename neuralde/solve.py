@@ -15,6 +15,7 @@ from neuralde.solvers import Controller, InvalidProblemError, Method, ODEProblem
 from neuralde.solvers.attempt import Plan
 from neuralde.solvers.graph import compiling, integrate_in_graph
 from neuralde.solvers.integrate import Options
+from neuralde.solvers.precision import check_products
 from neuralde.solvers.prepare import check_samples, prepare_options, prepare_plan
 from neuralde.solvers.scalars import choose, transformed
 from neuralde.solvers.state import Packing
@@ -116,6 +117,7 @@ def solve(
         tensors=compiling(),
     )
     options, shown = prepare_options(plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact)
+    probes = check_products(plan, y0)
     job = Job(plan=plan, y0=y0, options=options, f=problem.f, args=problem.args)
     if torch.is_grad_enabled():
         adjoint.check(job)
@@ -123,7 +125,7 @@ def solve(
         result = _in_graph(adjoint, job)
     else:
         result = _with_progress(adjoint, job) if progress else adjoint.solve(job)
-    solution = _solution(plan, options, packing, y0, result, shown, regularizers)
+    solution = _solution(plan, options, packing, y0, result, shown, regularizers, probes)
     if throw and not compiling():
         solution.raise_on_failure()
     return solution
@@ -168,6 +170,7 @@ def _solution(
     result: Result,
     shown: Tensor | None,
     regularizers: Sequence[Regularizer],
+    probes: int,
 ) -> Solution:
     """The user's view of a packed result."""
     outcome, carry, save, lower = result.outcome, result.outcome.carry, options.save, plan.method.lower
@@ -188,7 +191,7 @@ def _solution(
         regularizer.value(state, carry.accepted, plan)
         for regularizer, state in zip(regularizers, result.costs, strict=True)
     ]
-    nfe = carry.nfe + sum(calls for _, calls in numbers)
+    nfe = carry.nfe + probes + sum(calls for _, calls in numbers)
     return Solution(
         ts=ts,
         ys=packing.unpack(ys, lead=1),

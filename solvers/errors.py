@@ -75,7 +75,7 @@ class MaxStepsError(SolveError):
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: -y, torch.tensor(1.0), (0.0, 1.0))
-        >>> nde.solve(problem, max_steps=2, throw=False).status.name
+        >>> nde.solve(problem, max_steps=1, throw=False).status.name
         'MAX_STEPS'
     """
 

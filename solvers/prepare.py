@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import torch
@@ -13,10 +12,11 @@ from torch.utils import _pytree as pytree
 from .attempt import Plan
 from .controllers import ConstantStep, Controller, PIController, StepTo, as_list
 from .costs import Cost
-from .errors import InvalidProblemError, PrecisionWarning
+from .errors import InvalidProblemError
 from .field import Field
 from .integrate import Options
 from .method import Method
+from .precision import check_tolerances
 from .problems import ODEProblem
 from .saving import SavePlan
 from .scalars import Scalar, differentiated, graph_constant
@@ -47,7 +47,7 @@ def prepare_plan(
         if rtol == 0.0 and atol == 0.0:
             raise InvalidProblemError("rtol, atol: got 0 for both; expected at least one of them positive")
         if method.adaptive:
-            _check_precision(rtol, atol, y0)
+            check_tolerances(rtol, atol, y0)
     controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
     t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
     if isinstance(t0, Tensor):
@@ -131,21 +131,6 @@ def _tolerance(value: Any, name: str) -> float | Tensor:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise InvalidProblemError(f"{name}: got {value!r}; expected a number or 0-d tensor, 0 or positive")
     return graph_constant(float(value)) if torch.compiler.is_compiling() else float(value)
-
-
-def _check_precision(rtol: float, atol: float, y0: Tensor) -> None:
-    """Warn of a tolerance that the state's dtype cannot resolve at its initial size."""
-    eps = torch.finfo(y0.dtype).eps
-    if rtol >= 4 * eps or torch.compiler.is_compiling() or not y0.numel():
-        return
-    size = y0.detach().abs().max().item()
-    if rtol * size + atol < 4 * eps * size:
-        warnings.warn(
-            f"rtol={rtol:g} and atol={atol:g} are below the rounding of {y0.dtype} states of size {size:.3g}: the error "
-            "estimate measures noise; use float64 or larger tolerances",
-            PrecisionWarning,
-            stacklevel=4,
-        )
 
 
 def _positive_int(value: Any, name: str) -> int:

@@ -151,11 +151,10 @@ class Solution:
     _end: Any = None
 
     def _reached(self, lane: int) -> str:
-        end = self._end
-        if isinstance(end, Tensor):
-            end = end[lane].item() if end.dim() else end.item()
-        steps = self.stats.steps[lane].item() if isinstance(self.stats.steps, Tensor) else self.stats.steps
-        nfe = self.stats.nfe[lane].item() if isinstance(self.stats.nfe, Tensor) else self.stats.nfe
+        def number(x: Any) -> Any:
+            return x if not isinstance(x, Tensor) else x[lane].item() if x.dim() else x.item()
+
+        end, steps, nfe = map(number, (self._end, self.stats.steps, self.stats.nfe))
         return f"{end!r} after {steps} steps and {nfe} field calls"
 
 

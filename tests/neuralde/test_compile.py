@@ -1,10 +1,14 @@
 """A compiled solve is one graph and gives the eager result and gradients, for every carry of the loop."""
 
+import copy
+
 import pytest
 import torch
+import torch._dynamo.testing
 
 import neuralde as nde
 from neuralde.regularizers import ErrorEstimate, StiffnessEstimate
+from neuralde.solvers.testing import methods
 
 D = torch.float64
 OPTIONS = dict(rtol=1e-6, atol=1e-6, regularizers=[ErrorEstimate(), StiffnessEstimate(reduction="mean")])
@@ -69,3 +73,93 @@ def test_what_cannot_be_compiled_says_so():
 
     with pytest.raises(Exception, match="cannot be compiled"):
         torch.compile(dense, fullgraph=True, backend="eager")(y0)
+
+
+def test_new_tolerances_and_times_do_not_recompile():
+    net = torch.nn.Linear(3, 3).double().requires_grad_(False)
+    y0 = torch.ones(2, 3, dtype=D)
+
+    def run(y0, rtol, t1):
+        return nde.solve(nde.ODEProblem(lambda t, y: torch.tanh(net(y)), y0, (0.0, t1)), rtol=rtol, atol=1e-8).y1
+
+    # A tensor never does; torch makes a Python number symbolic when it first changes, which is one more graph.
+    for kind, frames in ((lambda x: torch.tensor(x, dtype=D), 1), (float, 3)):
+        torch._dynamo.reset()
+        counter = torch._dynamo.testing.CompileCounter()
+        compiled = torch.compile(run, fullgraph=True, backend=counter)
+        for rtol, t1 in ((1e-3, 1.0), (1e-4, 1.0), (1e-6, 1.0), (1e-6, 2.0), (1e-7, 3.0)):
+            got = compiled(y0, kind(rtol), kind(t1))
+            assert torch.allclose(got, run(y0, rtol, t1), rtol=1e-12, atol=1e-12)
+        assert counter.frame_count == frames
+
+
+CONTROLLERS = {
+    "I": lambda: nde.IController(dtmax=0.4),
+    "PI": lambda: nde.PIController(step_ts=[0.7], jump_ts=[1.1]),
+    "PID": lambda: nde.PIDController(dtmin=1e-6),
+    "StepTo": lambda: nde.StepTo(ts=[0.3, 0.9]),
+    "Constant": lambda: nde.ConstantStep(),
+}
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("method", [method.name for method in methods()])
+def test_every_method_is_one_graph(method, per_sample):
+    solver = getattr(nde, method)()
+    _same_in_a_graph(solver, None, per_sample, {"dt": None if solver.adaptive else 0.1})
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_every_controller_is_one_graph(controller, per_sample):
+    _same_in_a_graph(nde.Dopri5(), CONTROLLERS[controller](), per_sample, {"dt": 0.1})
+
+
+def _same_in_a_graph(solver, controller, per_sample, options):
+    """The captured graph, run by torch without code generation, does what the eager solve does."""
+    torch.manual_seed(0)
+    y0 = torch.randn(3, 2, dtype=D)
+    ts = torch.tensor([0.1, 0.5, 2.0], dtype=D)
+
+    def run(y0, ts):
+        problem = nde.ODEProblem(lambda t, y: torch.sin(3.0 * t) * torch.cos(y) - 0.5 * y, y0, (0.0, 2.0))
+        sol = nde.solve(
+            problem, solver, rtol=1e-5, atol=1e-5, saveat=ts, controller=controller, per_sample=per_sample, **options
+        )
+        return sol.ys, sol.y1, sol.stats.accepted, sol.stats.rejected
+
+    eager = run(y0, ts)
+    graph = torch.compile(run, fullgraph=True, backend="eager")(y0, ts)
+    for a, b in zip(eager[:2], graph[:2], strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+    for a, b in zip(eager[2:], graph[2:], strict=True):
+        assert torch.equal(torch.as_tensor(a), b)
+
+
+def test_a_model_compiles_its_solve():
+    torch.manual_seed(0)
+    field = nde.models.TimeConditionedMLP(3, hidden=[8]).double()
+    options = dict(regularizers=[ErrorEstimate()], rtol=1e-6, atol=1e-6)
+    plain, compiled = nde.NeuralODE(field, **options), nde.NeuralODE(field, compile=True, **options)
+    x = torch.randn(4, 3, dtype=D)
+    grads = []
+    for model in (plain, compiled):
+        states, sol = model(x)
+        (states.square().sum() + sol.regularization[0]).backward()
+        grads.append([parameter.grad.clone() for parameter in field.parameters()])
+        field.zero_grad()
+        assert sol.status == nde.Status.SUCCESS
+    for a, b in zip(*grads, strict=True):
+        assert (a - b).norm() <= 1e-6 * a.norm()
+    assert int(compiled.stats.nfe) == plain.stats.nfe
+    copied = copy.deepcopy(compiled).eval()
+    assert torch.equal(copied.state_dict()["field.layers.0.weight"], field.layers[0].weight)
+    with pytest.raises(nde.InvalidProblemError, match=r"dense: got True with compile=True"):
+        nde.NeuralODE(field, compile=True, dense=True)
+
+
+def test_a_compiled_model_says_why_it_failed():
+    model = nde.NeuralODE(lambda t, y: y * y, (0.0, 2.0), compile=True).eval()
+    with torch.no_grad(), pytest.raises(nde.SolveError) as caught:
+        model(torch.ones(2, dtype=D))
+    assert caught.value.solution.status in (nde.Status.STEP_UNDERFLOW, nde.Status.NON_FINITE, nde.Status.MAX_STEPS)

@@ -1,0 +1,88 @@
+"""Whether the numbers are exact enough for the tolerance: warnings before rounding noise drives the step size."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .attempt import Plan
+from .errors import PrecisionWarning
+from .norms import rms, tolerance
+from .scalars import transformed
+
+
+def check_tolerances(rtol: float, atol: float, y0: Tensor) -> None:
+    """Warn of a tolerance that the state's dtype cannot resolve at its initial size."""
+    eps = torch.finfo(y0.dtype).eps
+    if rtol >= 4 * eps or torch.compiler.is_compiling() or not y0.numel():
+        return
+    size = y0.detach().abs().max().item()
+    if rtol * size + atol < 4 * eps * size:
+        warnings.warn(
+            f"rtol={rtol:g} and atol={atol:g} are below the rounding of {y0.dtype} states of size {size:.3g}: the error "
+            "estimate measures noise; use float64 or larger tolerances",
+            PrecisionWarning,
+            stacklevel=4,
+        )
+
+
+def check_products(plan: Plan, y0: Tensor) -> int:
+    r"""Warn where low-precision matrix products (autocast, TF32) would drive the step size; the field calls it took.
+
+    Their rounding puts a floor under the error estimate: noise :math:`\delta` of the field, in units of the tolerance,
+    looks like an error of :math:`h \delta \|e\|`, with :math:`e` the method's error weights, whatever the solution
+    does. The noise is measured: the field at the start, as it is and with exact products. Where no such mode is on
+    nothing is computed.
+    """
+    if torch.compiler.is_compiling() or transformed():
+        return 0
+    mode = _low_precision(y0)
+    weights = getattr(getattr(plan.method, "tableau", None), "error_weights", None)
+    if mode is None or weights is None or not plan.controller.adaptive or not y0.numel():
+        return 0
+    state = plan.method.lower(y0)
+    with torch.no_grad():
+        rounded = plan.field(plan.t0, state)
+        with _exact_products(y0.device.type):
+            exact = plan.field(plan.t0, state)
+        noise = rms((rounded - exact) / tolerance(state.abs(), plan.rtol, plan.atol), plan.per_sample)
+    looks_like = noise.max().item() * math.hypot(*weights)
+    span = torch.as_tensor(plan.t1 - plan.t0).abs().max().item()
+    # The weights sum to zero, so what the stages' roundings share cancels: measured with bfloat16, steps end at 1 to 2
+    # tolerances of this number.
+    if looks_like * span > 2.0:
+        warnings.warn(
+            f"{mode}: rounding of the field at the start looks like an error of {looks_like:.3g} tolerances per unit of "
+            f"time, so that steps stay below about {2.0 / looks_like:.3g}, however smooth the solution; loosen rtol and "
+            'atol, or compute the field exactly (torch.set_float32_matmul_precision("highest"), autocast off around it)',
+            PrecisionWarning,
+            stacklevel=3,
+        )
+    return 2
+
+
+def _low_precision(y0: Tensor) -> str | None:
+    """What makes matrix products less exact than the state, if anything does."""
+    kind = y0.device.type
+    if torch.is_autocast_enabled(kind):
+        return f"autocast to {torch.get_autocast_dtype(kind)}"
+    if y0.dtype in (torch.float32, torch.complex64) and torch.get_float32_matmul_precision() != "highest":
+        return f"float32 matrix products of {torch.get_float32_matmul_precision()} precision"
+    return None
+
+
+@contextmanager
+def _exact_products(kind: str) -> Iterator[None]:
+    """Matrix products in the state's own precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(kind, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
