@@ -24,7 +24,7 @@ class BacksolveAdjoint(ContinuousAdjoint):
     :class:`GaussAdjoint` among the continuous ones, unless memory forbids it. The state is reset to the saved one at
     each save time. Parameters are not part of the backward state: their integral is a Gauss quadrature over each
     accepted step, so they neither steer the step size (what others call the seminorm) nor cost memory beyond one
-    gradient. No regularizers but ``Local(...)``, no dense output, no double backward.
+    gradient. No regularizers but ``Local(...)``, no dense output, no events, no double backward.
 
     Args:
         solver: the method of the backward solve; the forward one if None.

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from neuralde.solvers.attempt import Plan
 from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.event_log import Logged
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Options, Outcome
 from neuralde.solvers.scalars import transformed
@@ -39,12 +40,22 @@ class Job:
     def tensors(self) -> list[Tensor]:
         """Every tensor among ``args`` and the times in the graph."""
         ends = (self.plan.live_t0, self.plan.live_t1, self.options.save.live)
-        return [leaf for leaf in (*pytree.tree_leaves(self.args), *ends) if isinstance(leaf, Tensor)]
+        return [leaf for leaf in (*pytree.tree_leaves(self.args), *ends, *self._schedules) if isinstance(leaf, Tensor)]
+
+    @property
+    def _schedules(self) -> list[Tensor | None]:
+        return [] if self.plan.events is None else self.plan.events.live
+
+    @property
+    def callables(self) -> tuple[Any, ...]:
+        """Everything that may hold tensors on which the solve depends."""
+        return (self.f, self.args, *([] if self.plan.events is None else self.plan.events.callables))
 
     def detached(self) -> tuple[Job, list[Tensor]]:
         """The same job on copies of its tensors that are leaves of a graph of their own, and the copies.
 
-        The copies are, in order: ``t0``, ``t1`` and the save times where they require grad, then :attr:`arguments`.
+        The copies are, in order: ``t0``, ``t1``, the save times and the times of scheduled events where they require
+        grad, then :attr:`arguments`.
         """
         copies: list[Tensor] = []
 
@@ -57,16 +68,19 @@ class Job:
         plan, save = self.plan, self.options.save
         live_t0, live_t1 = copy(plan.live_t0), copy(plan.live_t1)
         save = replace(save, live=copy(save.live))
+        schedules = [copy(ts) for ts in self._schedules]
         swap = {id(leaf): copy(leaf) for leaf in dict.fromkeys(self.arguments)}
         args = pytree.tree_map(lambda leaf: swap.get(id(leaf), leaf), self.args)
         assert isinstance(plan.field, Field)
-        plan = replace(plan, field=Field(self.f, plan.field.packing, args), live_t0=live_t0, live_t1=live_t1)
+        events = None if plan.events is None else plan.events.bind(args, schedules)
+        field = Field(self.f, plan.field.packing, args)
+        plan = replace(plan, field=field, live_t0=live_t0, live_t1=live_t1, events=events)
         return replace(self, plan=plan, options=replace(self.options, save=save), args=args), copies
 
     @property
     def live(self) -> list[Tensor]:
         """The tensors that :meth:`detached` copies, in the same order."""
-        ends = [self.plan.live_t0, self.plan.live_t1, self.options.save.live]
+        ends = [self.plan.live_t0, self.plan.live_t1, self.options.save.live, *self._schedules]
         return [tensor for tensor in ends if tensor is not None] + list(dict.fromkeys(self.arguments))
 
 
@@ -80,6 +94,8 @@ class Result:
     costs: tuple[tuple[Tensor, ...], ...]
     coefficients: Tensor | None
     outcome: Outcome
+    logged: Logged | None = None
+    """The times and states of the events, where there may be any."""
 
 
 class Adjoint(ABC):
@@ -119,6 +135,10 @@ class Adjoint(ABC):
                 f"regularizers: got {names} with {self.name}, which cannot give its gradient because it does not see the "
                 f"steps; expected {who_has(regularizers=True)}, or wrap the regularizer in Local(...)"
             )
+        if not can.events and job.plan.events is not None:
+            raise InvalidProblemError(
+                f"adjoint: {self.name} gives no gradient through events; expected {who_has(events=True)}"
+            )
         if not can.dense and save.dense:
             raise InvalidProblemError(
                 f"adjoint: {self.name} gives no gradient through dense=True; expected save times, or {who_has(dense=True)}"
@@ -148,4 +168,5 @@ def plain(outcome: Outcome, y0: Tensor) -> Result:
     steps, rows = outcome.steps, outcome.rows
     coefficients = torch.stack(steps.coefficients) if steps is not None and steps.coefficients else None
     ys = rows.assemble(rows.flat(y0), y0) if rows is not None else None
-    return Result(outcome.carry.y, ys, outcome.carry.costs, coefficients, outcome)
+    events = None if outcome.log is None else outcome.log.flat(y0)
+    return Result(outcome.carry.y, ys, outcome.carry.costs, coefficients, outcome, events)

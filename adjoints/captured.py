@@ -237,4 +237,4 @@ def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tenso
         since = sequence_number()
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
         slope = plan.stops.one_sided(plan.field, plan.t0, stop, y0)(plan.t0, y0)
-    return captured_tensors((job.f, job.args), [slope], [y0, *copies], since), slope.detach()
+    return captured_tensors(job.callables, [slope], [y0, *copies], since), slope.detach()

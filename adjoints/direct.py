@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from neuralde.solvers.attempt import start_costs
@@ -37,6 +39,7 @@ class DirectAdjoint(Adjoint):
         exact=True,
         memory="the graph of every step",
         cost="the gradient of each step",
+        events=True,
         compiles=True,
         double_backward=True,
         forward_mode=True,
@@ -58,8 +61,8 @@ def _solve_again(job: Job) -> Result:
     recorder, started = Recorder(), start_costs(job.plan, job.y0)
     with torch.no_grad():
         outcome = integrate(job.plan, job.y0, job.options, None, recorder, started)
-    y, rows, emitted, pieces = job.y0, None, [], []
-    plan, costs = replayable(job.plan), replayed(job.plan, started)
+    y, rows, emitted, pieces, happened = job.y0, None, [], [], []
+    plan, costs = replayable(job.plan), replayed(job.plan, started, job.plan.t0)
     full, full_costs = y, costs
     for record in recorder.records:
         if record.rows is not rows:
@@ -84,9 +87,13 @@ def _solve_again(job: Job) -> Result:
             emitted.append(again.emitted)
         if again.coefficients is not None:
             pieces.append(widen_pieces(again.coefficients, rows, job.y0.shape[0]))
+        if again.logged is not None:
+            happened.append(again.logged)
+    if outcome.log is not None:
+        outcome.log.values = happened
     if outcome.rows is not None:
         outcome.rows.values = emitted
     if outcome.steps is not None:
         outcome.steps.coefficients = pieces
     result = plain(outcome, job.y0)
-    return Result(full, result.ys, merged(job.plan, full_costs, outcome.carry.costs), result.coefficients, outcome)
+    return replace(result, y1=full, costs=merged(job.plan, full_costs, outcome.carry.costs))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuralde.solvers.attempt import start_costs
 from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.event_log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result, plain
@@ -47,6 +48,7 @@ class DiscreteAdjoint(Adjoint):
         exact=True,
         memory="a state per step, or `checkpoints` states",
         cost="each step again, and its gradient",
+        events=True,
         compiles=True,
     )
 
@@ -76,11 +78,11 @@ class DiscreteAdjoint(Adjoint):
                 return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
         started = start_costs(job.plan, job.y0)
         run = _Run(self, detached, copies, captured, self._recorder(), slope, started)
-        states = [x for state in replayed(job.plan, started) for x in state]
-        y1, flat, coefficients, *costs = _Replay.apply(run, job.y0, *inputs, *states)
+        states = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
+        y1, flat, coefficients, *rest = _Replay.apply(run, job.y0, *inputs, *states)
         outcome, run.outcome = run.outcome, None
         assert outcome is not None
-        return assembled(job, outcome, y1, flat, coefficients, costs)
+        return assembled(job, outcome, y1, flat, coefficients, rest)
 
 
 @dataclass(eq=False)
@@ -117,13 +119,15 @@ class _Replay(torch.autograd.Function):
         flat = torch.cat(outcome.rows.values) if outcome.rows is not None and outcome.rows.values else y0.new_empty(0)
         pieces = outcome.steps.coefficients if outcome.steps is not None else []
         coefficients = torch.stack(pieces) if pieces else y0.new_empty(0)
-        costs = [x.clone() for state in replayed(job.plan, outcome.carry.costs) for x in state]
-        return outcome.carry.y.clone(), flat, coefficients, *costs
+        events = [] if outcome.log is None else list(outcome.log.flat(y0.detach()))
+        costs = [x.clone() for state in replayed(job.plan, outcome.carry.costs, outcome.carry.t) for x in state]
+        return outcome.carry.y.clone(), flat, coefficients, *events, *costs
 
     @staticmethod
     @once(lambda ctx: ctx.run.adjoint.name)
-    def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *costs: Tensor | None) -> Any:
-        sweep = ctx.run.adjoint.sweep(ctx.run, y1, flat, pieces, costs)
+    def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *rest: Tensor | None) -> Any:
+        count = 0 if ctx.run.job.plan.events is None else len(Logged._fields)
+        sweep = ctx.run.adjoint.sweep(ctx.run, y1, flat, pieces, rest[:count], rest[count:])
         sweep.run()
         return None, sweep.state, *sweep.grads, *sweep.costs
 
@@ -132,14 +136,21 @@ class Sweep:
     """The backward pass: cotangents of the state and the reductions, pulled back through one step after another."""
 
     def __init__(
-        self, run: _Run, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, costs: Sequence[Tensor | None]
+        self,
+        run: _Run,
+        y1: Tensor | None,
+        flat: Tensor | None,
+        pieces: Tensor | None,
+        events: Sequence[Tensor | None],
+        costs: Sequence[Tensor | None],
     ) -> None:
         job = run.job
         self.plan, self.save = replayable(job.plan), job.options.save
         self.run_data, self.flat, self.pieces = run, flat, pieces
         self.state = torch.zeros_like(job.y0) if y1 is None else y1
         self.costs = list(costs)
-        self.like = [x for state in replayed(job.plan, run.started) for x in state]
+        self.like = [x for state in replayed(job.plan, run.started, job.plan.t0) for x in state]
+        self.events = _Rest(events)
         self.inputs = [*run.copies, *run.captured]
         self.grads: list[Tensor | None] = [None] * len(self.inputs)
         self.extra: dict[int, Tensor] = {}
@@ -165,8 +176,9 @@ class Sweep:
             since = sequence_number()
             again = replay(self.plan, self.save, record, y, costs)
         flat_costs = [x for state in costs for x in state]
-        if index == len(self.run_data.recorder.records) - 1:
-            refuse_unknown([again.y], [y, *flat_costs, *self.run_data.copies], self.run_data.captured, since)
+        if index == len(self.run_data.recorder.records) - 1 or record.fired is not None:
+            outputs = [again.y, *(again.logged or ())]
+            refuse_unknown(outputs, [y, *flat_costs, *self.run_data.copies], self.run_data.captured, since)
         if index == self.probe:
             self._compare(index, again.y.detach())
         outputs, cotangents = self._paired(index, again)
@@ -192,6 +204,8 @@ class Sweep:
         if again.emitted is not None and self.flat is not None:
             self.offset -= len(again.emitted)
             pairs.append((again.emitted, self.flat[self.offset : self.offset + len(again.emitted)]))
+        if again.logged is not None:
+            pairs.extend(zip(again.logged, self.events.take(len(again.logged.times)), strict=True))
         if again.coefficients is not None and self.pieces is not None:
             piece = self.pieces[index]
             pairs.append((again.coefficients, piece if rows is None else piece[:, rows]))
@@ -262,14 +276,29 @@ class Sweep:
 
 
 def assembled(
-    job: Job, outcome: Outcome, y1: Tensor, flat: Tensor, coefficients: Tensor, costs: Sequence[Tensor]
+    job: Job, outcome: Outcome, y1: Tensor, flat: Tensor, coefficients: Tensor, rest: Sequence[Tensor]
 ) -> Result:
     """The result of a solve whose pieces came out of an autograd function."""
     if outcome.rows is not None:
         outcome.rows.values = [flat] if outcome.rows.requests else []
     ys = None if outcome.rows is None else outcome.rows.assemble(outcome.rows.flat(job.y0), job.y0)
-    live = _unflatten(costs, replayed(job.plan, outcome.carry.costs))
-    return Result(y1, ys, merged(job.plan, live, outcome.carry.costs), coefficients, outcome)
+    count = 0 if outcome.log is None else len(Logged._fields)
+    events = Logged(*rest[:count]) if count else None
+    live = _unflatten(rest[count:], replayed(job.plan, outcome.carry.costs, outcome.carry.t))
+    return Result(y1, ys, merged(job.plan, live, outcome.carry.costs), coefficients, outcome, events)
+
+
+class _Rest:
+    """Cotangents of outputs to which the steps have contributed one after another, taken from the end."""
+
+    def __init__(self, cotangents: Sequence[Tensor | None]) -> None:
+        self.cotangents = cotangents
+
+    def take(self, count: int) -> list[Tensor | None]:
+        """The last ``count`` rows of each."""
+        taken = [None if x is None else x[len(x) - count :] for x in self.cotangents]
+        self.cotangents = [None if x is None else x[: len(x) - count] for x in self.cotangents]
+        return taken
 
 
 def _leaf(x: Tensor) -> Tensor:

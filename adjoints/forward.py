@@ -60,7 +60,7 @@ class ForwardSensitivity(Adjoint):
                 return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
         started = start_costs(job.plan, job.y0)
         tangents = _Tangents(detached, copies, captured, started, job.y0.requires_grad)
-        states = [x for state in replayed(job.plan, started) for x in state]
+        states = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
         y1, flat, coefficients, *costs = _Forward.apply(tangents, slope, job.y0, *inputs, *states)
         outcome, tangents.outcome = tangents.outcome, None
         assert outcome is not None
@@ -83,7 +83,7 @@ class _Tangents(Recorder):
         self.own = [*copies, *captured]
         self.outcome: Outcome | None = None
         self.copies, self.captured = copies, captured
-        flat_costs = [x for state in replayed(job.plan, started) for x in state]
+        flat_costs = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
         live = [state_requires_grad, *[True] * len(self.own), *(x.requires_grad for x in flat_costs)]
         self.inputs = [x.detach() for x in (job.y0, *self.own, *flat_costs)]
         self.sizes = [
@@ -210,7 +210,7 @@ class _Forward(torch.autograd.Function):
         flat = torch.cat(outcome.rows.values) if outcome.rows is not None and outcome.rows.values else y0.new_empty(0)
         pieces = outcome.steps.coefficients if outcome.steps is not None else []
         coefficients = torch.stack(pieces) if pieces else y0.new_empty(0)
-        costs = [x.clone() for state in replayed(job.plan, outcome.carry.costs) for x in state]
+        costs = [x.clone() for state in replayed(job.plan, outcome.carry.costs, outcome.carry.t) for x in state]
         return outcome.carry.y.clone(), flat, coefficients, *costs
 
     @staticmethod

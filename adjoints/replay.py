@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial, advance_costs
+from neuralde.solvers.event_log import Logged, logged
+from neuralde.solvers.events import Fired
 from neuralde.solvers.method import Step, VectorField
 from neuralde.solvers.saving import Request, Rows, SavePlan, emit, polynomial
-from neuralde.solvers.scalars import Scalar, any_true, choose, select, spread
+from neuralde.solvers.scalars import Scalar, any_true, both, choose, select, spread
 
 Costs = tuple[tuple[Tensor, ...], ...]
 
@@ -27,11 +29,22 @@ class Record:
     rows: Tensor | None
     costs: Costs
     request: Request | None
+    standing: Scalar = False
+    """The lanes that start at an event, whose time is the clock's."""
+    fired: Fired | None = None
+    """The events at its end."""
 
 
-def replayed(plan: Plan, costs: Costs) -> Costs:
-    """The states of those reductions that gradients flow through; the others are not taken again."""
-    return tuple(state for cost, state in zip(plan.costs, costs, strict=True) if cost.differentiable)
+def replayed(plan: Plan, costs: Costs, t: Scalar) -> Costs:
+    """What is carried from step to step beside the state, and differentiated.
+
+    That is the states of those reductions that gradients flow through (the others are not taken again), and in a solve
+    with events, before them, the clock: the time of an event is where the next step starts.
+    """
+    states = tuple(state for cost, state in zip(plan.costs, costs, strict=True) if cost.differentiable)
+    if plan.events is None:
+        return states
+    return ((torch.as_tensor(t, dtype=torch.float64, device=plan.events.device),), *states)
 
 
 def replayable(plan: Plan) -> Plan:
@@ -41,7 +54,7 @@ def replayable(plan: Plan) -> Plan:
 
 def merged(plan: Plan, differentiable: Costs, all_costs: Costs) -> Costs:
     """Every reduction's state: from the graph where gradients flow through it, else as the solve left it."""
-    live = iter(differentiable)
+    live = iter(differentiable if plan.events is None else differentiable[1:])
     return tuple(
         next(live) if cost.differentiable else state for cost, state in zip(plan.costs, all_costs, strict=True)
     )
@@ -85,7 +98,17 @@ class Recorder:
                 self.stride *= 2
                 self.states = {i: y for i, y in self.states.items() if i % self.stride == 0}
         self.records.append(
-            Record(trial.t, trial.t_end, trial.accept, carry.accepted, trial.rows, replayed(plan, carry.costs), request)
+            Record(
+                trial.t,
+                trial.t_end,
+                trial.accept,
+                carry.accepted,
+                trial.rows,
+                replayed(plan, carry.costs, carry.t),
+                request,
+                False if carry.events is None else carry.events.standing,
+                None if trial.events is None else trial.events.fired,
+            )
         )
 
 
@@ -103,25 +126,33 @@ class Replayed(NamedTuple):
     costs: Costs
     emitted: Tensor | None
     coefficients: Tensor | None
+    logged: Logged | None
 
 
 def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, costs: Costs) -> Replayed:
     """Take a recorded step again from the state ``y``, with the live times of ``plan`` where it touches the ends."""
     plan = plan if record.rows is None else plan.take(record.rows)
-    step = _retake(plan, record, y)
+    clock, costs = (None, costs) if plan.events is None else (costs[0][0], costs[1:])
+    step = _retake(plan, record, y, clock)
     trial = Trial(step, record.t, record.t_end, 0.0, record.accept, 0.0, (), record.rows)
+    after = _changed(plan, record, step)
+    costs = advance_costs(plan, costs, trial, record.index)
+    if clock is not None:
+        end = torch.as_tensor(step.t1, dtype=clock.dtype, device=clock.device)
+        costs = ((select(record.accept, end, clock),), *costs)
     return Replayed(
-        y=choose(record.accept, step.y, y),
-        costs=advance_costs(plan, costs, trial, record.index),
+        y=choose(record.accept, after, y),
+        costs=costs,
         emitted=emit(step, record.request, save) if record.request is not None else None,
         coefficients=polynomial(step) if save.dense else None,
+        logged=None if record.fired is None else logged(record.fired, step.t1, step.y, after),
     )
 
 
 def advance(plan: Plan, record: Record, y: Tensor) -> Tensor:
     """The state after a recorded step, and nothing else."""
     plan = plan if record.rows is None else plan.take(record.rows)
-    return choose(record.accept, _retake(plan, record, y).y, y)
+    return choose(record.accept, _changed(plan, record, _retake(plan, record, y)), y)
 
 
 def retreat(plan: Plan, record: Record, y: Tensor) -> Tensor:
@@ -131,9 +162,22 @@ def retreat(plan: Plan, record: Record, y: Tensor) -> Tensor:
     return choose(record.accept, plan.method.back(field, *ends, healthy), y)
 
 
-def _retake(plan: Plan, record: Record, y: Tensor) -> Step:
-    field, ends, y = _setting(plan, record, y)
-    return plan.method.step(field, *ends, y)
+def _changed(plan: Plan, record: Record, step: Step) -> Tensor:
+    """The state with which the solve went on behind a step."""
+    if record.fired is None or not any_true(record.fired.changed):
+        return step.y
+    assert plan.events is not None
+    return plan.events.change(record.fired, step.t1, step.y)
+
+
+def _retake(plan: Plan, record: Record, y: Tensor, clock: Tensor | None = None) -> Step:
+    field, (t, t_end), y = _setting(plan, record, y)
+    if clock is not None:
+        t = select(both(record.standing, record.accept), clock, t)
+        if record.fired is not None:
+            assert plan.events is not None
+            t_end = plan.events.live_time(plan, record.fired, field, t, t_end, y)
+    return plan.method.step(field, t, t_end, y)
 
 
 def _setting(plan: Plan, record: Record, y: Tensor) -> tuple[VectorField, tuple[Scalar, Scalar], Tensor]:

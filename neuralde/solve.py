@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,22 @@ from torch import Tensor
 
 from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.adjoints.base import Job, Result
-from neuralde.solvers import Controller, InvalidProblemError, Method, ODEProblem, Solution, Stats, Status, Tsit5
+from neuralde.solvers import (
+    Controller,
+    Event,
+    InvalidProblemError,
+    Method,
+    ODEProblem,
+    ScheduledEvent,
+    Solution,
+    Stats,
+    Status,
+    Tsit5,
+)
 from neuralde.solvers.attempt import Plan
+from neuralde.solvers.crossings import start_changes
+from neuralde.solvers.event_log import Logged, logged
+from neuralde.solvers.events import Fired
 from neuralde.solvers.graph import compiling, integrate_in_graph
 from neuralde.solvers.integrate import Options
 from neuralde.solvers.precision import check_products
@@ -33,6 +48,7 @@ def solve(
     dt: float | None = None,
     saveat: Any = None,
     dense: bool = False,
+    events: Event | ScheduledEvent | Sequence[Event | ScheduledEvent] | None = None,
     controller: Controller | None = None,
     adjoint: Adjoint | None = None,
     per_sample: bool = False,
@@ -58,6 +74,8 @@ def solve(
         saveat: None saves the end only; 1-D times (a tensor or list, in the order of integration, inside ``tspan``);
             ``"steps"`` saves the start and every accepted step; with ``per_sample`` also ``(T, B)`` times.
         dense: keep the solution between the steps, for ``sol(t)`` and ``sol.derivative(t)``.
+        events: what to look out for, an :class:`Event` or :class:`ScheduledEvent` or a list of them; what happened is in
+            ``sol.events``.
         controller: step-size control; a PI controller, or constant steps for methods without error estimate.
         adjoint: how to differentiate; :class:`DiscreteAdjoint`, exact.
         per_sample: the first dimension counts independent systems, each with its own clock, step size, error norm and
@@ -115,17 +133,21 @@ def solve(
         costs=tuple(regularizers),
         through_steps=adjoint.through_steps,
         tensors=compiling(),
+        events=events,
     )
     options, shown = prepare_options(plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact)
     probes = check_products(plan, y0)
-    job = Job(plan=plan, y0=y0, options=options, f=problem.f, args=problem.args)
+    y_start, first = start_changes(plan, y0)
+    job = Job(plan=plan, y0=y_start, options=options, f=problem.f, args=problem.args)
     if torch.is_grad_enabled():
         adjoint.check(job)
     if compiling():
         result = _in_graph(adjoint, job)
     else:
         result = _with_progress(adjoint, job) if progress else adjoint.solve(job)
-    solution = _solution(plan, options, packing, y0, result, shown, regularizers, probes)
+    if first is not None:
+        result = _with_first_events(plan, result, first, y0, y_start)
+    solution = _solution(plan, options, packing, y_start, result, shown, regularizers, probes)
     if throw and not compiling():
         solution.raise_on_failure()
     return solution
@@ -149,6 +171,16 @@ def _with_progress(adjoint: Adjoint, job: Job) -> Result:
         return result
     finally:
         bar.close(done)
+
+
+def _with_first_events(plan: Plan, result: Result, fired: Fired, before: Tensor, after: Tensor) -> Result:
+    """The result with what was scheduled for the start, which no step has seen."""
+    log, later = result.outcome.log, result.logged
+    assert log is not None
+    assert later is not None
+    entries = logged(fired, plan.ends(plan.t0, plan.t1, True, False)[0], before, after)
+    log.add(fired, entries, first=True)
+    return replace(result, logged=Logged(*(torch.cat(pair) for pair in zip(entries, later, strict=True))))
 
 
 def _check_kind(value: Any, kind: Any, name: str, example: str) -> None:
@@ -178,15 +210,21 @@ def _solution(
     if result.ys is not None:
         ys = lower(result.ys)
     else:
-        ys = choose(carry.status == Status.SUCCESS, y1, torch.full_like(y1, torch.nan)).unsqueeze(0)
+        arrived = (carry.status == Status.SUCCESS) | ((carry.status == Status.EVENT) & (carry.t == plan.t1))
+        ys = choose(arrived, y1, torch.full_like(y1, torch.nan)).unsqueeze(0)
     if shown is None:
         ts = outcome.steps.times(plan.t0).to(y0.device) if save.every and outcome.steps is not None else _end(plan, y0)
     else:
         ts = shown
+    log, moved, event_time, event_index = outcome.log, None, None, None
+    if log is not None and result.logged is not None:
+        assert plan.events is not None
+        moved = partial(log.moved, times=result.logged.times)
+        event_time, event_index = log.ending(result.logged.times, carry.status, plan.events.terminal)
     dense = None
     if save.dense and outcome.steps is not None:
         pieces = None if result.coefficients is None else lower(result.coefficients)
-        dense = outcome.steps.dense(plan, pieces, packing, lower(y0))
+        dense = outcome.steps.dense(plan, pieces, packing, lower(y0), moved)
     numbers = [
         regularizer.value(state, carry.accepted, plan)
         for regularizer, state in zip(regularizers, result.costs, strict=True)
@@ -200,6 +238,9 @@ def _solution(
         status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
         regularization=tuple(value for value, _ in numbers),
         trace=outcome.tracer.trace(y0.device) if outcome.tracer is not None else None,
+        event_time=event_time,
+        event_index=event_index,
+        events=log.view(result.logged, packing) if log is not None and result.logged is not None else None,
         dense=dense,
         _end=carry.t,
     )

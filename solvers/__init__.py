@@ -14,6 +14,7 @@ from .errors import (
     SolveError,
     StepSizeError,
 )
+from .events import Event, ScheduledEvent
 from .method import Method, Step
 from .problems import ODEProblem
 from .reversible import Reversible
@@ -31,7 +32,7 @@ from .runge_kutta import (
     Vern7,
     Vern9,
 )
-from .solution import Solution, Stats, Status, Trace
+from .solution import EventLog, Solution, Stats, Status, Trace
 from .tableau import ButcherTableau, Interpolant, TableauError
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
     "Dopri5",
     "Dopri8",
     "Euler",
+    "Event",
+    "EventLog",
     "Heun",
     "IController",
     "Interpolant",
@@ -60,6 +63,7 @@ __all__ = [
     "Ralston",
     "Reversible",
     "RungeKutta",
+    "ScheduledEvent",
     "Solution",
     "SolveError",
     "Stats",

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ from .norms import rms, scaled_error, tolerance
 from .scalars import Scalar, both, choose, is_finite, maximum, minimum, negate, real_dtype, select
 from .solution import Status
 from .stops import Stops
+
+if TYPE_CHECKING:
+    from .crossings import Seen
+    from .events import Events, EventState
 
 RUNNING = -1
 # A remainder this much longer than the step is taken in one step, so that rounding never leaves a sliver before a stop.
@@ -52,6 +56,7 @@ class Plan:
     through_steps: bool = False
     live_t0: Tensor | None = None
     live_t1: Tensor | None = None
+    events: Events | None = None
 
     @property
     def host(self) -> bool:
@@ -102,6 +107,7 @@ class Carry(NamedTuple):
     steps: Scalar
     accepted: Scalar
     nfe: Scalar
+    events: EventState | None = None
 
 
 class Trial(NamedTuple):
@@ -115,6 +121,9 @@ class Trial(NamedTuple):
     h: Scalar
     control: tuple[Scalar, ...]
     rows: Tensor | None
+    events: Seen | None = None
+    restarts: bool = False
+    """Whether the field's value at the end of the step is of no use to the next one (joint solves with events)."""
 
 
 def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
@@ -128,6 +137,8 @@ def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
     t_end = select(running, t_end, carry.t)
 
     t, t_live = plan.ends(carry.t, t_end, carry.accepted == 0, t_end == plan.t1)
+    if carry.events is not None:
+        t = carry.events.start(t)
     field = plan.stops.one_sided(plan.field, carry.t, t_end, carry.y)
     step = plan.method.step(field, t, t_live, carry.y, carry.slope)
     ratio = _error_ratio(plan, step)
@@ -172,6 +183,7 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
         steps=steps,
         accepted=carry.accepted + select(accept, 1, 0),
         nfe=carry.nfe + select(running, step.calls, 0),
+        events=carry.events,
     )
 
 
@@ -202,7 +214,7 @@ def _next_slope(plan: Plan, carry: Carry, trial: Trial) -> Tensor | None:
     if plan.host:
         if not trial.accept:
             return step.first_slope
-        last = trial.t_end == plan.t1
+        last = trial.t_end == plan.t1 or trial.restarts
         return None if last or plan.stops.is_jump(trial.t_end) else step.end_slope
     if carry.slope is None:
         return None

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from .attempt import Carry, Plan
+from .event_log import Log
 from .loop import Listener, run, start
 from .saving import Rows, SavePlan, Steps, Tracer
 from .scalars import Scalar
@@ -32,6 +33,7 @@ class Outcome:
     rows: Rows | None
     steps: Steps | None
     tracer: Tracer | None
+    log: Log | None = None
 
 
 class Recording(Protocol):
@@ -63,7 +65,8 @@ def integrate(
     rows = Rows(plan, save, y0) if save.every or save.times is not None else None
     steps = Steps(save.dense, samples) if save.every or save.dense else None
     tracer = Tracer(plan.method.has_stiffness, samples) if options.trace else None
+    log = Log(samples) if plan.events is not None else None
     last = recorder.attach(rows) if recorder is not None else None
-    own = [listener for listener in (rows, steps, tracer, last) if listener is not None]
+    own = [listener for listener in (rows, steps, tracer, log, last) if listener is not None]
     carry = run(plan, start(plan, y0, options.dt, slope, costs), [*own, *options.listeners], options.compact)
-    return Outcome(carry, rows, steps, tracer)
+    return Outcome(carry, rows, steps, tracer, log)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .attempt import RUNNING, TIME_RESOLUTION, Carry, Plan, Trial, attempt, begin, settle
+from .crossings import cut, follow, observe
 from .initial_step import initial_step
 from .scalars import Scalar, any_true, maximum, minimum
 
@@ -68,13 +69,20 @@ def run(plan: Plan, carry: Carry, listeners: Sequence[Listener] = (), compact: b
     """Attempt steps until no lane is running; with ``compact``, finished samples leave the working rows."""
     rows: Tensor | None = None
     finished: list[tuple[Tensor, Carry]] = []
+    watched = plan.events is not None
+    if watched:
+        carry = observe(plan, carry)
     while any_true(carry.status == RUNNING):
         if compact:
             plan, carry, rows = _drop_finished(plan, carry, rows, finished)
         trial = attempt(plan, carry, rows)
+        if watched:
+            trial = cut(plan, carry, trial)
         for listener in listeners:
             listener(plan, carry, trial)
         carry = settle(plan, carry, trial)
+        if watched:
+            carry = follow(plan, trial, carry)
     return _reunite(carry, rows, finished) if finished else carry
 
 

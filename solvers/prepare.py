@@ -13,6 +13,7 @@ from .attempt import Plan
 from .controllers import ConstantStep, Controller, PIController, StepTo, as_list
 from .costs import Cost
 from .errors import InvalidProblemError
+from .events import Events, as_events
 from .field import Field
 from .integrate import Options
 from .method import Method
@@ -38,6 +39,7 @@ def prepare_plan(
     costs: tuple[Cost, ...] = (),
     through_steps: bool = False,
     tensors: bool = False,
+    events: Any = None,
 ) -> Plan:
     """The plan of a solve; ``tensors`` keeps a joint clock in tensors, as graphs need it."""
     for cost in costs:
@@ -54,11 +56,13 @@ def prepare_plan(
         direction: Scalar = torch.where(t1 < t0, -1.0, 1.0).to(torch.float64)
     else:
         direction = -1.0 if t1 < t0 else 1.0
+    watched = _events(events, packing, problem, method, y0, through_steps)
+    landed = watched.scheduled() if watched is not None else set()
     return Plan(
         field=Field(problem.f, packing, problem.args),
         method=method,
         controller=controller.bind(method),
-        stops=Stops(tuple(as_list(controller.step_ts)), tuple(as_list(controller.jump_ts))),
+        stops=Stops((*as_list(controller.step_ts), *landed), (*as_list(controller.jump_ts), *_knots(problem))),
         t0=t0,
         t1=t1,
         direction=direction,
@@ -70,7 +74,42 @@ def prepare_plan(
         through_steps=through_steps,
         live_t0=live_t0,
         live_t1=live_t1,
+        events=watched,
     )
+
+
+def _events(
+    events: Any, packing: Packing, problem: ODEProblem, method: Method, y0: Tensor, through_steps: bool
+) -> Events | None:
+    """The events of a solve, if there are any."""
+    described = () if events is None else as_events(events)
+    if not described:
+        return None
+    if torch.compiler.is_compiling():
+        raise InvalidProblemError(
+            "events cannot be compiled, because how many there are is not known; expected an eager solve"
+        )
+    if method.reversible:
+        raise InvalidProblemError(
+            f"events: got some with {method!r}, which steps two copies of the state at once; expected another solver"
+        )
+    if through_steps:
+        raise InvalidProblemError("events: got some with through_steps=True; expected step sizes that are constants")
+    return Events(described, packing, problem.args, y0.device)
+
+
+def _knots(problem: ODEProblem) -> list[float]:
+    """Where controls among the arguments, or the field itself, say that they are not smooth."""
+    found: list[float] = []
+    for owner in (problem.f, *pytree.tree_leaves(problem.args)):
+        knots = None if isinstance(owner, (Tensor, int, float, str)) else getattr(owner, "knots", None)
+        if knots is None:
+            continue
+        try:
+            found.extend(as_list(knots))
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidProblemError(f"args: got {type(owner).__name__}.knots = {knots!r}; expected times") from None
+    return [knot for knot in dict.fromkeys(found) if math.isfinite(knot)]
 
 
 def prepare_options(

@@ -7,7 +7,7 @@ the graph), so that an adjoint can emit the same request again from a step that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -218,8 +218,15 @@ class Steps:
         if self.polynomials:
             self.coefficients.append(widen_pieces(polynomial(trial.step), trial.rows, self.samples))
 
-    def dense(self, plan: Plan, coefficients: Tensor | None, packing: Packing, y0: Tensor) -> DenseOutput:
-        """The dense output; its outermost knots are the live ends of the interval."""
+    def dense(
+        self,
+        plan: Plan,
+        coefficients: Tensor | None,
+        packing: Packing,
+        y0: Tensor,
+        moved: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+    ) -> DenseOutput:
+        """The dense output; its outermost knots are the live ends of the interval, and ``moved`` knows of others."""
         device = y0.device
         t0, t1 = (torch.as_tensor(t, dtype=torch.float64, device=device) for t in (plan.t0, plan.t1))
         starts, ends = (
@@ -244,6 +251,8 @@ class Steps:
             starts = torch.where(first, plan.live_t0, starts)
         if plan.live_t1 is not None:
             ends = torch.where(ends == plan.t1, plan.live_t1, ends)
+        if moved is not None:
+            starts, ends = (moved(knots, accepted) for knots in (starts, ends))
         return DenseOutput(starts, ends, coefficients, accepted, packing, plan.direction, (t0, t1))
 
     def times(self, t0: Scalar) -> Tensor:

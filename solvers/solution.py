@@ -83,6 +83,37 @@ class Trace:
 
 
 @dataclass(frozen=True, eq=False)
+class EventLog:
+    """The events of a solve, in order, a row for each; differentiable.
+
+    With ``per_sample`` the second dimension counts the samples, and a sample with fewer events than another has NaN, and
+    index -1, behind its last.
+
+    Attributes:
+        ts: when they happened, ``(N,)`` or ``(N, B)``, float64.
+        index: which of ``events`` they were, int64.
+        ys: the states there, ``(N, *y0.shape)``, before any change.
+        after: the states with which the solve went on.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: torch.ones_like(y), torch.zeros(1, dtype=torch.float64), (0.0, 2.6))
+        >>> reset = nde.Event(lambda t, y: y[0] - 1.0, terminal=False, apply=lambda t, y: 0.0 * y)
+        >>> sol = nde.solve(problem, events=reset)
+        >>> sol.events.ts, sol.y1
+        (tensor([1., 2.], dtype=torch.float64), tensor([0.6000], dtype=torch.float64))
+    """
+
+    ts: Tensor
+    index: Tensor
+    ys: Any
+    after: Any
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+
+@dataclass(frozen=True, eq=False)
 class Solution:
     """The result of :func:`neuralde.solve`.
 
@@ -94,8 +125,9 @@ class Solution:
         status: a :class:`Status`, or a ``(B,)`` int64 tensor of them with ``per_sample``.
         regularization: one 0-d (``(B,)``) differentiable tensor for each regularizer.
         trace: with ``trace=True``, a :class:`Trace`.
-        event_time: when the event that ended the solve happened, else None.
-        event_index: which event that was, else None.
+        event_time: when the event that ended the solve happened, else None; with ``per_sample`` ``(B,)``, NaN where none did.
+        event_index: which of ``events`` that was (the first of several), else None; with ``per_sample`` ``(B,)``, or -1.
+        events: with ``events=``, an :class:`EventLog` of all that happened.
 
     Example:
         >>> import torch, neuralde as nde
@@ -115,6 +147,7 @@ class Solution:
     trace: Trace | None = None
     event_time: Tensor | None = None
     event_index: Any = None
+    events: EventLog | None = None
     dense: DenseOutput | None = field(default=None, repr=False)
 
     def __call__(self, t: float | Tensor) -> Any:
@@ -181,7 +214,8 @@ _ADVICE = {
     ),
     Status.STEP_UNDERFLOW: (
         "The solution may be singular there, or the field stiff or "
-        "discontinuous; give known discontinuities as jump_ts of the controller, and use float64 for tight tolerances."
+        "discontinuous, or events may follow each other ever faster; give known discontinuities as jump_ts of the "
+        "controller, and use float64 for tight tolerances."
     ),
     Status.NON_FINITE: (
         "Check the field at that time and state: a division, log or "

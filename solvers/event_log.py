@@ -1,0 +1,135 @@
+"""What happened on the way: the events of a solve, written down as it runs, and as the user sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .events import Fired
+from .scalars import Scalar
+from .solution import EventLog, Status
+from .state import Packing
+
+if TYPE_CHECKING:
+    from .attempt import Carry, Plan, Trial
+
+
+class Logged(NamedTuple):
+    """What the events of one or more steps contribute, in the graph: one entry for each lane that had any."""
+
+    times: Tensor
+    before: Tensor
+    after: Tensor
+
+
+class _Entry(NamedTuple):
+    """What is known of the same entries without the graph."""
+
+    hits: Tensor
+    samples: Tensor | None
+    times: Tensor
+
+
+def logged(fired: Fired, t: Scalar, before: Tensor, after: Tensor) -> Logged:
+    """The entries of one step that ends at ``t``."""
+    time = torch.as_tensor(t, dtype=torch.float64, device=before.device)
+    if fired.lanes is None:
+        return Logged(time.unsqueeze(0), before.unsqueeze(0), after.unsqueeze(0))
+    return Logged(time[fired.lanes], before[fired.lanes], after[fired.lanes])
+
+
+class Log:
+    """A listener that keeps the events of a solve.
+
+    Args:
+        samples: how many samples there are; None in a joint solve.
+    """
+
+    def __init__(self, samples: int | None) -> None:
+        self.samples = samples
+        self.entries: list[_Entry] = []
+        self.values: list[Logged] = []
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Keep the events of a step."""
+        seen = trial.events
+        if seen is None or seen.fired is None:
+            return
+        step, t = trial.step, trial.t_end if seen.live is None else seen.live
+        values = logged(seen.fired, t, step.y, step.y if seen.after is None else seen.after)
+        self.add(seen.fired, values, trial.rows)
+
+    def add(self, fired: Fired, values: Logged, rows: Tensor | None = None, first: bool = False) -> None:
+        """Keep one more step's entries; ``first`` puts them before all others."""
+        if fired.lanes is None:
+            hits, samples = torch.tensor([fired.hits], device=values.before.device), None
+        else:
+            assert isinstance(fired.hits, Tensor)
+            hits, samples = fired.hits[fired.lanes], fired.lanes if rows is None else rows[fired.lanes]
+        place = 0 if first else len(self.entries)
+        self.entries.insert(place, _Entry(hits, samples, values.times.detach()))
+        self.values.insert(place, values)
+
+    def flat(self, like: Tensor) -> Logged:
+        """All entries, one after another."""
+        if not self.values:
+            lane = like.shape if self.samples is None else like.shape[1:]
+            none = like.new_empty((0, *lane))
+            return Logged(torch.empty(0, dtype=torch.float64, device=like.device), none, none)
+        return Logged(*(torch.cat(pieces) for pieces in zip(*self.values, strict=True)))
+
+    def view(self, flat: Logged, packing: Packing) -> EventLog:
+        """The events as the user sees them, a row for each."""
+        if not self.entries:
+            lanes = () if self.samples is None else (self.samples,)
+            none = flat.before.new_empty((0, *lanes, *flat.before.shape[1:]))
+            ts = flat.times.new_empty((0, *lanes))
+            return EventLog(ts, ts.to(torch.int64), packing.unpack(none, lead=1), packing.unpack(none, lead=1))
+        entry, index = torch.cat([one.hits for one in self.entries]).nonzero(as_tuple=True)
+        ts, before, after = (x[entry] for x in flat)
+        if self.samples is not None:
+            lane = self._lanes()[entry]
+            turns = torch.nn.functional.one_hot(lane, self.samples).cumsum(0)
+            turn = turns.gather(1, lane.unsqueeze(1)).squeeze(1) - 1
+            shape, where = (int(turn.max()) + 1, self.samples), (turn, lane)
+            ts, before, after = (
+                x.new_full((*shape, *x.shape[1:]), torch.nan).index_put(where, x) for x in (ts, before, after)
+            )
+            index = index.new_full(shape, -1).index_put(where, index)
+        return EventLog(ts, index, packing.unpack(before, lead=1), packing.unpack(after, lead=1))
+
+    def ending(self, times: Tensor, status: Scalar, terminal: Tensor) -> tuple[Tensor | None, Any]:
+        """When which event ended the solve, or each sample of it: None, or NaN and -1, where none did."""
+        if self.samples is None:
+            if status != Status.EVENT:
+                return None, None
+            return times[-1], int((self.entries[-1].hits[0] & terminal).to(torch.int64).argmax())
+        ended = status == int(Status.EVENT)
+        if not self.entries:
+            return torch.full_like(ended, torch.nan, dtype=torch.float64), torch.full_like(ended, -1, dtype=torch.int64)
+        number = torch.arange(len(times), device=times.device)
+        last = torch.zeros_like(ended, dtype=torch.int64).scatter_reduce(0, self._lanes(), number, "amax")
+        hits = torch.cat([one.hits for one in self.entries])[last] & terminal
+        return torch.where(ended, times[last], torch.nan), torch.where(ended, hits.to(torch.int64).argmax(-1), -1)
+
+    def moved(self, knots: Tensor, counts: Tensor | None, times: Tensor) -> Tensor:
+        """Knots of the solution, of which those that are times of events move with ``times`` in the graph."""
+        if not self.entries or not times.requires_grad:
+            return knots
+        constant = torch.cat([one.times for one in self.entries])
+        if self.samples is None:
+            same = knots.unsqueeze(1) == constant
+            rows, which = same.nonzero(as_tuple=True)
+            places: tuple[Tensor, ...] = (rows,)
+        else:
+            assert counts is not None
+            lane = self._lanes()
+            rows, which = ((knots[:, lane] == constant) & counts[:, lane]).nonzero(as_tuple=True)
+            places = (rows, lane[which])
+        shift = torch.zeros_like(knots).index_put(places, (times - times.detach())[which], accumulate=True)
+        return knots + shift
+
+    def _lanes(self) -> Tensor:
+        return torch.cat([one.samples for one in self.entries if one.samples is not None])

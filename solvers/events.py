@@ -1,0 +1,390 @@
+"""Events: what a solve looks out for on its way, and what happens then.
+
+The descriptions that users write (:class:`Event`, :class:`ScheduledEvent`), and :class:`Events`, which evaluates them on
+packed states. Finding an event inside a step, and going on behind it, is ``crossings.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidProblemError
+from .method import VectorField
+from .scalars import Scalar, as_time, choose, differentiated, real_dtype, select, spread
+from .state import Packing
+
+if TYPE_CHECKING:
+    from .attempt import Plan
+
+_DIRECTIONS = {"any": 0.0, "up": 1.0, "down": -1.0}
+# A gradient of order k needs k chord iterations, see Events.live_time; DirectAdjoint offers second derivatives.
+_CHORDS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    r"""Something that happens when a function of the solution crosses zero.
+
+    The step in which :math:`g(t, y(t))` changes sign is cut there: the root is bracketed on the step's dense output, the
+    step is taken again so that it ends at the root, and a few Newton steps remove what is left of
+    :math:`g`. The time of the event is an implicit function of everything before it, so it, and all that follows, is
+    differentiable with respect to ``y0``, ``args`` and the parameters of the field, of ``fn`` and of ``apply``:
+
+    .. math:: dt^* = -\frac{\partial_\theta\, g(t^*, y(t^*; \theta))}{\frac{d}{dt} g(t^*, y(t^*))} \, d\theta
+
+    Args:
+        fn: ``fn(t, y, *args)``, a real number: one for each sample with ``per_sample``.
+        direction: which sign changes count as time goes on in the direction of integration: ``"up"`` (from negative to
+            positive), ``"down"``, or ``"any"``.
+        terminal: end the solve (with ``per_sample``, of that sample) there, with status ``EVENT``. Otherwise the event
+            is written down in ``sol.events`` and the solve goes on.
+        apply: ``apply(t, y, *args) -> y``, the state with which the solve goes on (``terminal=False``).
+        probes: at how many points inside each step, beside its end, to look for a change of sign on the dense output.
+            Two changes between neighbouring points are missed; more probes or a ``dtmax`` of the controller help.
+
+    An event that is zero at ``t0`` (to rounding) does not fire there, and one that has just fired does not fire again at
+    the same time. Reaching zero exactly at the end of a step or at a probe counts as crossing it. A jump of the state by
+    ``apply`` is no crossing. Events of one time happen together, in the order of the list; if one of them is terminal,
+    nothing is applied. Save times up to and including the time of an event give the solution before it, later ones the
+    solution after it. An infinite number of events before some time (Zeno) ends the solve with ``STEP_UNDERFLOW`` or
+    ``MAX_STEPS``. Where ``fn`` is NaN nothing fires.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; the message names it.
+
+    References:
+        Chen, Amos, Nickel: Learning Neural Event Functions for Ordinary Differential Equations. ICLR 2021.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> height = torch.tensor([10.0, 0.0], dtype=torch.float64, requires_grad=True)
+        >>> fall = nde.ODEProblem(lambda t, y: torch.stack([y[1], -9.81 + 0 * y[1]]), height, (0.0, 10.0))
+        >>> sol = nde.solve(fall, events=nde.Event(lambda t, y: y[0], direction="down"))
+        >>> sol.status.name, round(sol.event_time.item(), 9), round((2 * 10.0 / 9.81) ** 0.5, 9)
+        ('EVENT', 1.427843123, 1.427843123)
+        >>> torch.autograd.grad(sol.event_time, height)[0]  # 1 / (g t*), and 1 / g
+        tensor([0.0714, 0.1019], dtype=torch.float64)
+    """
+
+    fn: Callable[..., Any]
+    direction: str = "any"
+    terminal: bool = True
+    apply: Callable[..., Any] | None = None
+    probes: int = 3
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise InvalidProblemError(f"fn: got {type(self.fn).__name__}; expected a callable fn(t, y, *args)")
+        if self.direction not in _DIRECTIONS:
+            raise InvalidProblemError(f'direction: got {self.direction!r}; expected "any", "up" or "down"')
+        if not isinstance(self.terminal, bool):
+            raise InvalidProblemError(f"terminal: got {self.terminal!r}; expected True or False")
+        _check_apply(self.apply, optional=True)
+        if self.apply is not None and self.terminal:
+            raise InvalidProblemError(
+                "apply: got one with terminal=True; expected terminal=False, so that the solve goes on"
+            )
+        if isinstance(self.probes, bool) or not isinstance(self.probes, int) or self.probes < 0:
+            raise InvalidProblemError(f"probes: got {self.probes!r}; expected an int, 0 or positive")
+
+
+@dataclass(frozen=True, eq=False)
+class ScheduledEvent:
+    """A change of the state at given times: a dose, a pulse, a reset.
+
+    The solve lands on each of the times, applies the change there and goes on. If ``ts`` is a tensor that requires grad,
+    gradients flow to the times.
+
+    Args:
+        ts: when, a sequence or a 1-D tensor in any order. A time ``t0`` changes the initial state before anything is
+            saved; one at ``t1`` belongs to the solve that goes on from there; those outside the interval are passed over.
+        apply: ``apply(t, y, *args) -> y``, the state with which the solve goes on.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.zeros(1, dtype=torch.float64), (0.0, 2.0))
+        >>> dose = nde.ScheduledEvent([0.0, 1.0], lambda t, y: y + 1.0)
+        >>> sol = nde.solve(problem, events=dose, rtol=1e-8, atol=1e-8)
+        >>> sol.y1, sol.events.ts  # exp(-2) + exp(-1)
+        (tensor([0.5032], dtype=torch.float64), tensor([0., 1.], dtype=torch.float64))
+    """
+
+    ts: Sequence[float] | Tensor
+    apply: Callable[..., Any]
+
+    terminal = False
+    direction = "any"
+    probes = 0
+
+    def __post_init__(self) -> None:
+        _check_apply(self.apply, optional=False)
+        try:
+            times = torch.as_tensor(self.ts, dtype=None if isinstance(self.ts, Tensor) else torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidProblemError(f"ts: got {self.ts!r}; expected a sequence of times") from None
+        if times.dim() != 1 or not (times.is_floating_point() or times.dtype in (torch.int32, torch.int64)):
+            raise InvalidProblemError(f"ts: got {times.dtype} of shape {tuple(times.shape)}; expected 1-D real times")
+        if not bool(times.isfinite().all()):
+            raise InvalidProblemError(f"ts: got {times.tolist()}; expected finite times")
+        object.__setattr__(self, "ts", times.to(torch.float64))
+
+
+def _check_apply(apply: Any, optional: bool) -> None:
+    if not callable(apply) and not (optional and apply is None):
+        raise InvalidProblemError(f"apply: got {type(apply).__name__}; expected a callable apply(t, y, *args) -> y")
+
+
+def as_events(events: Any) -> tuple[Event | ScheduledEvent, ...]:
+    """The argument ``events=`` as a tuple."""
+    many = tuple(events) if isinstance(events, (list, tuple)) else (events,)
+    for event in many:
+        if not isinstance(event, (Event, ScheduledEvent)):
+            raise InvalidProblemError(
+                f"events: got {type(event).__name__} {event!r}; expected an Event, a ScheduledEvent, or a list of them"
+            )
+    return many
+
+
+class EventState(NamedTuple):
+    """What a lane knows of its events where it stands; lanes first, then events."""
+
+    signs: Tensor
+    """On which side of zero each function is (float64); 0 where that is not known."""
+    zero: Tensor
+    """Where the function is zero in this very place, which is then no event."""
+    standing: Scalar
+    """Whether the lane stands at an event, so that the next step starts at a time that the graph knows."""
+    live: Tensor | None = None
+    """That time in the graph, in a solve that is recorded as it runs."""
+
+    def start(self, t: Scalar) -> Scalar:
+        """Where the next step starts, as the graph sees it."""
+        return t if self.live is None else self.live
+
+
+class Fired(NamedTuple):
+    """The events at the end of one step."""
+
+    hits: tuple[bool, ...] | Tensor
+    """Which events happened: one flag each, or ``(B, E)``."""
+    mask: Scalar
+    """The lanes with any."""
+    ends: Scalar
+    """The lanes that one of them ends."""
+    changed: Scalar
+    """The lanes whose state one of them changes."""
+    primary: Scalar
+    """The event whose time is the time of them all."""
+    which: tuple[int, ...]
+    """Every event that is ``primary`` somewhere."""
+    lanes: Tensor | None
+    """The working rows with any; None in a joint solve."""
+
+
+class Events:
+    """The events of a solve, evaluated on packed states.
+
+    Args:
+        events: the user's.
+        packing: how the state is laid out.
+        args: what else ``fn`` and ``apply`` receive.
+        device: where the state lives.
+        live: the times of scheduled events in the graph, where they require grad: one entry for each event.
+    """
+
+    def __init__(
+        self,
+        events: tuple[Event | ScheduledEvent, ...],
+        packing: Packing,
+        args: tuple[Any, ...],
+        device: torch.device,
+        live: Sequence[Tensor | None] | None = None,
+    ) -> None:
+        self.events, self.packing, self.args, self.device = events, packing, args, device
+        ts = [event.ts.to(device) if isinstance(event, ScheduledEvent) else None for event in events]  # type: ignore[union-attr]
+        self.times = [None if t is None else t.detach() for t in ts]
+        self.live = [t if differentiated(t) else None for t in ts] if live is None else list(live)
+        self.directions = torch.tensor(
+            [_DIRECTIONS[event.direction] for event in events], dtype=torch.float64, device=device
+        )
+        self.terminal = torch.tensor([event.terminal for event in events], device=device)
+        self.applies = torch.tensor([event.apply is not None for event in events], device=device)
+        self.probes = max(event.probes for event in events)
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def bind(self, args: tuple[Any, ...], live: Sequence[Tensor | None]) -> Events:
+        """The same events with other arguments and live times."""
+        return Events(self.events, self.packing, args, self.device, live)
+
+    @property
+    def callables(self) -> list[Callable[..., Any]]:
+        """The user's functions, which may hold parameters."""
+        found = [getattr(event, name, None) for event in self.events for name in ("fn", "apply")]
+        return [function for function in found if function is not None]
+
+    def scheduled(self) -> set[float]:
+        """Every given time."""
+        return {t for times in self.times if times is not None for t in times.tolist()}
+
+    def due(self, t: Tensor) -> Tensor:
+        """Which events are scheduled for just this time, lanes first."""
+        never = torch.zeros_like(t, dtype=torch.bool)
+        flags = [never if times is None else (t.unsqueeze(-1) == times).any(-1) for times in self.times]
+        return torch.stack(flags, dim=-1)
+
+    def value(self, index: int, t: Scalar, y: Tensor) -> Tensor:
+        """One event's function, a number per lane."""
+        event, lanes = self.events[index], y.shape[:1] if self.packing.per_sample else torch.Size(())
+        assert isinstance(event, Event)
+        version = None if y.is_inference() else y._version
+        g = event.fn(as_time(t, y), self.packing.unpack(y), *self.args)
+        if version is not None and y._version != version:
+            raise InvalidProblemError("fn: changed the state in-place; expected a function that only looks at it")
+        wanted = f"a real number for each of {len(y)} samples" if lanes else "one real number, a 0-d tensor"
+        if not isinstance(g, Tensor) or not g.is_floating_point():
+            got = f"a {g.dtype} tensor" if isinstance(g, Tensor) else f"{type(g).__name__} {g!r}"[:80]
+            raise InvalidProblemError(f"fn: got {got}; expected {wanted}")
+        if g.numel() != math.prod(lanes):
+            raise InvalidProblemError(f"fn: got shape {tuple(g.shape)}; expected {wanted}")
+        return g.reshape(lanes).to(torch.float64)
+
+    def values(self, t: Scalar, y: Tensor) -> Tensor:
+        """Every event's function, lanes first; 1 for scheduled events."""
+        ones = torch.ones(y.shape[:1] if self.packing.per_sample else (), dtype=torch.float64, device=y.device)
+        numbers = [self.value(i, t, y) if isinstance(event, Event) else ones for i, event in enumerate(self.events)]
+        return torch.stack(numbers, dim=-1)
+
+    def allowed(self, signs: Tensor) -> Tensor:
+        """Whether a function on this side of zero would cross it in a direction that counts."""
+        return (signs != 0) & ((self.directions == 0) | (self.directions * signs < 0))
+
+    def change(self, fired: Fired, t: Scalar, y: Tensor) -> Tensor:
+        """The state after the events, where the solve goes on."""
+        for index, event in enumerate(self.events):
+            if event.apply is None:
+                continue
+            if isinstance(fired.hits, tuple):
+                y = self._applied(event.apply, t, y) if fired.hits[index] and fired.changed else y
+                continue
+            mask = fired.hits[:, index] & fired.changed
+            if bool(mask.any()):
+                # Other lanes pass a state for which the function is meant, so that none of theirs reaches a gradient.
+                donor = mask.to(torch.int64).argmax()
+                here = self._applied(event.apply, select(mask, t, t[donor]), choose(mask, y, y[donor].expand_as(y)))
+                y = choose(mask, here, y)
+        return y
+
+    def _applied(self, apply: Callable[..., Any], t: Scalar, y: Tensor) -> Tensor:
+        # A copy, so that a function that writes into its state changes nothing of the solver's.
+        after = self.packing.pack(apply(as_time(t, y), self.packing.unpack(y.clone()), *self.args), "apply")
+        if after.shape != y.shape:
+            raise InvalidProblemError(
+                f"apply: got {after.shape[0]} rows; expected {y.shape[0]}, like the state it was given"
+            )
+        return after
+
+    def sides(
+        self, t: Scalar, y: Tensor, slope: Tensor, direction: Scalar, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """On which side of zero every function is just behind ``t``, and which are zero at ``t`` itself: crossing, or all.
+
+        A function is zero where its value is no larger than the rounding of its own inputs, or than what the root finder
+        left (``residual``). Then its rate of change tells the side.
+        """
+        values, rates, noise = self.values(t, y), [], []
+        for index, event in enumerate(self.events):
+            rate, rounding = torch.zeros_like(values[..., 0]), torch.zeros_like(values[..., 0])
+            if isinstance(event, Event):
+                rate, rounding = self._rate(index, t, y, slope)
+            rates.append(rate)
+            noise.append(rounding)
+        rate = torch.stack(rates, dim=-1) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
+        small = torch.stack(noise, dim=-1) + (0.0 if residual is None else 2.0 * residual)
+        quiet = values.abs() <= small
+        leaves = quiet & (rate != 0)
+        return torch.where(leaves, rate.sign(), torch.where(values.isnan(), 0.0, values.sign())), leaves, quiet
+
+    def _rate(self, index: int, t: Scalar, y: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """How fast a function changes along the solution, and how far rounding of ``t`` and ``y`` may move it."""
+        time = torch.as_tensor(t, dtype=torch.float64, device=y.device)
+        g_t, g_y = gradient(lambda t, y: self.value(index, t, y).sum(), time, y)
+        lanes = (len(y), -1) if self.packing.per_sample else (1, -1)
+        moved = (g_y.conj() * slope.detach()).real.reshape(lanes).sum(-1).reshape(time.shape)
+        size = (g_y.abs() * y.detach().abs()).reshape(lanes).sum(-1).reshape(time.shape)
+        return g_t + moved, 4 * torch.finfo(real_dtype(y)).eps * (size + (g_t * time.detach()).abs())
+
+    def live_time(self, plan: Plan, fired: Fired, field: VectorField, t: Scalar, t_end: Scalar, y: Tensor) -> Scalar:
+        r"""The end of a step as a differentiable number: the time of its event where it has one, else ``t_end``.
+
+        Let :math:`G(s)` be the event's function at the end of the step from ``(t, y)`` to :math:`s`. Its root is known,
+        and :math:`s \leftarrow s - G(s) / G'` with the number :math:`G'` as a constant leaves it in place. As a function
+        of everything else that :math:`G` depends on, k such chord iterations have the root's derivatives up to order k.
+        """
+        out = t_end
+        for index in fired.which:
+            mask = fired.primary == index
+            if self.times[index] is not None:
+                live = self._scheduled_time(index, t_end)
+            else:
+                start, end, state = t, torch.as_tensor(_constant(t_end), dtype=torch.float64, device=y.device), y
+                if fired.lanes is not None:
+                    donor = mask.to(torch.int64).argmax()
+                    start, end = (select(mask, x, x[donor]) for x in (start, end))
+                    state = torch.where(spread(mask, y), y, y[donor])
+                live = self._root_time(index, plan, field, start, end, state)
+            out = select(mask, live, out)
+        return out
+
+    def _scheduled_time(self, index: int, t_end: Scalar) -> Scalar:
+        times, live = self.times[index], self.live[index]
+        if live is None:
+            return t_end
+        assert times is not None
+        end = torch.as_tensor(_constant(t_end), dtype=torch.float64, device=times.device)
+        return live[(times == end.unsqueeze(-1)).to(torch.int64).argmax(-1)]
+
+    def _root_time(self, index: int, plan: Plan, field: VectorField, t: Scalar, end: Tensor, y: Tensor) -> Tensor:
+        def value(end: Tensor, t: Scalar, y: Tensor) -> Tensor:
+            return self.value(index, end, plan.method.step(field, t, end, y).y)
+
+        live, rate = end, None
+        for _ in range(_CHORDS):
+            g = value(live, t, y)
+            if not differentiated(g) and not differentiated(y) and not differentiated(t):
+                return end
+            if rate is None:
+                rate = gradient(lambda end: value(end, _constant(t), y.detach()).sum(), end)[0]
+                if bool((rate == 0).any()):
+                    raise InvalidProblemError(
+                        "fn: its value does not change with time at the event, as far as autograd sees, so the event's "
+                        "time has no gradient; expected a differentiable function that crosses zero with a slope"
+                    )
+            move = g / rate
+            live = live - (move - move.detach())
+        return live
+
+
+def _constant(x: Scalar) -> Scalar:
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+def gradient(total: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The gradient of a number at constant inputs, also inside a function transform; zeros where it does not depend."""
+    constants = [x.detach() for x in inputs]
+    if torch._C._are_functorch_transforms_active():
+        return torch.func.grad(total, argnums=tuple(range(len(inputs))))(*constants)
+    with torch.enable_grad():
+        leaves = [x.clone().requires_grad_() for x in constants]
+        out = total(*leaves)
+        if not out.requires_grad:
+            return tuple(torch.zeros_like(x) for x in constants)
+        found = torch.autograd.grad(out, leaves, allow_unused=True)
+    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(constants, found, strict=True))
