@@ -32,8 +32,8 @@ class Step(ABC):
     t1: Scalar
     y0: Tensor
     y: Tensor
-    calls: int
-    """How often this step has called the field so far."""
+    calls: Scalar
+    """How often this step has called the field so far, for each lane where lanes differ."""
 
     @property
     @abstractmethod

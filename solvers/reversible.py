@@ -34,7 +34,7 @@ class ReversibleStep(Step):
         self.pull = (1.0 - coupling) * (z - y)
 
     @property
-    def calls(self) -> int:  # type: ignore[override]
+    def calls(self) -> int:
         """How often both halves have called the field so far."""
         return self.forward.calls + self.backward.calls
 
