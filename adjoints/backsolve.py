@@ -66,8 +66,7 @@ class _Pair(Sweep):
 
     def prepare(self) -> None:
         """The parameters' share is a quadrature."""
-        self.quadrature = Quadrature(self.plan, self.parameters, self._read)
-        self.listeners = (self.quadrature,)
+        self.quadrature = Quadrature(self.plan, self.parameters)
 
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
         """One tensor."""
@@ -84,6 +83,10 @@ class _Pair(Sweep):
         y, a = z.unbind(self._pair_dim)
         slope, (pulled,) = self.pull(t, y, a, [])
         return torch.stack([slope, -pulled], dim=self._pair_dim)
+
+    def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Add a step's share."""
+        self.quadrature.add(plan, carry, trial, self._read)
 
     def gradients(self) -> list[Tensor | None]:
         """The quadrature's sums."""

@@ -24,7 +24,7 @@ from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Outcome, integrate
 from neuralde.solvers.interpolation import DenseOutput
-from neuralde.solvers.loop import Listener, run, start
+from neuralde.solvers.loop import run, start
 from neuralde.solvers.method import Method
 from neuralde.solvers.scalars import Scalar, choose, select, spread
 from neuralde.solvers.solution import Status, failure
@@ -165,7 +165,6 @@ class Sweep(ABC):
         self.times = {"t0": plan.live_t0, "t1": plan.live_t1, "ts": save.live}
         count = sum(time is not None for time in self.times.values())
         self.parameters = [*run_data.copies[count:], *run_data.captured]
-        self.listeners: tuple[Listener, ...] = ()
         self.prepare()
 
     @abstractmethod
@@ -183,6 +182,10 @@ class Sweep(ABC):
     @abstractmethod
     def slope(self, t: Scalar, z: Tensor) -> Tensor:
         """The backward state's derivative."""
+
+    @abstractmethod
+    def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Hear of every attempt of the backward solve."""
 
     @abstractmethod
     def gradients(self) -> list[Tensor | None]:
@@ -224,7 +227,7 @@ class Sweep(ABC):
         """State and cotangent at ``t_end``, earlier in the solve than ``t``; the parameters' share is added up on the way."""
         plan = replace(self.plan, field=self.slope, t0=t, t1=t_end, direction=-self.plan.direction)
         with torch.no_grad():
-            carry = run(plan, start(plan, self.pack(y, a), self.options.dt), self.listeners)
+            carry = run(plan, start(plan, self.pack(y, a), self.options.dt), [self.hear])
         status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
         if status != Status.SUCCESS:
             raise failure(status, f"the backward solve of {self.data.adjoint.name}: ")
@@ -248,27 +251,31 @@ class Quadrature:
     Args:
         plan: the backward plan, with the field itself.
         parameters: what to differentiate with respect to.
-        read: state and cotangent at a relative time of a step; of lanes that did not move, anything.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        parameters: Sequence[Tensor],
-        read: Callable[[Plan, Carry, Trial, float], tuple[Tensor, Tensor]],
-    ) -> None:
-        self.plan, self.parameters, self.read = plan, list(parameters), read
+    def __init__(self, plan: Plan, parameters: Sequence[Tensor]) -> None:
+        self.plan, self.parameters = plan, list(parameters)
         self.total: list[Tensor | None] = [None] * len(self.parameters)
         # n points integrate degree 2n - 1 exactly, so the quadrature is no less accurate than the steps.
         self.points = gauss_points(plan.method.order)
 
-    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
-        """Add an accepted step's share."""
+    def add(
+        self,
+        plan: Plan,
+        carry: Carry,
+        trial: Trial,
+        read: Callable[[Plan, Carry, Trial, float], tuple[Tensor, Tensor]],
+    ) -> None:
+        """Add an accepted step's share.
+
+        ``read`` gives state and cotangent at a relative time of the step; of lanes that did not move, anything. It is
+        passed, not kept: a sweep that refers to itself would keep its tensors until the garbage collector comes.
+        """
         if not self.parameters or trial.accept is False:
             return
         length = (trial.t - trial.t_end) * -plan.direction * self.plan.direction
         for node, weight in self.points:
-            y, a = self.read(plan, carry, trial, node)
+            y, a = read(plan, carry, trial, node)
             share = spread(select(trial.accept, weight * length, 0.0), a)
             self._add(trial.t + node * (trial.t_end - trial.t), y, a * share)
 

@@ -109,8 +109,7 @@ class _OnPath(Sweep):
 
     def prepare(self) -> None:
         """The parameters' share is a quadrature."""
-        self.quadrature = Quadrature(self.plan, self.parameters, self._read)
-        self.listeners = (self.quadrature,)
+        self.quadrature = Quadrature(self.plan, self.parameters)
 
     def state(self, t: Scalar) -> Tensor:
         """The forward solution."""
@@ -129,6 +128,10 @@ class _OnPath(Sweep):
     def slope(self, t: Scalar, z: Tensor) -> Tensor:
         """The cotangent's derivative."""
         return -self.pull(t, self.state(t), z, [])[1][0]
+
+    def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Add a step's share."""
+        self.quadrature.add(plan, carry, trial, self._read)
 
     def gradients(self) -> list[Tensor | None]:
         """The quadrature's sums."""
@@ -171,6 +174,9 @@ class _WithParameters(_OnPath):
             shares = [share.unsqueeze(0) for share in each]
         parts = [self._rows(pulled), *(share.reshape(len(share), -1).to(a.dtype) for share in shares)]
         return -torch.cat(parts, dim=1)
+
+    def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Nothing to add: the shares are part of the state."""
 
     def gradients(self) -> list[Tensor | None]:
         """The sums."""

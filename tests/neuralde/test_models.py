@@ -63,7 +63,16 @@ def test_copies_and_state_dicts():
 
 
 @pytest.mark.parametrize(
-    "adjoint", [nde.DirectAdjoint(), nde.DiscreteAdjoint(), nde.BacksolveAdjoint()], ids=lambda adjoint: adjoint.name
+    "adjoint",
+    [
+        nde.DirectAdjoint(),
+        nde.DiscreteAdjoint(),
+        nde.BacksolveAdjoint(),
+        nde.GaussAdjoint(),
+        nde.InterpolatingAdjoint(),
+        nde.ForwardSensitivity(),
+    ],
+    ids=lambda adjoint: adjoint.name,
 )
 def test_training_steps_leave_no_tensor_behind(adjoint):
     layer, x = model(adjoint=adjoint), torch.randn(4, 3)
