@@ -100,7 +100,7 @@ class EventLog:
         >>> problem = nde.ODEProblem(lambda t, y: torch.ones_like(y), torch.zeros(1, dtype=torch.float64), (0.0, 2.6))
         >>> reset = nde.Event(lambda t, y: y[0] - 1.0, terminal=False, apply=lambda t, y: 0.0 * y)
         >>> sol = nde.solve(problem, events=reset)
-        >>> sol.events.ts, sol.y1
+        >>> sol.events.ts.round(decimals=9), sol.y1
         (tensor([1., 2.], dtype=torch.float64), tensor([0.6000], dtype=torch.float64))
     """
 
