@@ -254,3 +254,14 @@ def verdict(ratio: float, target: float | None, at_most: bool = False) -> str | 
     if target is None:
         return None
     return "met" if (ratio <= target if at_most else ratio >= target) else "NOT MET"
+
+
+def unjudged(result: Any) -> Any:
+    """A result without targets and verdicts, for runs too small to be judged.
+
+    >>> unjudged({"rows": [{"ratio": 0.1, "target": 2.0, "verdict": "NOT MET"}]})
+    {'rows': [{'ratio': 0.1}]}
+    """
+    if isinstance(result, dict):
+        return {key: unjudged(value) for key, value in result.items() if key not in ("target", "verdict")}
+    return [unjudged(row) for row in result] if isinstance(result, list) else result

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-SPEED: dict[tuple[str, str, str], dict[str, float]] = {
-    ("forward", "eager", "torchdiffeq"): dict(small=2.2, middle=2.2, large=2.2),
-    ("forward+backward", "eager", "torchdiffeq"): dict(small=1.8, middle=1.8, large=1.8),
-    ("forward+backward", "eager", "torchdiffeq adjoint"): dict(small=4.0, middle=4.0, large=4.0),
-    ("forward", "compiled", "torchdiffeq"): dict(small=6.0, middle=4.5, large=2.4),
-    ("forward+backward", "compiled", "torchdiffeq"): dict(small=4.0, middle=2.7, large=1.7),
-    ("forward", "compiled", "diffrax"): dict(small=1 / 3, middle=1.0, large=1.0),
-    ("forward+backward", "compiled", "diffrax"): dict(small=1 / 3, middle=1.0, large=1.0),
+SPEED: dict[tuple[str, str, str, str], dict[str, float]] = {
+    ("forward", "neuralde", "eager", "torchdiffeq"): dict(small=2.2, middle=2.2, large=2.2),
+    ("forward+backward", "neuralde direct", "eager", "torchdiffeq"): dict(small=1.8, middle=1.8, large=1.8),
+    ("forward+backward", "neuralde discrete", "eager", "torchdiffeq"): {},
+    ("forward+backward", "neuralde discrete", "eager", "torchdiffeq adjoint"): dict(small=4.0, middle=4.0, large=4.0),
+    ("forward", "neuralde", "compiled", "torchdiffeq"): dict(small=6.0, middle=4.5, large=2.4),
+    ("forward+backward", "neuralde", "compiled", "torchdiffeq"): dict(small=4.0, middle=2.7, large=1.7),
+    ("forward", "neuralde", "compiled", "diffrax"): dict(small=1 / 3, middle=1.0, large=1.0),
+    ("forward+backward", "neuralde", "compiled", "diffrax"): dict(small=1 / 3, middle=1.0, large=1.0),
 }
-"""By what is computed, how ours runs, and the peer; the least ratio at each size. At the small size a third first."""
+"""By what is computed, which of ours, how it runs, and the peer; the least ratio at each size.
+
+Like is compared with like: autograd through the steps with the same, gradients in the memory of the states with the
+peer's adjoint. The default adjoint, which calls the field again, against the peer's autograd has no target. Against
+Diffrax a third is asked for at the small size first.
+"""
 CALLS_AT_EQUAL_ERROR = 1.0
 """A peer's field calls divided by ours, geometric mean over the problems."""
 ROWS_AT_MOST = 1.1
