@@ -82,8 +82,8 @@ def draw(result: Row, figure: Any) -> None:
     colors = ["C0" if name.startswith("neuralde") else "0.65" for name in names]
     left.barh(names, [row["field_rows"] for row in result["rows"]], color=colors)
     left.axvline(result["rows_alone"], color="k", ls="--", label="sum of what each sample needs alone")
-    left.set(xlabel="field rows evaluated", xscale="log")
+    left.set(xlabel="field rows evaluated")
     left.invert_yaxis()
     figure.legend(loc="outside upper left", fontsize=8)
     right.barh(names, [row["ms"] for row in result["rows"]], color=colors)
-    right.set(xlabel="ms (median)", xscale="log")
+    right.set(xlabel="ms (median)")
