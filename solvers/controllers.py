@@ -236,8 +236,8 @@ class IController(_ErrorController):
 class PIController(_ErrorController):
     r"""Proportional-integral control, the default: :math:`h \leftarrow h \gamma r_n^{-\beta_1} r_{n-1}^{\beta_2}`.
 
-    With :math:`\beta_1 = 0.95/k`, :math:`\beta_2 = 0.1/k`, unless the method prefers others (Dopri8: 1/8 and 0 with factors
-    from 1/3 to 6, as Hairer's DOP853); :math:`k` is the local order of the error. Over the DETEST problems all common
+    With :math:`\beta_1 = 0.95/k`, :math:`\beta_2 = 0.1/k`, unless the method prefers others (Dopri8: 0.85/8 and 0.2/8 with
+    factors from 1/3 to 6); :math:`k` is the local order of the error. Over the DETEST problems all common
     choices need the same number of field calls at equal error, to 3 %; this one, between integral control and
     Hairer's ``(0.85 / k, -0.2 / k)``, loses the least in solves of a few steps. SciML's ``(0.7 / k, -0.4 / k)`` rejects
     half as many steps and takes a fifth more.
