@@ -49,7 +49,8 @@ class Job:
     @property
     def callables(self) -> tuple[Any, ...]:
         """Everything that may hold tensors on which the solve depends."""
-        return (self.f, self.args, *([] if self.plan.events is None else self.plan.events.callables))
+        events = [] if self.plan.events is None else self.plan.events.callables
+        return (self.f, self.args, *events, *(cost for cost in self.plan.costs if cost.differentiable))
 
     def detached(self) -> tuple[Job, list[Tensor]]:
         """The same job on copies of its tensors that are leaves of a graph of their own, and the copies.

@@ -113,7 +113,9 @@ def _slots(kind: type) -> Iterator[str]:
         yield from (slots,) if isinstance(slots, str) else slots
 
 
-def graph_tensors(outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[Tensor], since: int) -> list[Tensor]:
+def graph_tensors(
+    outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[Tensor], since: int, who: str = "f"
+) -> list[Tensor]:
     """The tensors from outside that the graph of ``outputs`` ends in.
 
     Args:
@@ -121,9 +123,10 @@ def graph_tensors(outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[T
         own: the call's own inputs, which are not captured.
         held: what the object walk found.
         since: the autograd sequence number before the call; older nodes belong to computations before the solve.
+        who: what was called, as a message names it.
 
     Raises:
-        InvalidProblemError: the field uses a tensor that was computed before the solve and that no walk can name.
+        InvalidProblemError: the call used a tensor that was computed before the solve and that no walk can name.
     """
     ours = {id(tensor) for tensor in own}
     by_node = {tensor.grad_fn: tensor for tensor in held if tensor.grad_fn is not None}
@@ -143,7 +146,7 @@ def graph_tensors(outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[T
             found[id(by_node[node])] = by_node[node]
         elif node._sequence_nr() < since:
             raise InvalidProblemError(
-                f"f: uses a tensor that was computed from others before the solve ({node.name()}) and that the adjoint "
+                f"{who}: uses a tensor that was computed from others before the solve ({node.name()}) and that the adjoint "
                 "cannot reach; expected such tensors in args, or DirectAdjoint()"
             )
         else:
@@ -170,13 +173,15 @@ def _made_since(tensor: Tensor, since: int) -> bool:
     return node is not None and node._sequence_nr() >= since
 
 
-def refuse_unknown(outputs: Iterable[Tensor], own: Iterable[Tensor], captured: list[Tensor], since: int) -> None:
+def refuse_unknown(
+    outputs: Iterable[Tensor], own: Iterable[Tensor], captured: list[Tensor], since: int, who: str = "f"
+) -> None:
     """Refuse a step whose graph ends in a tensor that nobody found before the solve: its gradient would be lost."""
     known = {id(tensor) for tensor in captured}
-    for tensor in graph_tensors(outputs, own, captured, since):
+    for tensor in graph_tensors(outputs, own, captured, since, who):
         if id(tensor) not in known:
             raise InvalidProblemError(
-                f"f: uses a tensor of shape {tuple(tensor.shape)} later in the solve that requires grad and that the "
+                f"{who}: uses a tensor of shape {tuple(tensor.shape)} later in the solve that requires grad and that the "
                 "adjoint could not find before; expected such tensors in args or in a module, or DirectAdjoint()"
             )
 

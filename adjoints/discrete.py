@@ -16,10 +16,10 @@ from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result, plain
 from .capabilities import Capabilities
-from .captured import Unchanged, captured_by, refuse_unknown, sequence_number
+from .captured import Unchanged, captured_by, sequence_number
 from .checkpoints import first_checkpoint
 from .once import once
-from .replay import Costs, Recorder, Replayed, advance, following, merged, replay, replayable, replayed
+from .replay import Costs, Recorder, Replayed, advance, following, merged, refuse_lost, replay, replayable, replayed
 
 
 class DiscreteAdjoint(Adjoint):
@@ -176,9 +176,8 @@ class Sweep:
             since = sequence_number()
             again = replay(self.plan, self.save, record, y, costs)
         flat_costs = [x for state in costs for x in state]
-        if index == len(self.run_data.recorder.records) - 1 or record.fired is not None:
-            outputs = [again.y, *(again.logged or ())]
-            refuse_unknown(outputs, [y, *flat_costs, *self.run_data.copies], self.run_data.captured, since)
+        if index in (0, len(self.run_data.recorder.records) - 1) or record.fired is not None:
+            refuse_lost(again, [y, *flat_costs, *self.run_data.copies], self.run_data.captured, since)
         if index == self.probe:
             self._compare(index, again.y.detach())
         outputs, cotangents = self._paired(index, again)

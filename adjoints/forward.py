@@ -14,10 +14,10 @@ from neuralde.solvers.scalars import any_true, transformed
 
 from .base import Adjoint, Job, Result, plain
 from .capabilities import Capabilities
-from .captured import captured_by, refuse_unknown, sequence_number
+from .captured import captured_by, sequence_number
 from .discrete import assembled
 from .once import once
-from .replay import Costs, Recorder, replay, replayable, replayed
+from .replay import Costs, Recorder, refuse_lost, replay, replayable, replayed
 
 
 class ForwardSensitivity(Adjoint):
@@ -121,7 +121,7 @@ class _Tangents(Recorder):
         with torch.enable_grad():
             since = sequence_number()
             again = replay(self.plan, self.save, record, y, costs)
-            refuse_unknown([again.y], [y, *flat_costs, *self.copies], self.captured, since)
+            refuse_lost(again, [y, *flat_costs, *self.copies], self.captured, since)
         rows = record.rows
         outputs = [again.y, again.emitted, again.coefficients, *(x for state in again.costs for x in state)]
         wanted = [y, *self.own, *flat_costs]

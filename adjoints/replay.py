@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from neuralde.solvers.events import Fired
 from neuralde.solvers.method import Step, VectorField
 from neuralde.solvers.saving import Request, Rows, SavePlan, emit, polynomial
 from neuralde.solvers.scalars import Scalar, any_true, both, choose, select, spread
+
+from .captured import refuse_unknown
 
 Costs = tuple[tuple[Tensor, ...], ...]
 
@@ -147,6 +150,13 @@ def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, costs: Costs) 
         coefficients=polynomial(step) if save.dense else None,
         logged=None if record.fired is None else logged(record.fired, step.t1, step.y, after),
     )
+
+
+def refuse_lost(again: Replayed, own: Sequence[Tensor], captured: list[Tensor], since: int) -> None:
+    """Refuse a step that depends on a tensor that nobody found: through the field, an event or a reduction."""
+    states, costs = [again.y, *(again.logged or ())], [x for state in again.costs for x in state]
+    refuse_unknown(states, own, captured, since, "f" if again.logged is None else "f, fn or apply")
+    refuse_unknown([x for x in costs if x.requires_grad], own, captured, since, "regularizers")
 
 
 def advance(plan: Plan, record: Record, y: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import InvalidProblemError
 from .method import VectorField
+from .orders import at_most, transform_levels
 from .scalars import Scalar, as_time, choose, differentiated, real_dtype, select, spread
 from .state import Packing
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from .attempt import Plan
 
 _DIRECTIONS = {"any": 0.0, "up": 1.0, "down": -1.0}
-# A gradient of order k needs k chord iterations, see Events.live_time; DirectAdjoint offers second derivatives.
+# A gradient of order k needs k chord iterations, see Events.live_time: as many as there are function transforms inside
+# each other, and for plain autograd, which does not tell what it will be asked for, so many.
 _CHORDS = 2
 
 
@@ -207,7 +209,8 @@ class Events:
         live: Sequence[Tensor | None] | None = None,
     ) -> None:
         self.events, self.packing, self.args, self.device = events, packing, args, device
-        ts = [event.ts.to(device) if isinstance(event, ScheduledEvent) else None for event in events]  # type: ignore[union-attr]
+        scheduled = [event.ts if isinstance(event, ScheduledEvent) else None for event in events]
+        ts = [None if t is None else torch.as_tensor(t, dtype=torch.float64, device=device) for t in scheduled]
         self.times = [None if t is None else t.detach() for t in ts]
         self.live = [t if differentiated(t) else None for t in ts] if live is None else list(live)
         self.directions = torch.tensor(
@@ -326,7 +329,8 @@ class Events:
 
         Let :math:`G(s)` be the event's function at the end of the step from ``(t, y)`` to :math:`s`. Its root is known,
         and :math:`s \leftarrow s - G(s) / G'` with the number :math:`G'` as a constant leaves it in place. As a function
-        of everything else that :math:`G` depends on, k such chord iterations have the root's derivatives up to order k.
+        of everything else that :math:`G` depends on, k such chord iterations have the root's derivatives up to order k; more are
+        refused.
         """
         out = t_end
         for index in fired.which:
@@ -356,7 +360,8 @@ class Events:
             return self.value(index, end, plan.method.step(field, t, end, y).y)
 
         live, rate = end, None
-        for _ in range(_CHORDS):
+        order = max(_CHORDS, transform_levels())
+        for _ in range(order):
             g = value(live, t, y)
             if not differentiated(g) and not differentiated(y) and not differentiated(t):
                 return end
@@ -369,7 +374,13 @@ class Events:
                     )
             move = g / rate
             live = live - (move - move.detach())
-        return live
+        return at_most(
+            live,
+            order,
+            f"events: got a derivative of order {order + 1} through the time of an event, which is right up to order "
+            f"{order}; expected torch.func transforms inside each other (such as grad(grad(grad(f)))), which tell how "
+            "many there are",
+        )
 
 
 def _constant(x: Scalar) -> Scalar:

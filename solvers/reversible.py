@@ -166,11 +166,15 @@ def _stable_stretch(base: Method, coupling: float) -> float:
     low, high = 1e-9, 1e3
     for _ in range(3):  # each pass narrows the first crossing down by a factor of 4000
         x = torch.linspace(low, high, 4001, dtype=torch.float64) if low > 1e-9 else torch.logspace(-9, 3, 4001).double()
-        one = torch.ones_like(x)
-        down, up = (base.step(lambda t, y, x=x: -x * y, *ends, one).y for ends in ((0.0, 1.0), (1.0, 0.0)))  # type: ignore[misc]
+        down, up = _growth(base, x, 0.0, 1.0), _growth(base, x, 1.0, 0.0)
         trace = 1.0 + coupling - (up - 1.0) * (down - coupling)
         unstable = (trace.abs() > (1.0 + coupling) * (1 + 1e-14)).nonzero()
         if not len(unstable) or int(unstable[0]) == 0:
             return float(x[0])
         low, high = float(x[unstable[0] - 1]), float(x[unstable[0]])
     return low
+
+
+def _growth(base: Method, x: Tensor, t0: float, t1: float) -> Tensor:
+    """What a step from ``t0`` to ``t1`` makes of 1 on y' = -xy."""
+    return base.step(lambda t, y: -x * y, t0, t1, torch.ones_like(x)).y

@@ -330,6 +330,40 @@ class TestBeyondFirstOrder:
         ]
         close([second[0]], [second[1]], 1e-6)
 
+    @per_sample
+    def test_a_third_derivative_is_refused(self, per_sample, make):
+        """Where autograd is not told beforehand that there will be one, even if the loss is linear in the time."""
+        a, k, c = make(2.0), make(1.3), make(0.5)
+        y0 = torch.stack([a, 2 * a]).reshape(2, 1) if per_sample else a.reshape(1)
+        problem = nde.ODEProblem(lambda t, y, k, c: -k * y, y0, (0.0, 5.0), (k, c))
+        event = nde.Event(lambda t, y, k, c: y[..., 0] ** 2 - c**2)
+        sol = nde.solve(problem, events=event, per_sample=per_sample, adjoint=nde.DirectAdjoint(), **TIGHT)
+        for value in (sol.event_time.sum(), sol.events.ts.sum(), sol.y1.sum()):
+            for x in (a, k, c):
+                (first,) = torch.autograd.grad(value, x, create_graph=True)
+                (second,) = torch.autograd.grad(first, x, create_graph=True)
+                assert second.isfinite()
+                with pytest.raises(nde.InvalidProblemError, match="derivative of order 3"):
+                    torch.autograd.grad(second, x)
+
+    @pytest.mark.parametrize(
+        "ways", [("grad", "grad", "grad"), ("jacfwd", "grad", "jacfwd"), ("grad",) * 4], ids="-".join
+    )
+    def test_higher_derivatives_by_transforms(self, ways):
+        """With respect to k, of log(a / c) / k; the field is not linear in k, so that every order is at work."""
+
+        def number(k):
+            problem = nde.ODEProblem(lambda t, y: -(k**2) * y, torch.tensor([2.0]), (0.0, 5.0))
+            event = nde.Event(lambda t, y: y[0] ** 2 - 0.25)
+            controller = nde.StepTo(ts=[0.1 * j for j in range(1, 50)])
+            return nde.solve(problem, nde.Vern9(), events=event, controller=controller).event_time
+
+        got, wanted = number, lambda k: math.log(4.0) / k**2
+        for way in ways:
+            got, wanted = getattr(torch.func, way)(got), getattr(torch.func, way)(wanted)
+        k = torch.tensor(1.1)
+        torch.testing.assert_close(got(k), wanted(k), rtol=1e-8, atol=0.0)
+
     def test_forward_mode(self, make):
         inputs = tuple(torch.tensor(x) for x in (2.0, 1.3, 0.5))
         tangents = tuple(torch.tensor(x) for x in (0.3, -0.2, 1.0))
