@@ -35,6 +35,7 @@ from neuralde.solvers.prepare import check_samples, prepare_options, prepare_pla
 from neuralde.solvers.scalars import choose, transformed
 from neuralde.solvers.state import Packing
 
+from .listeners import announce, watched
 from .progress import ProgressBar
 from .regularizers.base import Regularizer
 
@@ -139,6 +140,7 @@ def solve(
     probes = check_products(plan, y0)
     y_start, first = start_changes(plan, y0)
     job = Job(plan=plan, y0=y_start, options=options, f=problem.f, args=problem.args)
+    job, peaks = watched(job)
     if torch.is_grad_enabled():
         adjoint.check(job)
     if compiling():
@@ -148,6 +150,7 @@ def solve(
     if first is not None:
         result = _with_first_events(plan, result, first, y0, y_start)
     solution = _solution(plan, options, packing, y_start, result, shown, regularizers, probes)
+    announce(problem, solver, solution, rtol, atol, peaks)
     if throw and not compiling():
         solution.raise_on_failure()
     return solution
@@ -166,7 +169,7 @@ def _in_graph(adjoint: Adjoint, job: Job) -> Result:
 def _with_progress(adjoint: Adjoint, job: Job) -> Result:
     bar, done = ProgressBar(), False
     try:
-        result = adjoint.solve(replace(job, options=replace(job.options, listeners=(bar,))))
+        result = adjoint.solve(replace(job, options=replace(job.options, listeners=(*job.options.listeners, bar))))
         done = True
         return result
     finally:

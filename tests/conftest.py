@@ -11,6 +11,9 @@ import torch
 import neuralde
 import neuralde.solvers
 
+# The second is loaded through its entry point already wherever the installed metadata has it.
+pytest_plugins = ["pytester", "neuralde.pytest_plugin"]
+
 torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("neuralde", deadline=None, derandomize=True, print_blob=True)

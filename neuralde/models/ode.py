@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from neuralde.adjoints import Adjoint
-from neuralde.solvers import InvalidProblemError, Method, ODEProblem, Solution, Stats, Status
+from neuralde.solvers import InvalidProblemError, Method, ODEProblem, Solution, Stats, Status, Tsit5
 
+from ..listeners import announce
 from ..regularizers.base import Regularizer
 from ..solve import solve
 
@@ -163,6 +164,7 @@ class NeuralODE(nn.Module):
         ts, ys, y1, counts, status, costs, end = run(problem.f, y0, args, numbers, saveat, options)
         status = status if options.get("per_sample") else Status(int(status))
         solution = Solution(ts, ys, y1, Stats(*counts), status, tuple(costs), _end=end)
+        announce(problem, options.get("solver") or Tsit5(), solution, *tolerances)
         if throw:
             solution.raise_on_failure()
         return solution

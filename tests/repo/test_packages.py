@@ -84,9 +84,38 @@ def test_import_stays_light(tmp_path: Path) -> None:
 import sys, torch
 before = set(sys.modules)
 import neuralde
+neuralde.solve
 print(*set(sys.modules) - before)
 """
     assert HEAVY & set(python(code, tmp_path).split()) == set()
+
+
+def test_the_pytest_plugin_costs_other_peoples_tests_nothing(tmp_path: Path) -> None:
+    assert python("import sys, neuralde.pytest_plugin; print('torch' in sys.modules)", tmp_path).strip() == "False"
+
+
+def test_a_name_is_the_same_whatever_was_imported_first(tmp_path: Path) -> None:
+    code = """
+import neuralde.models
+from neuralde.solve import solve
+import neuralde
+print(neuralde.solve is solve, *[hasattr(neuralde, x) for x in ("nothing", "__wrapped__", "regularizers")])
+"""
+    assert python(code, tmp_path).split() == ["True", "False", "False", "True"]
+    star = "from neuralde import *; import neuralde; print(solve is neuralde.solve, 'Tsit5' in dir(neuralde))"
+    assert python(star, tmp_path).split() == ["True", "True"]
+
+
+def test_threads_that_use_the_package_first_at_once_all_get_it(tmp_path: Path) -> None:
+    code = """
+import neuralde, threading
+got = []
+threads = [threading.Thread(target=lambda: got.append(neuralde.Tsit5)) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(len(got), len(set(got)))
+"""
+    assert python(code, tmp_path).strip() == "4 1"
 
 
 @pytest.fixture(scope="module")

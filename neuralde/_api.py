@@ -1,0 +1,17 @@
+"""Everything that ``import neuralde`` offers."""
+
+import neuralde.adjoints as adjoints
+import neuralde.solvers as solvers
+from neuralde.adjoints import *  # noqa: F403
+from neuralde.adjoints import __all__ as _adjoints
+from neuralde.solvers import *  # noqa: F403
+from neuralde.solvers import __all__ as _solvers
+
+from . import models, regularizers, testing
+from ._version import __version__
+from .models import NeuralODE
+from .solve import solve
+
+__all__ = ["NeuralODE", "__version__", "adjoints", "models", "regularizers", "solve", "solvers", "testing"]
+__all__ += [name for name in _adjoints if name not in ("check", "table")]  # nde.adjoints.table reads better
+__all__ += _solvers

@@ -1,0 +1,10 @@
+"""Tests that pin what a model costs to solve, and loggers that show it during training.
+
+In a test the fixture ``solver_cost`` does it all; see ``docs/testing_solver_cost.md``.
+"""
+
+from .check import SolverCost, SolverCostError
+from .loggers import CostLogger, lightning_callback
+from .record import CostRecorder, SolveCost
+
+__all__ = ["CostLogger", "CostRecorder", "SolveCost", "SolverCost", "SolverCostError", "lightning_callback"]

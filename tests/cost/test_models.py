@@ -1,0 +1,39 @@
+"""What every model costs at its initial weights, pinned."""
+
+import pytest
+import torch
+
+import neuralde as nde
+from neuralde.regularizers import STEER, ErrorEstimate, Local
+
+D = torch.float64
+
+
+def field():
+    return nde.models.TimeConditionedMLP(4, hidden=[16]).to(D)
+
+
+def neural_ode(**options):
+    model = nde.NeuralODE(field(), rtol=1e-6, atol=1e-6, **options)
+    return lambda: model(torch.randn(8, 4, dtype=D))
+
+
+MODELS = {
+    "NeuralODE": neural_ode,
+    "NeuralODE, per sample": lambda: neural_ode(per_sample=True),
+    "NeuralODE, error estimate": lambda: neural_ode(regularizers=[ErrorEstimate()]),
+    "NeuralODE, local": lambda: neural_ode(regularizers=[Local(h="solver")]),
+    "NeuralODE, STEER": lambda: neural_ode(regularizers=[STEER(0.25)]),
+}
+FIELDS = {"TimeConditionedMLP"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model(solver_cost, name):
+    torch.manual_seed(0)
+    solver_cost.check(name, MODELS[name]())
+
+
+def test_no_model_is_forgotten():
+    pinned = {name.split(",")[0] for name in MODELS}
+    assert set(nde.models.__all__) - FIELDS == pinned, "put a new model into MODELS, or a new field into FIELDS"

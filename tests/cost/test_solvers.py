@@ -1,0 +1,67 @@
+"""What every solver costs on the reference problems, pinned: a change that makes one dearer has to say so."""
+
+import pytest
+import torch
+
+import neuralde as nde
+from neuralde.solvers.testing import LIMIT_CYCLE, SINE, methods
+
+METHODS = {method.name: method for method in methods()}
+CONTROLLERS = {"I": nde.IController(), "PI": nde.PIController(), "PID": nde.PIDController()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method(solver_cost, name):
+    method = METHODS[name]
+    options = {"rtol": 1e-6, "atol": 1e-6} if method.adaptive else {"dt": 0.05}
+
+    def solves():
+        for problem in (SINE, LIMIT_CYCLE):
+            nde.solve(problem.problem(), method, **options)
+
+    solver_cost.check(name, solves)
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_every_controller(solver_cost, name):
+    tolerances = (1e-3, 1e-6, 1e-9)
+    solver_cost.check(
+        f"{name} controller",
+        lambda: [
+            nde.solve(LIMIT_CYCLE.problem(), controller=CONTROLLERS[name], rtol=tol, atol=tol) for tol in tolerances
+        ],
+    )
+
+
+def stiff(t, y):
+    """Two rates that differ by a factor of two hundred."""
+    return torch.stack([-200.0 * (y[..., 0] - torch.cos(t).reshape(-1)), y[..., 0] - y[..., 1]], dim=-1)
+
+
+def test_a_stiff_field(solver_cost):
+    problem = nde.ODEProblem(stiff, torch.zeros(1, 2, dtype=torch.float64), (0.0, 2.0))
+    solver_cost.check("stiff", lambda: nde.solve(problem, rtol=1e-4, atol=1e-6))
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_one_hard_sample_in_an_easy_batch(solver_cost, compact):
+    rates = torch.tensor([1.0, 1.0, 1.0, 200.0], dtype=torch.float64).reshape(4, 1)
+    problem = nde.ODEProblem(
+        lambda t, y: torch.cat([-y[:, 1:] * (y[:, :1] - torch.cos(t)), 0.0 * y[:, 1:]], dim=1),
+        torch.cat([torch.zeros(4, 1, dtype=torch.float64), rates], dim=1),
+        (0.0, 1.0),
+    )
+    name = "hard sample, compact" if compact else "hard sample"
+    solver_cost.check(name, lambda: nde.solve(problem, per_sample=True, compact=compact))
+
+
+def test_events_and_save_times(solver_cost):
+    problem = nde.ODEProblem(
+        lambda t, y: torch.stack([y[1], -9.81 + 0.0 * y[1]]),
+        torch.tensor([1.0, 0.0], dtype=torch.float64),
+        (0.0, 2.0),
+    )
+    bounce = nde.Event(
+        lambda t, y: y[0], direction="down", terminal=False, apply=lambda t, y: torch.stack([0.0 * y[0], -0.8 * y[1]])
+    )
+    solver_cost.check("bouncing ball", lambda: nde.solve(problem, events=bounce, saveat=[0.5, 1.0, 1.5]))
