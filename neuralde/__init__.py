@@ -1,10 +1,6 @@
 """neuralde: differential equations in PyTorch that know what they cost."""
 
-import sys as _sys
-import threading as _threading
-from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _find_spec("neuralde.solvers") is None:
@@ -17,42 +13,25 @@ if _TYPE_CHECKING:
     from neuralde.solvers import *  # noqa: F403
 
     from ._api import *  # noqa: F403
-else:
-    _LOCK = _threading.RLock()
 
-    class _Package(_ModuleType):
-        """The package until its first use: what :mod:`neuralde._api` offers is imported when a name is first asked for.
 
-        pytest imports the package at every start, because its plugin lives there, and must not pay for torch.
-        """
+def __getattr__(name: str) -> object:
+    """Import everything when a name is first asked for.
 
-        _loading = False
+    pytest imports this package at every start, because its plugin lives here, and must not pay for torch. No module of
+    the package has the name of something that is offered here, so it does not matter which one is imported first.
+    """
+    if not (name.startswith("_") and name != "__all__"):  # inspection asks any module for names such as __wrapped__
+        from . import _api
 
-        def __getattr__(self, name: str) -> object:
-            hidden = name.startswith("__") and name != "__all__"  # what inspection asks of any module
-            with _LOCK:
-                if not hidden and name not in vars(self) and not _Package._loading:
-                    self._load()
-                if name in vars(self):
-                    return vars(self)[name]
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        globals().update({offered: getattr(_api, offered) for offered in _api.__all__}, __all__=_api.__all__)
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-        def __setattr__(self, name: str, value: object) -> None:
-            # An import of the module neuralde.solve ends by binding it here, where the name is the function's.
-            if name == "solve" and isinstance(value, _ModuleType):
-                value = value.solve
-            super().__setattr__(name, value)
 
-        def __dir__(self) -> list[str]:
-            return sorted({*vars(self), *getattr(self, "__all__", ())})
+def __dir__() -> list[str]:
+    """What is there, and what would be after an import."""
+    from . import _api
 
-        def _load(self) -> None:
-            _Package._loading = True
-            try:
-                api = _import_module("neuralde._api")
-            finally:
-                _Package._loading = False
-            vars(self).update({name: getattr(api, name) for name in ("__all__", *api.__all__)})
-            object.__setattr__(self, "__class__", _ModuleType)
-
-    _sys.modules[__name__].__class__ = _Package
+    return sorted({*globals(), *_api.__all__})

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from neuralde.solvers import Method, ODEProblem
 
-from ..solve import solve
+from ..solving import solve
 from .detest_exact import EXACT
 
 Field = Callable[[Any, Tensor], Tensor]

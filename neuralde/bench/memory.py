@@ -13,7 +13,7 @@ from torch import Tensor
 from neuralde.adjoints import Adjoint, BacksolveAdjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.solvers import ConstantStep, ODEProblem
 
-from ..solve import solve
+from ..solving import solve
 from .harness import Row, Settings, mlp, peak_bytes, table
 
 BUDGET = 8

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neuralde.solvers import ODEProblem
 
-from ..solve import solve
+from ..solving import solve
 from . import peers
 from .harness import Row, Run, Settings, alternate, table, verdict
 from .targets import ROWS_AT_MOST

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from neuralde.solvers import ConstantStep, ODEProblem
 
-from ..solve import solve
+from ..solving import solve
 from .harness import Row, Run, Settings, alternate, mlp, table
 
 BASE = dict(batch=64, dim=16, hidden=64, steps=16)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from neuralde.adjoints import Adjoint, BacksolveAdjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.solvers import ODEProblem
 
-from ..solve import solve
+from ..solving import solve
 from . import peers
 from .harness import Row, Run, Settings, alternate, host_syncs, mlp, peak_bytes, table, verdict
 from .targets import SPEED

@@ -16,7 +16,7 @@ from neuralde.solvers import InvalidProblemError, Method, ODEProblem, Solution, 
 
 from ..listeners import announce
 from ..regularizers.base import Regularizer
-from ..solve import solve
+from ..solving import solve
 
 
 class TimeConditionedMLP(nn.Module):

@@ -134,7 +134,7 @@ def test_a_wrong_import_is_found(layer: str, package: str, line: str) -> None:
         ("neuralde.solvers", "neuralde.solvers", "import math, torch\nfrom .tableau import ButcherTableau"),
         ("neuralde.solvers", "neuralde.solvers.sde", "from ..problems import ODEProblem\nfrom . import euler"),
         ("neuralde.adjoints", "neuralde.adjoints", "from neuralde.solvers import solve\nimport scipy.linalg"),
-        ("neuralde", "neuralde.models", "from neuralde.adjoints import direct\nfrom ..solve import solve"),
+        ("neuralde", "neuralde.models", "from neuralde.adjoints import direct\nfrom ..solving import solve"),
         ("neuralde", "neuralde", "from ._version import __version__\nfrom . import models"),
     ],
 )

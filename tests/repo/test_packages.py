@@ -97,7 +97,7 @@ def test_the_pytest_plugin_costs_other_peoples_tests_nothing(tmp_path: Path) -> 
 def test_a_name_is_the_same_whatever_was_imported_first(tmp_path: Path) -> None:
     code = """
 import neuralde.models
-from neuralde.solve import solve
+from neuralde.solving import solve
 import neuralde
 print(neuralde.solve is solve, *[hasattr(neuralde, x) for x in ("nothing", "__wrapped__", "regularizers")])
 """
