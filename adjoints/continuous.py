@@ -29,9 +29,11 @@ from neuralde.solvers.method import Method
 from neuralde.solvers.scalars import Scalar, choose, select, spread
 from neuralde.solvers.solution import Status, failure
 
-from .base import Adjoint, Job, Result, plain
-from .captured import Unchanged, captured_by
+from .base import Adjoint, Job, Result
+from .captured import Unchanged
 from .once import once
+from .opening import opened
+from .replay import Costs
 
 
 class ContinuousAdjoint(Adjoint):
@@ -71,17 +73,15 @@ class ContinuousAdjoint(Adjoint):
 
     def solve(self, job: Job) -> Result:
         """Run the job; its outputs are in the graph if anything that they depend on requires grad."""
-        if not torch.is_grad_enabled():
-            return plain(integrate(job.plan, job.y0, job.options), job.y0)
-        detached, copies = job.detached()
-        captured, slope = captured_by(detached, copies)
-        inputs = [*job.live, *captured]
-        if not job.y0.requires_grad and not inputs:
-            with torch.no_grad():
-                return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
-        detached = replace(detached, y0=job.y0.detach())
-        run_data = RunData(self, detached, copies, captured, slope, self._backward_plan(detached.plan))
-        y1, ys = _Continuous.apply(run_data, job.y0, *inputs)
+        opening = opened(job)
+        if isinstance(opening, Result):
+            return opening
+        detached = replace(opening.job, y0=job.y0.detach())
+        backward_plan = self._backward_plan(detached.plan)
+        run_data = RunData(
+            self, detached, opening.copies, opening.captured, opening.slope, opening.started, backward_plan
+        )
+        y1, ys = _Continuous.apply(run_data, job.y0, *opening.inputs)
         outcome, run_data.outcome = run_data.outcome, None
         assert outcome is not None
         return Result(y1, ys if outcome.rows is not None else None, outcome.carry.costs, None, outcome)
@@ -110,6 +110,7 @@ class RunData:
     copies: list[Tensor]
     captured: list[Tensor]
     slope: Tensor
+    started: Costs
     backward_plan: Plan
     outcome: Outcome | None = None
     path: DenseOutput | None = None
@@ -121,7 +122,7 @@ class RunData:
         """The forward solve; keeps its dense output where the backward one needs it."""
         job, keep = self.job, self.adjoint.keeps_path
         options = replace(job.options, save=replace(job.options.save, dense=True)) if keep else job.options
-        outcome = integrate(job.plan, job.y0, options, self.slope)
+        outcome = integrate(job.plan, job.y0, options, self.slope, costs=self.started)
         if keep and outcome.steps is not None:
             pieces, outcome.steps.coefficients = outcome.steps.coefficients, []
             coefficients = torch.stack(pieces) if pieces else None

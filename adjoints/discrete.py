@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralde.solvers.attempt import start_costs
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.event_log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
 
-from .base import Adjoint, Job, Result, plain
+from .base import Adjoint, Job, Result
 from .capabilities import Capabilities
-from .captured import Unchanged, captured_by, sequence_number
+from .captured import Unchanged, sequence_number
 from .checkpoints import first_checkpoint
 from .once import once
+from .opening import opened
 from .replay import Costs, Recorder, Replayed, advance, following, merged, refuse_lost, replay, replayable, replayed
 
 
@@ -68,18 +68,13 @@ class DiscreteAdjoint(Adjoint):
 
     def solve(self, job: Job) -> Result:
         """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
-        if not torch.is_grad_enabled():
-            return plain(integrate(job.plan, job.y0, job.options), job.y0)
-        detached, copies = job.detached()
-        captured, slope = captured_by(detached, copies)
-        inputs = [*job.live, *captured]
-        if not job.y0.requires_grad and not inputs:
-            with torch.no_grad():
-                return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
-        started = start_costs(job.plan, job.y0)
-        run = _Run(self, detached, copies, captured, self._recorder(), slope, started)
-        states = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
-        y1, flat, coefficients, *rest = _Replay.apply(run, job.y0, *inputs, *states)
+        opening = opened(job)
+        if isinstance(opening, Result):
+            return opening
+        run = _Run(
+            self, opening.job, opening.copies, opening.captured, self._recorder(), opening.slope, opening.started
+        )
+        y1, flat, coefficients, *rest = _Replay.apply(run, job.y0, *opening.inputs, *opening.states)
         outcome, run.outcome = run.outcome, None
         assert outcome is not None
         return assembled(job, outcome, y1, flat, coefficients, rest)
@@ -100,7 +95,6 @@ class _Run:
     final: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.started = tuple(tuple(x.detach() for x in state) for state in self.started)
         self.inputs, self.parameters = Unchanged([self.job.y0, *self.job.tensors]), Unchanged(self.captured)
 
 

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralde.solvers.attempt import Carry, Plan, Trial, start_costs
+from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.integrate import Outcome, integrate
-from neuralde.solvers.scalars import any_true, transformed
+from neuralde.solvers.scalars import any_true
 
-from .base import Adjoint, Job, Result, plain
+from .base import Adjoint, Job, Result
 from .capabilities import Capabilities
-from .captured import captured_by, sequence_number
+from .captured import sequence_number
 from .discrete import assembled
 from .once import once
-from .replay import Costs, Recorder, refuse_lost, replay, replayable, replayed
+from .opening import Opening, opened
+from .replay import Recorder, refuse_lost, replay, replayable, replayed
 
 
 class ForwardSensitivity(Adjoint):
@@ -50,18 +51,12 @@ class ForwardSensitivity(Adjoint):
 
     def solve(self, job: Job) -> Result:
         """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
-        if not torch.is_grad_enabled() or transformed():
-            return plain(integrate(job.plan, job.y0, job.options), job.y0)
-        detached, copies = job.detached()
-        captured, slope = captured_by(detached, copies)
-        inputs = [*job.live, *captured]
-        if not job.y0.requires_grad and not inputs:
-            with torch.no_grad():
-                return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
-        started = start_costs(job.plan, job.y0)
-        tangents = _Tangents(detached, copies, captured, started, job.y0.requires_grad)
-        states = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
-        y1, flat, coefficients, *costs = _Forward.apply(tangents, slope, job.y0, *inputs, *states)
+        opening = opened(job)
+        if isinstance(opening, Result):
+            return opening
+        tangents = _Tangents(opening, job.y0.requires_grad)
+        inputs = [job.y0, *opening.inputs, *opening.states]
+        y1, flat, coefficients, *costs = _Forward.apply(tangents, opening.slope, *inputs)
         outcome, tangents.outcome = tangents.outcome, None
         assert outcome is not None
         return assembled(job, outcome, y1, flat, coefficients, costs)
@@ -74,18 +69,15 @@ class _Tangents(Recorder):
     complex one has two.
     """
 
-    def __init__(
-        self, job: Job, copies: list[Tensor], captured: list[Tensor], started: Costs, state_requires_grad: bool
-    ) -> None:
+    def __init__(self, opening: Opening, state_requires_grad: bool) -> None:
         super().__init__(limit=1)
+        job = opening.job
         self.job, self.plan, self.save = job, replayable(job.plan), job.options.save
-        self.started = tuple(tuple(x.detach() for x in state) for state in started)
-        self.own = [*copies, *captured]
+        self.started, self.copies, self.captured = opening.started, opening.copies, opening.captured
+        self.own = [*self.copies, *self.captured]
         self.outcome: Outcome | None = None
-        self.copies, self.captured = copies, captured
-        flat_costs = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
-        live = [state_requires_grad, *[True] * len(self.own), *(x.requires_grad for x in flat_costs)]
-        self.inputs = [x.detach() for x in (job.y0, *self.own, *flat_costs)]
+        live = [state_requires_grad, *[True] * len(self.own), *(x.requires_grad for x in opening.states)]
+        self.inputs = [x.detach() for x in (job.y0, *self.own, *opening.states)]
         self.sizes = [
             (2 if x.is_complex() else 1) * x.numel() if on else 0 for x, on in zip(self.inputs, live, strict=True)
         ]

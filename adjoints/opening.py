@@ -1,0 +1,50 @@
+"""How every solve begins whose backward pass is not autograd's: what it depends on, and whether anybody may ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neuralde.solvers.attempt import start_costs
+from neuralde.solvers.integrate import integrate
+from neuralde.solvers.scalars import transformed
+
+from .base import Job, Result, plain
+from .captured import captured_by
+from .replay import Costs, replayed
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """A job on copies of its tensors, and everything on which its outputs depend."""
+
+    job: Job
+    """The job on the copies."""
+    copies: list[Tensor]
+    captured: list[Tensor]
+    slope: Tensor
+    """The field at the start."""
+    inputs: list[Tensor]
+    """The originals of the copies, and the captured tensors."""
+    started: Costs
+    """The reductions before the first step, without a graph."""
+    states: list[Tensor]
+    """Those that gradients flow through, in a row and in the caller's graph."""
+
+
+def opened(job: Job) -> Opening | Result:
+    """The opening of a job; of one that needs no gradient, or that autograd itself must follow, the result."""
+    if not torch.is_grad_enabled() or transformed():
+        return plain(integrate(job.plan, job.y0, job.options), job.y0)
+    detached, copies = job.detached()
+    captured, slope = captured_by(detached, copies)
+    inputs = [*job.live, *captured]
+    if not job.y0.requires_grad and not inputs:
+        with torch.no_grad():
+            return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
+    started = start_costs(job.plan, job.y0)
+    states = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
+    constant = tuple(tuple(x.detach() for x in state) for state in started)
+    return Opening(detached, copies, captured, slope, inputs, constant, states)
