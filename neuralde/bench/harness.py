@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Run = Callable[[], Any]
 Row = dict[str, Any]
+PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,17 @@ def mlp(dim: int, hidden: int, device: str = "cpu") -> nn.Sequential:
 
 
 def alternate(runs: Mapping[str, Run], settings: Settings) -> dict[str, Row]:
-    """Milliseconds of every run, taken in turn after a warm-up: ``ms`` (the median), ``low`` and ``high``."""
+    """Milliseconds of every run, taken in turn after a warm-up: ``ms`` (the median), ``low`` and ``high``.
+
+    Where a round is long, no further one starts after :data:`PATIENCE` seconds, once there have been three.
+    """
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
-    for _ in range(1 if settings.quick else settings.repeats):
+    begin = time.perf_counter()
+    for done in range(1 if settings.quick else settings.repeats):
+        if done >= 3 and time.perf_counter() - begin > PATIENCE:
+            break
         for name, run in runs.items():
             settings.synchronize()
             start = time.perf_counter()

@@ -12,11 +12,11 @@ from neuralde.solvers import ConstantStep, ODEProblem
 from ..solving import solve
 from .harness import Row, Run, Settings, alternate, mlp, table
 
-BASE = dict(batch=64, dim=16, hidden=64, steps=16)
+BASE = dict(batch=64, dim=16, hidden=64, steps=8)
 AXES: dict[str, tuple[str, tuple[int, ...]]] = {
     "batch": ("batch", (1, 16, 256, 4096, 65_536)),
     "dimension": ("dim", (1, 16, 128, 1024)),
-    "steps": ("steps", (16, 64, 256, 1024)),
+    "steps": ("steps", (8, 64, 256, 1024)),
     "parameters": ("hidden", (16, 128, 1024, 3150)),
 }
 STAGES = 6

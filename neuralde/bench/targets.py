@@ -25,4 +25,4 @@ ROWS_AT_MOST = 1.1
 IMPORT_AT_MOST = 1.35
 """The time to import the library, at most so many times that of torch."""
 SYNCS_PER_STEP_AT_MOST = 1.0
-"""Host syncs of an eager joint solve per attempted step."""
+"""Host syncs of an eager joint solve for each further step; what is read once, before the first step, is extra."""
