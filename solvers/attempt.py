@@ -18,9 +18,10 @@ from torch import Tensor
 
 from .controllers import Controller, constant_for_gradient
 from .costs import Cost, StepView
+from .lanes import refuse_lanes, shared
 from .method import Method, Step, VectorField
 from .norms import rms, scaled_error, tolerance
-from .scalars import Scalar, both, choose, is_finite, maximum, minimum, negate, real_dtype, select
+from .scalars import Scalar, both, choose, is_finite, maximum, minimum, negate, real_dtype, select, transformed
 from .solution import Status
 from .stops import Stops
 
@@ -65,6 +66,11 @@ class Plan:
 
     def read(self, x: Tensor) -> Scalar:
         """A lane's number, as the controller takes it; the one host sync of an attempt in a joint eager solve."""
+        if transformed():
+            if self.through_steps:
+                refuse_lanes(x, "adjoint: through_steps=True", "steps")
+            else:
+                x = shared(x)
         if self.host:
             return x.item()
         return constant_for_gradient(x, self.through_steps).to(torch.float64)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidProblemError
+from .lanes import refuse_lanes
 from .method import VectorField
 from .orders import at_most, transform_levels
 from .scalars import Scalar, as_time, choose, differentiated, real_dtype, select, spread
@@ -130,6 +131,7 @@ class ScheduledEvent:
             times = torch.as_tensor(self.ts, dtype=None if isinstance(self.ts, Tensor) else torch.float64)
         except (TypeError, ValueError, RuntimeError):
             raise InvalidProblemError(f"ts: got {self.ts!r}; expected a sequence of times") from None
+        refuse_lanes(times, "ts", "times")
         if times.dim() != 1 or not (times.is_floating_point() or times.dtype in (torch.int32, torch.int64)):
             raise InvalidProblemError(f"ts: got {times.dtype} of shape {tuple(times.shape)}; expected 1-D real times")
         if not bool(times.isfinite().all()):
@@ -255,6 +257,7 @@ class Events:
         if not isinstance(g, Tensor) or not g.is_floating_point():
             got = f"a {g.dtype} tensor" if isinstance(g, Tensor) else f"{type(g).__name__} {g!r}"[:80]
             raise InvalidProblemError(f"fn: got {got}; expected {wanted}")
+        refuse_lanes(g, "fn", "events")
         if g.numel() != math.prod(lanes):
             raise InvalidProblemError(f"fn: got shape {tuple(g.shape)}; expected {wanted}")
         return g.reshape(lanes).to(torch.float64)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .attempt import Plan
 from .errors import PrecisionWarning
+from .lanes import shared
 from .norms import rms, tolerance
 from .scalars import transformed
 
@@ -21,7 +22,7 @@ def check_tolerances(rtol: float, atol: float, y0: Tensor) -> None:
     eps = torch.finfo(y0.dtype).eps
     if rtol >= 4 * eps or torch.compiler.is_compiling() or not y0.numel():
         return
-    size = y0.detach().abs().max().item()
+    size = shared(y0.detach().abs().max()).item()
     if rtol * size + atol < 4 * eps * size:
         warnings.warn(
             f"rtol={rtol:g} and atol={atol:g} are below the rounding of {y0.dtype} states of size {size:.3g}: the error "

@@ -16,6 +16,7 @@ from .errors import InvalidProblemError
 from .events import Events, as_events
 from .field import Field
 from .integrate import Options
+from .lanes import refuse_lanes
 from .method import Method
 from .precision import check_tolerances
 from .problems import ODEProblem
@@ -163,6 +164,7 @@ def _ends(
 
 def _tolerance(value: Any, name: str) -> float | Tensor:
     """A number; in a graph a 0-d tensor, so that a new value is not a new graph."""
+    refuse_lanes(value, name, "a number")
     if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
         if torch.compiler.is_compiling():
             return value.detach().to(torch.float64)
@@ -186,6 +188,7 @@ def _first_step(dt: Any, plan: Plan) -> Scalar | None:
                 f"dt: got None with {plan.method.name} and {type(controller).__name__}; expected the step size"
             )
         return None
+    refuse_lanes(dt, "dt", "a number")
     if torch.compiler.is_compiling():
         return dt.detach().to(torch.float64).reshape(()) if isinstance(dt, Tensor) else graph_constant(dt)
     value = dt.item() if isinstance(dt, Tensor) and dt.numel() == 1 else dt
@@ -203,6 +206,7 @@ def _save_plan(saveat: Any, dense: bool, plan: Plan, y0: Tensor) -> tuple[SavePl
         if saveat != "steps":
             raise InvalidProblemError(f'saveat: got {saveat!r}; expected None, times, or "steps"')
         return SavePlan(every=True, dense=dense), None
+    refuse_lanes(saveat, "saveat", "times")
     try:
         shown = torch.as_tensor(saveat, device=y0.device)
     except (TypeError, ValueError, RuntimeError):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidProblemError
+from .lanes import refuse_lanes
 from .state import check_state
 
 
@@ -57,6 +58,7 @@ class ODEProblem:
 
 def _check_time(time: Any, end: str) -> None:
     if isinstance(time, Tensor):
+        refuse_lanes(time, "tspan", "times")
         if time.dim() > 1 or not (time.is_floating_point() or time.dtype in (torch.int32, torch.int64)):
             raise InvalidProblemError(
                 f"tspan: got a {time.dtype} tensor of shape {tuple(time.shape)} for its {end}; "
