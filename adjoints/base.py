@@ -53,7 +53,11 @@ class Job:
         return (self.f, self.args, *events, *(cost for cost in self.plan.costs if cost.differentiable))
 
     def detached(self) -> tuple[Job, list[Tensor]]:
-        """The same job on copies of its tensors that are leaves of a graph of their own, and the copies.
+        """The same job on copies of its tensors that are leaves of a graph of their own, and the copies."""
+        return self.copied(lambda tensor: tensor.detach().requires_grad_())
+
+    def copied(self, one: Callable[[Tensor], Tensor]) -> tuple[Job, list[Tensor]]:
+        """The same job on copies of its tensors, each made by ``one``, and the copies.
 
         The copies are, in order: ``t0``, ``t1``, the save times and the times of scheduled events where they require
         grad, then :attr:`arguments`.
@@ -63,7 +67,7 @@ class Job:
         def copy(tensor: Tensor | None) -> Tensor | None:
             if tensor is None:
                 return None
-            copies.append(tensor.detach().requires_grad_())
+            copies.append(one(tensor))
             return copies[-1]
 
         plan, save = self.plan, self.options.save

@@ -32,7 +32,7 @@ class Capabilities:
 
     Example:
         >>> import neuralde as nde
-        >>> nde.DiscreteAdjoint.capabilities.exact, nde.DiscreteAdjoint.capabilities.double_backward
+        >>> nde.DiscreteAdjoint.capabilities.exact, nde.DiscreteAdjoint.capabilities.forward_mode
         (True, False)
     """
 
@@ -69,7 +69,7 @@ def who_has(**wanted: object) -> str:
     """The adjoints with these capabilities, as a message names them.
 
     >>> who_has(double_backward=True)
-    'DirectAdjoint()'
+    'DiscreteAdjoint(), DirectAdjoint() or ReversibleAdjoint()'
     """
     names = [
         f"{kind.__name__}()"

@@ -8,11 +8,10 @@ import torch
 
 from neuralde.solvers.attempt import start_costs
 from neuralde.solvers.integrate import integrate
-from neuralde.solvers.saving import widen_pieces
 
 from .base import Adjoint, Job, Result, plain
 from .capabilities import Capabilities
-from .replay import Recorder, following, merged, replay, replayable, replayed
+from .replay import Recorder, merged, replayed, retake
 
 
 class DirectAdjoint(Adjoint):
@@ -61,39 +60,12 @@ def _solve_again(job: Job) -> Result:
     recorder, started = Recorder(), start_costs(job.plan, job.y0)
     with torch.no_grad():
         outcome = integrate(job.plan, job.y0, job.options, None, recorder, started)
-    y, rows, emitted, pieces, happened = job.y0, None, [], [], []
-    plan, costs = replayable(job.plan), replayed(job.plan, started, job.plan.t0)
-    full, full_costs = y, costs
-    for record in recorder.records:
-        if record.rows is not rows:
-            index = record.rows
-            y = following(y, rows, index)
-            costs = tuple(tuple(x[index] for x in state) for state in full_costs)
-            rows = index
-        again = replay(plan, job.options.save, record, y, costs)
-        y, costs = again.y, again.costs
-        full, full_costs = (
-            (y, costs)
-            if rows is None
-            else (
-                full.index_copy(0, rows, y),
-                tuple(
-                    tuple(whole.index_copy(0, rows, part) for whole, part in zip(before, after, strict=True))
-                    for before, after in zip(full_costs, costs, strict=True)
-                ),
-            )
-        )
-        if again.emitted is not None:
-            emitted.append(again.emitted)
-        if again.coefficients is not None:
-            pieces.append(widen_pieces(again.coefficients, rows, job.y0.shape[0]))
-        if again.logged is not None:
-            happened.append(again.logged)
+    again = retake(job, recorder.records, replayed(job.plan, started, job.plan.t0))
     if outcome.log is not None:
-        outcome.log.values = happened
+        outcome.log.values = again.logged
     if outcome.rows is not None:
-        outcome.rows.values = emitted
+        outcome.rows.values = again.emitted
     if outcome.steps is not None:
-        outcome.steps.coefficients = pieces
+        outcome.steps.coefficients = again.pieces
     result = plain(outcome, job.y0)
-    return replace(result, y1=full, costs=merged(job.plan, full_costs, outcome.carry.costs))
+    return replace(result, y1=again.y, costs=merged(job.plan, again.costs, outcome.carry.costs))

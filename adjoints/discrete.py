@@ -13,11 +13,11 @@ from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.event_log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
 
+from .again import gradient_again
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities
 from .captured import Unchanged, sequence_number
 from .checkpoints import first_checkpoint
-from .once import once
 from .opening import opened
 from .replay import Costs, Recorder, Replayed, advance, following, merged, refuse_lost, replay, replayable, replayed
 
@@ -26,8 +26,9 @@ class DiscreteAdjoint(Adjoint):
     """Exact, the default; keeps the states between the steps and takes each step again to differentiate it.
 
     The gradient is the one that :class:`DirectAdjoint` gives, to rounding. Memory: one state per accepted step, and the
-    graph of a single step at a time. Cost: the backward pass calls the field once more per stage. No double backward
-    and no forward mode; :class:`DirectAdjoint` has both.
+    graph of a single step at a time. Cost: the backward pass calls the field once more per stage. A backward pass with
+    ``create_graph=True`` takes all steps again as one graph, so that derivatives of any order follow, with the memory of
+    :class:`DirectAdjoint` for as long. No forward mode, which :class:`DirectAdjoint` has.
 
     Args:
         checkpoints: keep at most this many states and compute the others again: half of them are spread evenly over the
@@ -50,6 +51,7 @@ class DiscreteAdjoint(Adjoint):
         cost="each step again, and its gradient",
         events=True,
         compiles=True,
+        double_backward=True,
     )
 
     def __init__(self, checkpoints: int | None = None) -> None:
@@ -71,9 +73,8 @@ class DiscreteAdjoint(Adjoint):
         opening = opened(job)
         if isinstance(opening, Result):
             return opening
-        run = _Run(
-            self, opening.job, opening.copies, opening.captured, self._recorder(), opening.slope, opening.started
-        )
+        recorder = self._recorder()
+        run = _Run(self, job, opening.job, opening.copies, opening.captured, recorder, opening.slope, opening.started)
         y1, flat, coefficients, *rest = _Replay.apply(run, job.y0, *opening.inputs, *opening.states)
         outcome, run.outcome = run.outcome, None
         assert outcome is not None
@@ -85,6 +86,7 @@ class _Run:
     """What the forward pass leaves for the backward pass. Holds no output, so that nothing refers to itself."""
 
     adjoint: DiscreteAdjoint
+    live: Job
     job: Job
     copies: list[Tensor]
     captured: list[Tensor]
@@ -95,6 +97,7 @@ class _Run:
     final: Tensor | None = None
 
     def __post_init__(self) -> None:
+        self.like = replayed(self.job.plan, self.started, self.job.plan.t0)
         self.inputs, self.parameters = Unchanged([self.job.y0, *self.job.tensors]), Unchanged(self.captured)
 
 
@@ -118,12 +121,23 @@ class _Replay(torch.autograd.Function):
         return outcome.carry.y.clone(), flat, coefficients, *events, *costs
 
     @staticmethod
-    @once(lambda ctx: ctx.run.adjoint.name)
     def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *rest: Tensor | None) -> Any:
+        if torch.is_grad_enabled():  # backward(create_graph=True)
+            return None, *_in_graph(ctx.run, ctx.saved_tensors, (y1, flat, pieces, *rest))
         count = 0 if ctx.run.job.plan.events is None else len(Logged._fields)
         sweep = ctx.run.adjoint.sweep(ctx.run, y1, flat, pieces, rest[:count], rest[count:])
         sweep.run()
         return None, sweep.state, *sweep.grads, *sweep.costs
+
+
+def _in_graph(run: _Run, saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The gradients of the function's inputs, which can be differentiated again."""
+    sweep = run.adjoint.sweep(run, None, None, None, (), ())
+    run.inputs.check()
+    costs = _unflatten(saved[1 + len(run.copies) + len(run.captured) :], run.like)
+    grads = gradient_again(run.live, run.captured, costs, run.recorder.records, cotangents, sweep.compare)
+    run.parameters.check(grads[1 + len(run.copies) :][: len(run.captured)])
+    return grads
 
 
 class Sweep:
@@ -143,7 +157,7 @@ class Sweep:
         self.run_data, self.flat, self.pieces = run, flat, pieces
         self.state = torch.zeros_like(job.y0) if y1 is None else y1
         self.costs = list(costs)
-        self.like = [x for state in replayed(job.plan, run.started, job.plan.t0) for x in state]
+        self.like = [x for state in run.like for x in state]
         self.events = _Rest(events)
         self.inputs = [*run.copies, *run.captured]
         self.grads: list[Tensor | None] = [None] * len(self.inputs)
@@ -172,8 +186,7 @@ class Sweep:
         flat_costs = [x for state in costs for x in state]
         if index in (0, len(self.run_data.recorder.records) - 1) or record.fired is not None:
             refuse_lost(again, [y, *flat_costs, *self.run_data.copies], self.run_data.captured, since)
-        if index == self.probe:
-            self._compare(index, again.y.detach())
+        self.compare(index, again.y)
         outputs, cotangents = self._paired(index, again)
         wanted = [y, *(x for x in flat_costs if x.requires_grad), *self.inputs]
         got: list[Tensor | None] = [None] * len(wanted)
@@ -211,8 +224,11 @@ class Sweep:
         kept = [index - 1 for index in recorder.states if index > 0]
         return kept[len(kept) // 2] if kept else None
 
-    def _compare(self, index: int, again: Tensor) -> None:
-        """Refuse to go on where the field is not the function that it was in the solve."""
+    def compare(self, index: int, again: Tensor) -> None:
+        """Refuse to go on where the field is not the function that it was in the solve; looks at one of the steps."""
+        if index != self.probe:
+            return
+        again = again.detach()
         recorder = self.run_data.recorder
         record, after = recorder.records[index], recorder.records[index + 1]
         before = following(self.state_at(index), record.rows, after.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,9 +13,10 @@ from neuralde.solvers.attempt import Carry, Plan, Trial, advance_costs
 from neuralde.solvers.event_log import Logged, logged
 from neuralde.solvers.events import Fired
 from neuralde.solvers.method import Step, VectorField
-from neuralde.solvers.saving import Request, Rows, SavePlan, emit, polynomial
+from neuralde.solvers.saving import Request, Rows, SavePlan, emit, polynomial, widen_pieces
 from neuralde.solvers.scalars import Scalar, any_true, both, choose, select, spread
 
+from .base import Job
 from .captured import refuse_unknown
 
 Costs = tuple[tuple[Tensor, ...], ...]
@@ -157,6 +158,55 @@ def refuse_lost(again: Replayed, own: Sequence[Tensor], captured: list[Tensor], 
     states, costs = [again.y, *(again.logged or ())], [x for state in again.costs for x in state]
     refuse_unknown(states, own, captured, since, "f" if again.logged is None else "f, fn or apply")
     refuse_unknown([x for x in costs if x.requires_grad], own, captured, since, "regularizers")
+
+
+class Retaken(NamedTuple):
+    """A whole solve taken again; what its steps gave, one after another."""
+
+    y: Tensor
+    costs: Costs
+    emitted: list[Tensor]
+    pieces: list[Tensor]
+    logged: list[Logged]
+
+
+def retake(
+    job: Job, records: Sequence[Record], costs: Costs, seen: Callable[[int, Tensor], None] | None = None
+) -> Retaken:
+    """Take every recorded step again, from ``y0`` and what is carried beside it at the start, as one graph.
+
+    ``seen`` hears of the state after each of them.
+    """
+    y, rows, plan, save = job.y0, None, replayable(job.plan), job.options.save
+    full_costs = costs
+    full, out = y, Retaken(y, costs, [], [], [])
+    for index, record in enumerate(records):
+        if record.rows is not rows:
+            y = following(y, rows, record.rows)
+            costs = tuple(tuple(x[record.rows] for x in state) for state in full_costs)
+            rows = record.rows
+        again = replay(plan, save, record, y, costs)
+        y, costs = again.y, again.costs
+        full, full_costs = (
+            (y, costs)
+            if rows is None
+            else (
+                full.index_copy(0, rows, y),
+                tuple(
+                    tuple(whole.index_copy(0, rows, part) for whole, part in zip(before, after, strict=True))
+                    for before, after in zip(full_costs, costs, strict=True)
+                ),
+            )
+        )
+        if again.emitted is not None:
+            out.emitted.append(again.emitted)
+        if again.coefficients is not None:
+            out.pieces.append(widen_pieces(again.coefficients, rows, job.y0.shape[0]))
+        if again.logged is not None:
+            out.logged.append(again.logged)
+        if seen is not None:
+            seen(index, y)
+    return out._replace(y=full, costs=full_costs)
 
 
 def advance(plan: Plan, record: Record, y: Tensor) -> Tensor:

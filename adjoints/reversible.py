@@ -20,7 +20,7 @@ class ReversibleAdjoint(DiscreteAdjoint):
     back collects: how far the state at the start is missed is measured, and beyond :math:`\sqrt\epsilon` of its size
     the backward pass refuses instead of giving a gradient. Memory: one state and the graph of a single step, whatever
     the number of steps (and two numbers for the time of each). Cost: the backward pass takes each step back and once
-    more. No double backward.
+    more. With ``create_graph=True`` it takes all steps again as one graph, as :class:`DiscreteAdjoint` does.
 
     References:
         McCallum, Foster: Efficient, Accurate and Stable Gradients for Neural ODEs. arXiv:2410.11648 (2024).
@@ -39,6 +39,7 @@ class ReversibleAdjoint(DiscreteAdjoint):
         memory="one state",
         cost="each step back, again, and its gradient",
         solvers="reversible",
+        double_backward=True,
     )
 
     def __init__(self) -> None:
