@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 
 from neuralde.solvers.attempt import start_costs
-from neuralde.solvers.integrate import integrate
+from neuralde.solvers.integrate import Outcome, integrate
 from neuralde.solvers.saving import widen_pieces
 
 from .base import Adjoint, Job, Result, plain
 from .capabilities import Capabilities
-from .replay import Recorder, following, merged, replay, replayable, replayed
+from .replay import Costs, Recorder, following, merged, replay, replayable, replayed
 
 
 class DirectAdjoint(Adjoint):
@@ -58,9 +58,20 @@ class DirectAdjoint(Adjoint):
 
 def _solve_again(job: Job) -> Result:
     """Solve without a graph, then take the accepted steps again with one."""
-    recorder, started = Recorder(), start_costs(job.plan, job.y0)
+    started = start_costs(job.plan, job.y0)
+    return again(job, started, *recorded(job, started))
+
+
+def recorded(job: Job, started: Costs) -> tuple[Recorder, Outcome]:
+    """A solve without a graph, and its accepted steps."""
+    recorder = Recorder()
     with torch.no_grad():
         outcome = integrate(job.plan, job.y0, job.options, None, recorder, started)
+    return recorder, outcome
+
+
+def again(job: Job, started: Costs, recorder: Recorder, outcome: Outcome) -> Result:
+    """The recorded steps taken again in the graph, from the job's own tensors."""
     y, rows, emitted, pieces, happened = job.y0, None, [], [], []
     plan, costs = replayable(job.plan), replayed(job.plan, started, job.plan.t0)
     full, full_costs = y, costs
@@ -70,8 +81,8 @@ def _solve_again(job: Job) -> Result:
             y = following(y, rows, index)
             costs = tuple(tuple(x[index] for x in state) for state in full_costs)
             rows = index
-        again = replay(plan, job.options.save, record, y, costs)
-        y, costs = again.y, again.costs
+        step = replay(plan, job.options.save, record, y, costs)
+        y, costs = step.y, step.costs
         full, full_costs = (
             (y, costs)
             if rows is None
@@ -83,12 +94,12 @@ def _solve_again(job: Job) -> Result:
                 ),
             )
         )
-        if again.emitted is not None:
-            emitted.append(again.emitted)
-        if again.coefficients is not None:
-            pieces.append(widen_pieces(again.coefficients, rows, job.y0.shape[0]))
-        if again.logged is not None:
-            happened.append(again.logged)
+        if step.emitted is not None:
+            emitted.append(step.emitted)
+        if step.coefficients is not None:
+            pieces.append(widen_pieces(step.coefficients, rows, job.y0.shape[0]))
+        if step.logged is not None:
+            happened.append(step.logged)
     if outcome.log is not None:
         outcome.log.values = happened
     if outcome.rows is not None:
