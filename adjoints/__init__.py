@@ -6,6 +6,7 @@ if __name__ != "neuralde.adjoints":
 from .backsolve import BacksolveAdjoint
 from .base import Adjoint
 from .capabilities import Capabilities, table
+from .check import check
 from .direct import DirectAdjoint
 from .discrete import DiscreteAdjoint
 from .forward import ForwardSensitivity
@@ -22,5 +23,6 @@ __all__ = [
     "GaussAdjoint",
     "InterpolatingAdjoint",
     "ReversibleAdjoint",
+    "check",
     "table",
 ]

@@ -1,0 +1,182 @@
+"""The map that the exact adjoints differentiate, "these steps, on this problem", and its finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from neuralde.solvers import InvalidProblemError, ODEProblem, Solution, StepTo
+from neuralde.solvers.attempt import Plan, start_costs
+from neuralde.solvers.controllers import as_list
+from neuralde.solvers.integrate import Outcome
+from neuralde.solvers.scalars import real_dtype
+
+from .base import Job, Result
+from .captured import held_tensors
+from .direct import DirectAdjoint, again, recorded
+from .names import names_of
+from .replay import Recorder
+
+Loss = Callable[[Solution], Tensor]
+
+
+class Input(NamedTuple):
+    """Something that the solution depends on."""
+
+    name: str
+    tensor: Tensor
+
+
+class Subject:
+    """A problem on tensors of its own, which may be moved, and how it is solved.
+
+    Args:
+        problem: the user's problem.
+        options: what ``solve`` is asked for.
+        loss: a number from the solution.
+        seed: of torch's generator before every solve, for regularizers that draw random numbers.
+    """
+
+    def __init__(self, problem: ODEProblem, options: dict[str, Any], loss: Loss, seed: int) -> None:
+        self.options, self.loss, self.seed = options, loss, seed
+        copies: dict[int, Tensor] = {}
+        self.inputs: list[Input] = []
+        y0 = self._copied("y0", problem.y0, copies)
+        args = self._copied("args", problem.args, copies)
+        times = [
+            torch.as_tensor(t.detach() if isinstance(t, Tensor) else t, dtype=torch.float64).clone().requires_grad_()
+            for t in problem.tspan
+        ]
+        self.problem = replace(problem, y0=y0, args=args, tspan=(times[0], times[1]))
+        roots = [("f", problem.f), ("args", args)]
+        events = options.get("events")
+        for place, event in enumerate(events if isinstance(events, (list, tuple)) else [events]):
+            roots += [(f"events[{place}]", getattr(event, name, None)) for name in ("fn", "apply", "ts")]
+        roots += [(f"regularizers[{place}]", cost) for place, cost in enumerate(options.get("regularizers", ()))]
+        known = {id(one.tensor) for one in self.inputs}
+        held = [x for x in held_tensors(tuple(root for _, root in roots)) if id(x) not in known]
+        self.inputs += [Input(*pair) for pair in zip(names_of(roots, held), held, strict=True)]
+        self.inputs += [Input(name, time) for name, time in zip(("t0", "t1"), times, strict=True)]
+        self.ends = (1.0, 1.0)
+        self.frozen = self._freeze()
+        self.baseline = self.value()
+
+    def _copied(self, label: str, tree: Any, copies: dict[int, Tensor]) -> Any:
+        leaves, spec = pytree.tree_flatten_with_path(tree)
+        out = []
+        for path, leaf in leaves:
+            if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+                if id(leaf) not in copies:
+                    copies[id(leaf)] = leaf.detach().clone().requires_grad_()
+                    self.inputs.append(Input(label + pytree.keystr(path), copies[id(leaf)]))
+                leaf = copies[id(leaf)]
+            out.append(leaf)
+        return pytree.tree_unflatten(out, spec)
+
+    def run(self, **extra: Any) -> Solution:
+        """The solution, with other options beside the user's."""
+        # The entry point is in the layer above: it is looked up where a user would find it, not known to this layer.
+        solve = import_module("neuralde").solve
+        devices = [self.inputs[0].tensor.device] if self.inputs[0].tensor.is_cuda else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.seed)
+            solution: Solution = solve(self.problem, **self.options | extra)
+        return solution
+
+    def gradients(self, **extra: Any) -> tuple[Tensor, list[Tensor]]:
+        """The loss and its gradient with respect to every input."""
+        value = self.loss(self.run(**extra))
+        inputs = [one.tensor for one in self.inputs]
+        found = torch.autograd.grad(value, inputs, allow_unused=True) if value.requires_grad else [None] * len(inputs)
+        return value.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+    def value(self) -> float:
+        """The loss on the frozen steps, from the inputs as they are now."""
+        return self.loss(self.run(**self.frozen)).detach().to(torch.float64).item()
+
+    def varies(self) -> bool:
+        """Whether the same solve gives another value with another seed; regularizers may draw random numbers."""
+        if self.options.get("regularizers"):
+            return False
+        self.seed += 1
+        again = self.value()
+        self.seed -= 1
+        return again != self.baseline and not abs(again - self.baseline) <= 1e3 * self.eps * abs(self.baseline)
+
+    def _freeze(self) -> dict[str, Any]:
+        """The options that keep the steps where they are.
+
+        A joint solve steps to the times of the steps again, and finds its events anew. A per-sample solve takes the
+        recorded steps again, where every sample has its own; the times of events would stay where they were.
+        """
+        with torch.no_grad():
+            sol = self.run(saveat="steps", dense=False, adjoint=None)
+        lengths = sol.ts.diff(dim=0).abs().nan_to_num(torch.inf)
+        if self.options.get("per_sample"):
+            if self.options.get("events") is not None:
+                raise InvalidProblemError(
+                    "events: got some with per_sample=True, whose steps cannot be frozen sample by sample; expected a "
+                    "check of the same problem without per_sample"
+                )
+            self.ends = (lengths.min().item(),) * 2
+            return {"adjoint": _Again(), "compact": False}
+        self.ends = (lengths[0].item(), lengths[-1].item())
+        controller = self.options.get("controller")
+        jumps = () if controller is None else controller.jump_ts
+        skipped = {*as_list(jumps), *sol.ts[[0, -1]].tolist()}
+        if sol.events is not None:
+            skipped |= set(sol.events.ts.tolist())
+        mesh = [t for t in sol.ts.tolist() if t not in skipped]
+        return {"controller": StepTo(ts=mesh, jump_ts=jumps), "dt": None, "adjoint": DirectAdjoint()}
+
+    def difference(self, x: Tensor, direction: Tensor, h: float) -> tuple[float, float]:
+        r"""The derivative of the loss as ``x`` moves along a direction, and how far it may be off.
+
+        .. math:: \\frac{8 (L(h) - L(-h)) - (L(2h) - L(-2h))}{12 h} = L'(0) + O(h^4)
+
+        with the finer of two steps, and their difference.
+        """
+        before, move, at = x.detach().clone(), direction.to(x.dtype), {}
+        data = x.data  # a write to it is no change in place that autograd would object to
+        try:
+            for k in (1, -1, 2, -2, 4, -4):
+                data.copy_(before + (k * h / 2) * move)
+                at[k] = self.value()
+        finally:
+            data.copy_(before)
+        coarse, fine = ((8 * (at[k] - at[-k]) - (at[2 * k] - at[-2 * k])) / (12 * k * h / 2) for k in (2, 1))
+        return fine, abs(fine - coarse)
+
+    @property
+    def eps(self) -> float:
+        """The rounding of the state."""
+        return float(torch.finfo(real_dtype(self.inputs[0].tensor)).eps)
+
+    def step_for(self, one: Input) -> float:
+        """A difference step: where truncation of fourth order and rounding are of one size; times stay in their step."""
+        size = one.tensor.detach().abs().max().item() or 1.0
+        longest = {"t0": self.ends[0] / 8, "t1": self.ends[1] / 8}.get(one.name, float("inf"))
+        return min(self.eps**0.2 * size, longest)
+
+
+class _Again(DirectAdjoint):
+    """Records the steps of its first solve, and takes the same steps in every later one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: tuple[Plan, Recorder, Outcome] | None = None
+
+    def solve(self, job: Job) -> Result:
+        """The recorded steps, from the job's own tensors."""
+        started = start_costs(job.plan, job.y0)
+        if self.kept is None:
+            self.kept = (job.plan, *recorded(job, started))
+        plan, recorder, outcome = self.kept
+        plan = replace(job.plan, t0=plan.t0, t1=plan.t1, direction=plan.direction)
+        return again(replace(job, plan=plan), started, recorder, outcome)
