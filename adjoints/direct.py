@@ -7,12 +7,11 @@ from dataclasses import replace
 import torch
 
 from neuralde.solvers.attempt import start_costs
-    return recorder, outcome
+from neuralde.solvers.integrate import Outcome, integrate
 
-
-def again(job: Job, started: Costs, recorder: Recorder, outcome: Outcome) -> Result:
-    """The recorded steps taken again in the graph, from the job's own tensors."""
-    steps = retake(job, recorder.records, replayed(job.plan, started, job.plan.t0))
+from .base import Adjoint, Job, Result, plain
+from .capabilities import Capabilities
+from .replay import Costs, Recorder, merged, replayed, retake
 
 
 class DirectAdjoint(Adjoint):
@@ -67,43 +66,12 @@ def recorded(job: Job, started: Costs) -> tuple[Recorder, Outcome]:
     recorder = Recorder()
     with torch.no_grad():
         outcome = integrate(job.plan, job.y0, job.options, None, recorder, started)
-<<<<<<< HEAD
-    again = retake(job, recorder.records, replayed(job.plan, started, job.plan.t0))
-=======
     return recorder, outcome
 
 
 def again(job: Job, started: Costs, recorder: Recorder, outcome: Outcome) -> Result:
     """The recorded steps taken again in the graph, from the job's own tensors."""
-    y, rows, emitted, pieces, happened = job.y0, None, [], [], []
-    plan, costs = replayable(job.plan), replayed(job.plan, started, job.plan.t0)
-    full, full_costs = y, costs
-    for record in recorder.records:
-        if record.rows is not rows:
-            index = record.rows
-            y = following(y, rows, index)
-            costs = tuple(tuple(x[index] for x in state) for state in full_costs)
-            rows = index
-        step = replay(plan, job.options.save, record, y, costs)
-        y, costs = step.y, step.costs
-        full, full_costs = (
-            (y, costs)
-            if rows is None
-            else (
-                full.index_copy(0, rows, y),
-                tuple(
-                    tuple(whole.index_copy(0, rows, part) for whole, part in zip(before, after, strict=True))
-                    for before, after in zip(full_costs, costs, strict=True)
-                ),
-            )
-        )
-        if step.emitted is not None:
-            emitted.append(step.emitted)
-        if step.coefficients is not None:
-            pieces.append(widen_pieces(step.coefficients, rows, job.y0.shape[0]))
-        if step.logged is not None:
-            happened.append(step.logged)
->>>>>>> adjcore
+    steps = retake(job, recorder.records, replayed(job.plan, started, job.plan.t0))
     if outcome.log is not None:
         outcome.log.values = steps.logged
     if outcome.rows is not None:
