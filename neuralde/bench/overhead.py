@@ -37,8 +37,8 @@ def run(settings: Settings) -> Row:
         runs[f"{name}: the field alone"] = _field(y0, calls)
         # What a solve reads once, before its first step, is told from what it reads in every step by a longer solve.
         more, _, more_syncs = _counts(replace(problem, tspan=(0.0, 2 * t1)), options)
-        row = dict(solve=name, steps=steps, calls=calls, syncs=(more_syncs - syncs) / (more - steps))
-        rows.append(row | dict(start_syncs=syncs - steps * row["syncs"]))
+        further = (more_syncs - syncs) / (more - steps)
+        rows.append(dict(solve=name, steps=steps, calls=calls, syncs=further, start_syncs=syncs - steps * further))
     taken = alternate(runs, settings)
     for row in rows:
         whole, alone = taken[row["solve"]]["ms"], taken[f"{row['solve']}: the field alone"]["ms"]
