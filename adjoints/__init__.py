@@ -10,6 +10,7 @@ from .check import check
 from .direct import DirectAdjoint
 from .discrete import DiscreteAdjoint
 from .forward import ForwardSensitivity
+from .implicit import ImplicitAdjoint
 from .interpolating import GaussAdjoint, InterpolatingAdjoint
 from .reversible import ReversibleAdjoint
 
@@ -21,6 +22,7 @@ __all__ = [
     "DiscreteAdjoint",
     "ForwardSensitivity",
     "GaussAdjoint",
+    "ImplicitAdjoint",
     "InterpolatingAdjoint",
     "ReversibleAdjoint",
     "check",

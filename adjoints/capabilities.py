@@ -65,8 +65,8 @@ def every_adjoint() -> list[type[Adjoint]]:
     return [getattr(layer, name) for name in names if name != "Adjoint"]
 
 
-def who_has(**wanted: object) -> str:
-    """The adjoints with these capabilities, as a message names them.
+def who_has(terms: str = "ODE", **wanted: object) -> str:
+    """The adjoints with these capabilities, as a message names them, of those for this kind of equation.
 
     >>> who_has(double_backward=True)
     'DiscreteAdjoint(), DirectAdjoint() or ReversibleAdjoint()'
@@ -74,7 +74,7 @@ def who_has(**wanted: object) -> str:
     names = [
         f"{kind.__name__}()"
         for kind in every_adjoint()
-        if all(_has(getattr(kind.capabilities, name), value) for name, value in wanted.items())
+        if all(_has(getattr(kind.capabilities, name), value) for name, value in {"terms": terms, **wanted}.items())
     ]
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 

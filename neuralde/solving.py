@@ -22,6 +22,8 @@ from neuralde.solvers import (
     Solution,
     Stats,
     Status,
+    SteadyStateMethod,
+    SteadyStateProblem,
     Tsit5,
 )
 from neuralde.solvers.attempt import Plan
@@ -38,11 +40,12 @@ from neuralde.solvers.state import Packing
 from .listeners import announce, watched
 from .progress import ProgressBar
 from .regularizers.base import Regularizer
+from .steady import solve_steady
 
 
 def solve(
-    problem: ODEProblem,
-    solver: Method | None = None,
+    problem: ODEProblem | SteadyStateProblem,
+    solver: Method | SteadyStateMethod | None = None,
     *,
     rtol: float | Tensor = 1e-3,
     atol: float | Tensor = 1e-6,
@@ -60,15 +63,20 @@ def solve(
     progress: bool = False,
     throw: bool = True,
 ) -> Solution:
-    r"""Solve an initial value problem.
+    r"""Solve an initial value problem, or find a steady state.
 
     A step from :math:`y_n` to :math:`y_{n+1}` with error estimate :math:`e` is accepted when the root mean square of
     :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{n,i}|, |y_{n+1,i}|))` is at most 1: over the whole state, or with
     ``per_sample`` over each sample. The last step always ends exactly at ``t1``.
 
+    A :class:`SteadyStateProblem` ends where :math:`\|f(y)\| \le \text{atol} + \text{rtol}\|y\|` (each sample on its
+    own with ``per_sample``); of the options it takes ``rtol``, ``atol``, ``dt``, ``controller``, ``adjoint``,
+    ``per_sample``, ``max_steps`` and ``throw``.
+
     Args:
         problem: what to solve.
-        solver: the method; :class:`Tsit5` if None.
+        solver: the method; :class:`Tsit5` if None. For a steady state also :class:`DynamicSS`, :class:`Newton` or
+            :class:`Anderson`.
         rtol: relative tolerance, a number or a 0-d tensor (whose new value does not recompile a compiled solve).
         atol: absolute tolerance, in the units of the state; likewise.
         dt: the first step (adaptive; None: chosen from the field) or the step (fixed), positive, in units of time.
@@ -78,7 +86,7 @@ def solve(
         events: what to look out for, an :class:`Event` or :class:`ScheduledEvent` or a list of them; what happened is in
             ``sol.events``.
         controller: step-size control; a PI controller, or constant steps for methods without error estimate.
-        adjoint: how to differentiate; :class:`DiscreteAdjoint`, exact.
+        adjoint: how to differentiate; :class:`DiscreteAdjoint`, exact. For a steady state :class:`ImplicitAdjoint`.
         per_sample: the first dimension counts independent systems, each with its own clock, step size, error norm and
             status.
         compact: with ``per_sample``, samples that have finished leave the calls of the field. The field then sees fewer
@@ -94,8 +102,8 @@ def solve(
 
     Raises:
         InvalidProblemError: an argument is wrong; the message names it, what was passed and what is accepted.
-        SolveError: the solve failed (``MaxStepsError``, ``StepSizeError``, ``NonFiniteError``); its ``.solution`` holds
-            what was computed before.
+        SolveError: the solve failed (``MaxStepsError``, ``StepSizeError``, ``NonFiniteError``, ``ConvergenceError``);
+            its ``.solution`` holds what was computed before.
 
     Example:
         >>> import torch, neuralde as nde
@@ -104,10 +112,33 @@ def solve(
         >>> sol.y1, sol.status.name
         (tensor([0.0498, 0.0498]), 'SUCCESS')
     """
+    if isinstance(problem, SteadyStateProblem):
+        return solve_steady(
+            problem,
+            solver,
+            rtol=rtol,
+            atol=atol,
+            dt=dt,
+            saveat=saveat,
+            dense=dense,
+            events=events,
+            controller=controller,
+            adjoint=adjoint,
+            per_sample=per_sample,
+            compact=compact,
+            regularizers=regularizers,
+            trace=trace,
+            max_steps=max_steps,
+            progress=progress,
+            throw=throw,
+        )
     if not isinstance(problem, ODEProblem):
-        raise InvalidProblemError(f"problem: got {type(problem).__name__}; expected an ODEProblem")
+        raise InvalidProblemError(
+            f"problem: got {type(problem).__name__}; expected an ODEProblem or a SteadyStateProblem"
+        )
     solver = Tsit5() if solver is None else solver
     _check_kind(solver, Method, "solver", "such as Tsit5()")
+    assert isinstance(solver, Method)
     _check_kind(controller, (Controller, type(None)), "controller", "such as PIController()")
     _check_kind(adjoint, (Adjoint, type(None)), "adjoint", "such as DiscreteAdjoint()")
     if not isinstance(regularizers, (tuple, list)):

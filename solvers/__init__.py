@@ -6,6 +6,7 @@ if __name__ != "neuralde.solvers":
 from .brownian import BrownianPath
 from .controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
 from .errors import (
+    ConvergenceError,
     InvalidProblemError,
     MaxStepsError,
     NeuralDEError,
@@ -16,8 +17,9 @@ from .errors import (
 )
 from .events import Event, ScheduledEvent
 from .method import Method, Step
-from .problems import ODEProblem
+from .problems import ODEProblem, SteadyStateProblem
 from .reversible import Reversible
+from .roots import Anderson, Newton
 from .runge_kutta import (
     RK4,
     Bosh3,
@@ -32,18 +34,22 @@ from .runge_kutta import (
     Vern7,
     Vern9,
 )
-from .solution import EventLog, Solution, Stats, Status, Trace
+from .solution import EventLog, Solution, Stats, Status, SteadyStats, Trace
+from .steady import DynamicSS, SteadyStateMethod
 from .tableau import ButcherTableau, Interpolant, TableauError
 
 __all__ = [
     "RK4",
+    "Anderson",
     "Bosh3",
     "BrownianPath",
     "ButcherTableau",
     "ConstantStep",
     "Controller",
+    "ConvergenceError",
     "Dopri5",
     "Dopri8",
+    "DynamicSS",
     "Euler",
     "Event",
     "EventLog",
@@ -55,6 +61,7 @@ __all__ = [
     "Method",
     "Midpoint",
     "NeuralDEError",
+    "Newton",
     "NonFiniteError",
     "ODEProblem",
     "PIController",
@@ -68,6 +75,9 @@ __all__ = [
     "SolveError",
     "Stats",
     "Status",
+    "SteadyStateMethod",
+    "SteadyStateProblem",
+    "SteadyStats",
     "Step",
     "StepSizeError",
     "StepTo",

@@ -100,3 +100,14 @@ class NonFiniteError(SolveError):
         >>> nde.solve(problem, throw=False).status.name
         'NON_FINITE'
     """
+
+
+class ConvergenceError(SolveError):
+    """A steady state was not found, or has no gradient; the message says which, and why.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> no_equilibrium = nde.SteadyStateProblem(lambda t, y: 1.0 + y**2, torch.ones(1, dtype=torch.float64))
+        >>> nde.solve(no_equilibrium, nde.Newton(), throw=False).status.name
+        'NOT_CONVERGED'
+    """

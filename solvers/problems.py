@@ -1,4 +1,4 @@
-"""What to solve: an initial value problem."""
+"""What to solve: an initial value problem, or a steady state."""
 
 from __future__ import annotations
 
@@ -45,15 +45,61 @@ class ODEProblem:
     args: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        if not callable(self.f):
-            raise InvalidProblemError(f"f: got {type(self.f).__name__}; expected a callable f(t, y, *args)")
-        check_state(self.y0)
-        if not isinstance(self.args, tuple):
-            raise InvalidProblemError(f"args: got {type(self.args).__name__}; expected a tuple, such as args=(k,)")
+        _check_parts(self.f, self.y0, self.args)
         if not isinstance(self.tspan, (tuple, list)) or len(self.tspan) != 2:
             raise InvalidProblemError(f"tspan: got {self.tspan!r}; expected a pair (t0, t1)")
         for time, end in zip(self.tspan, ("start", "end"), strict=True):
             _check_time(time, end)
+
+
+@dataclass(frozen=True, eq=False)
+class SteadyStateProblem:
+    r"""A state at which a differential equation stands still.
+
+    .. math:: f(t, y^*, \text{args}) = 0, \qquad t \text{ held fixed}
+
+    :func:`neuralde.solve` finds one: with :class:`DynamicSS` the one to which the equation itself goes from ``y0``, with
+    :class:`Newton` or :class:`Anderson` one near ``y0``. Its gradient is that of the equilibrium, by implicit
+    differentiation (:class:`neuralde.ImplicitAdjoint`). A fixed point :math:`z = g(z)`, as in a deep-equilibrium model,
+    is the steady state of :math:`f = g(z) - z`.
+
+    Args:
+        f: the field, ``f(t, y, *args) -> dy``, as for an :class:`ODEProblem`.
+        y0: where the search starts: a tensor or a pytree, as for an :class:`ODEProblem`. With ``per_sample`` the first
+            dimension counts independent systems.
+        args: a tuple, unpacked into ``f``; its tensors are differentiable.
+        t: the time that ``f`` is given, whatever the clock of an integration says; it matters only to a field that
+            depends on time.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; the message names it.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> c = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+        >>> problem = nde.SteadyStateProblem(lambda t, y, c: c - y**2, torch.ones((), dtype=torch.float64), args=(c,))
+        >>> sol = nde.solve(problem, nde.Newton(), rtol=1e-12, atol=1e-12)
+        >>> sol.y1.detach(), torch.autograd.grad(sol.y1, c)[0]  # sqrt(2), and 1 / (2 sqrt(2))
+        (tensor(1.4142, dtype=torch.float64), tensor(0.3536, dtype=torch.float64))
+    """
+
+    f: Callable[..., Any]
+    y0: Any
+    args: tuple[Any, ...] = ()
+    t: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_parts(self.f, self.y0, self.args)
+        if isinstance(self.t, bool) or not isinstance(self.t, (int, float)) or not math.isfinite(self.t):
+            raise InvalidProblemError(f"t: got {self.t!r}; expected a finite number")
+
+
+def _check_parts(f: Any, y0: Any, args: Any) -> None:
+    if not callable(f):
+        raise InvalidProblemError(f"f: got {type(f).__name__}; expected a callable f(t, y, *args)")
+    check_state(y0)
+    if not isinstance(args, tuple):
+        raise InvalidProblemError(f"args: got {type(args).__name__}; expected a tuple, such as args=(k,)")
 
 
 def _check_time(time: Any, end: str) -> None:

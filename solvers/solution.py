@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InvalidProblemError, MaxStepsError, NonFiniteError, SolveError, StepSizeError
+from .errors import ConvergenceError, InvalidProblemError, MaxStepsError, NonFiniteError, SolveError, StepSizeError
 from .interpolation import DenseOutput
 
 
@@ -32,6 +33,8 @@ class Status(IntEnum):
     """The controller asked for a step below ``dtmin`` or the resolution of time: a singularity, or strong stiffness."""
     NON_FINITE = 4
     """The field returned NaN or infinity for every step size tried."""
+    NOT_CONVERGED = 5
+    """No steady state was found: ``t_max`` was reached, or a root finder came no closer."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,29 @@ class Stats:
     steps: Any
     accepted: Any
     rejected: Any
+
+
+@dataclass(frozen=True)
+class SteadyStats(Stats):
+    """Counts of a search for a steady state: those of a solve, and of the linear algebra of its root finder.
+
+    A product with the Jacobian is a backward pass through one call of the field and is not counted in ``nfe``.
+
+    Attributes:
+        jacobians: how often the field was linearized.
+        linear_solves: linear systems with the Jacobian.
+        products: products with the Jacobian or its transpose; to form a Jacobian of n unknowns takes n.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.SteadyStateProblem(lambda t, y: 1.0 - y, torch.zeros(3))
+        >>> nde.solve(problem, nde.Newton()).stats
+        SteadyStats(nfe=2, steps=1, accepted=1, rejected=0, jacobians=1, linear_solves=1, products=3)
+    """
+
+    jacobians: Any
+    linear_solves: Any
+    products: Any
 
 
 @dataclass(frozen=True)
@@ -128,6 +154,7 @@ class Solution:
         event_time: when the event that ended the solve happened, else None; with ``per_sample`` ``(B,)``, NaN where none did.
         event_index: which of ``events`` that was (the first of several), else None; with ``per_sample`` ``(B,)``, or -1.
         events: with ``events=``, an :class:`EventLog` of all that happened.
+        residual: of a steady state, the norm of the field at ``y1``, ``(B,)`` with ``per_sample``; else None.
 
     Example:
         >>> import torch, neuralde as nde
@@ -148,6 +175,7 @@ class Solution:
     event_time: Tensor | None = None
     event_index: Any = None
     events: EventLog | None = None
+    residual: Any = None
     dense: DenseOutput | None = field(default=None, repr=False)
 
     def __call__(self, t: float | Tensor) -> Any:
@@ -178,8 +206,7 @@ class Solution:
         where = (
             "" if not isinstance(self.status, Tensor) else f" in {len(failed)} of {len(statuses)} samples {failed[:8]}"
         )
-        reached = self._reached(failed[0])
-        raise failure(worst, "", f"{where}; reached t = {reached}", self)
+        raise failure(worst, "", f"{where}; reached {self._reached(failed[0])}", self)
 
     _end: Any = None
 
@@ -188,7 +215,10 @@ class Solution:
             return x if not isinstance(x, Tensor) else x[lane].item() if x.dim() else x.item()
 
         end, steps, nfe = map(number, (self._end, self.stats.steps, self.stats.nfe))
-        return f"{end!r} after {steps} steps and {nfe} field calls"
+        place = f"t = {end!r}"
+        if self.residual is not None:
+            place = f"a residual of {number(self.residual):.3g}" + ("" if math.isinf(end) else f" at {place}")
+        return f"{place} after {steps} steps and {nfe} field calls"
 
 
 def failure(status: Status, who: str = "", where: str = "", solution: Solution | None = None) -> SolveError:
@@ -201,11 +231,13 @@ _ERRORS: dict[Status, type[SolveError]] = {
     Status.MAX_STEPS: MaxStepsError,
     Status.STEP_UNDERFLOW: StepSizeError,
     Status.NON_FINITE: NonFiniteError,
+    Status.NOT_CONVERGED: ConvergenceError,
 }
 _REASONS = {
     Status.MAX_STEPS: "max_steps attempts did not reach the end of the interval",
     Status.STEP_UNDERFLOW: "the step size fell below the smallest one allowed",
     Status.NON_FINITE: "the field returned NaN or infinity",
+    Status.NOT_CONVERGED: "no steady state was found",
 }
 _ADVICE = {
     Status.MAX_STEPS: (
@@ -220,5 +252,9 @@ _ADVICE = {
     Status.NON_FINITE: (
         "Check the field at that time and state: a division, log or "
         "sqrt outside its domain, parameters that have diverged, or NaN in y0."
+    ),
+    Status.NOT_CONVERGED: (
+        "There may be none near y0; it may be unstable or oscillate (DynamicSS, Anderson), or the Jacobian be singular on "
+        "the way (Newton). Try another y0, a larger t_max, a smaller beta, DynamicSS(polish=Newton()), or looser tolerances."
     ),
 }

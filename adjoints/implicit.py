@@ -1,0 +1,336 @@
+"""The gradient of a steady state by the implicit function theorem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from neuralde.solvers.errors import ConvergenceError, InvalidProblemError
+from neuralde.solvers.linear import Dense, Linearized, LinearSolver, check_linear, linear_solver
+from neuralde.solvers.problems import SteadyStateProblem
+from neuralde.solvers.scalars import transformed
+from neuralde.solvers.solution import Status
+from neuralde.solvers.state import Packing
+from neuralde.solvers.steady import Found, Residual, Stop
+
+from .base import Adjoint, Job, Result
+from .capabilities import Capabilities, who_has
+from .captured import Unchanged, captured_tensors, refuse_unknown, sequence_number
+from .once import once
+
+# How far what is left of the residual may move the gradient, before it says more about the residual than the equilibrium.
+_TRUSTED = 0.1
+
+
+class ImplicitAdjoint(Adjoint):
+    r"""Not exact: the gradient of the equilibrium itself, for steady states only, in error by as much as ``y1`` is.
+
+    At an equilibrium :math:`f(y^*, \theta) = 0`, so :math:`dy^* = -J^{-1}\, \partial_\theta f\, d\theta` with
+    :math:`J = \partial f / \partial y`, and a loss with gradient :math:`g` at :math:`y^*` has
+
+    .. math:: J^T \lambda = -g, \qquad \frac{dL}{d\theta} = \lambda^T \frac{\partial f}{\partial \theta}
+
+    however the equilibrium was found: nothing of the search is kept. Small systems are solved with the matrix, large ones
+    by GMRES on backward passes through ``f``, without a matrix. The gradient with respect to ``y0`` is zero: a small
+    change of it does not change the equilibrium. Second derivatives are right, third ones are refused.
+
+    A gradient is refused with a :class:`neuralde.ConvergenceError` where there is none: at a state that is no
+    equilibrium, because the search failed; where J is singular, as on a continuum of equilibria (a conserved quantity)
+    or at a bifurcation; and, with ``check``, where the residual that the tolerance left changes the gradient by more
+    than a tenth. Newton's method also finds unstable equilibria, and their gradient is right too.
+
+    Args:
+        linear: ``"dense"``, ``"gmres"``, or ``"auto"``: dense for up to 128 unknowns (of each sample).
+        rtol: how exactly the linear system is solved, relative; None: 1e-10, in float32 1e-5.
+        max_products: the largest number of backward passes that GMRES may take.
+        check: estimate what the residual does to the gradient. Costs one more call of ``f``, and with GMRES two rough
+            solves.
+
+    References:
+        Christianson: Reverse accumulation and attractive fixed points. Optim. Methods Softw. 3 (1994).
+        Bai, Kolter, Koltun: Deep equilibrium models. NeurIPS 2019.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> k = torch.tensor([2.0, 5.0], dtype=torch.float64, requires_grad=True)
+        >>> problem = nde.SteadyStateProblem(lambda t, y, k: y * (k - y), torch.ones(2, dtype=torch.float64), args=(k,))
+        >>> sol = nde.solve(problem, rtol=1e-9, atol=1e-9, adjoint=nde.ImplicitAdjoint())
+        >>> torch.autograd.grad(sol.y1.square().sum(), k)[0]  # y* = k
+        tensor([ 4., 10.], dtype=torch.float64)
+    """
+
+    capabilities = Capabilities(
+        exact=False,
+        memory="the equilibrium",
+        cost="one linear system with the Jacobian of f",
+        terms=("steady state",),
+        saves=("end",),
+        dense=False,
+        regularizers=False,
+        double_backward=True,
+    )
+
+    def __init__(
+        self, linear: str = "auto", *, rtol: float | None = None, max_products: int = 1000, check: bool = True
+    ) -> None:
+        self.linear = check_linear(linear)
+        if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, float) or not 0 < rtol < 1):
+            raise InvalidProblemError(f"rtol: got {rtol!r}; expected a number between 0 and 1, or None")
+        if isinstance(max_products, bool) or not isinstance(max_products, int) or max_products < 1:
+            raise InvalidProblemError(f"max_products: got {max_products!r}; expected a positive int")
+        self.rtol, self.max_products, self.checks = rtol, max_products, bool(check)
+
+    def check(self, job: Job) -> None:
+        """Refuse everything but a steady state, which has no job."""
+        raise InvalidProblemError(
+            f"adjoint: {self.name} is for a SteadyStateProblem; for an ODEProblem expected {who_has(exact=True)}"
+        )
+
+    def solve(self, job: Job) -> Result:
+        """Refuse, for the same reason."""
+        self.check(job)
+        raise AssertionError("unreachable")
+
+    def attach(self, problem: SteadyStateProblem, packing: Packing, y0: Tensor, found: Found, stop: Stop) -> Tensor:
+        """The packed steady state that was found, in the graph if anything that it depends on requires grad."""
+        residual = Residual(problem, packing)
+        y = residual.packed(found.x)
+        if not torch.is_grad_enabled():
+            return y
+        if transformed():
+            raise InvalidProblemError(
+                f"adjoint: {self.name} knows the backward pass only, not torch.func or forward-mode differentiation; "
+                "expected gradients by backward() or torch.autograd.grad"
+            )
+        live = list(dict.fromkeys(x for x in pytree.tree_leaves(problem.args) if _differentiable(x)))
+        swap = {id(tensor): tensor.detach().requires_grad_() for tensor in live}
+        args = pytree.tree_map(lambda leaf: swap.get(id(leaf), leaf), problem.args)
+        copies = list(swap.values())
+        residual = Residual(problem, packing, args)
+        since = sequence_number()
+        at = Linearized(residual, found.x)
+        captured = captured_tensors((problem.f, problem.args), [at.out], [at.x, *copies, *live], since)
+        if not y0.requires_grad and not live and not captured:
+            return y
+        run = _Run(self, residual, found, stop, copies, captured, at.value)
+        run.inputs, run.parameters = Unchanged(live), Unchanged(captured)
+        return _Implicit.apply(run, y0, y, *live, *captured)
+
+
+def _differentiable(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.requires_grad
+
+
+@dataclass(eq=False)
+class _Run:
+    """What the search leaves for the backward pass."""
+
+    adjoint: ImplicitAdjoint
+    residual: Residual
+    found: Found
+    stop: Stop
+    copies: list[Tensor]
+    captured: list[Tensor]
+    value: Tensor
+    inputs: Unchanged | None = None
+    parameters: Unchanged | None = None
+
+    @property
+    def wanted(self) -> list[Tensor]:
+        """What the gradient is asked of, in order."""
+        return [*self.copies, *self.captured]
+
+    @property
+    def tol(self) -> float:
+        """How exactly linear systems are solved."""
+        if self.adjoint.rtol is not None:
+            return self.adjoint.rtol
+        return 1e-10 if self.found.x.dtype == torch.float64 else 1e-5
+
+    def linearized(self, x: Tensor | None = None) -> Linearized:
+        """The field at the equilibrium, called again."""
+        return Linearized(self.residual, self.found.x if x is None else x)
+
+    def solver(self, at: Linearized) -> LinearSolver:
+        """Linear systems with its Jacobian."""
+        return linear_solver(at, self.adjoint.linear, self.adjoint.max_products)
+
+
+class _Implicit(torch.autograd.Function):
+    """The equilibrium as a function of what the field depends on."""
+
+    @staticmethod
+    def forward(ctx: Any, run: _Run, y0: Tensor, y: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.run = run
+        ctx.save_for_backward(y0, *inputs)
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        run, (y0, *inputs) = ctx.run, ctx.saved_tensors
+        zero = torch.zeros_like(y0) if y0.requires_grad else None
+        if torch.is_grad_enabled():
+            grads = _Twice.apply(run, g, *inputs)
+            return None, zero, None, *((grads,) if isinstance(grads, Tensor) else grads)
+        at, _, adjoint = _adjoint(run, run.residual.flat(g))
+        grads = torch.autograd.grad(at.out, run.wanted, adjoint, allow_unused=True) if run.wanted else ()
+        _unchanged(run, grads)
+        return None, zero, None, *grads
+
+
+def _adjoint(run: _Run, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
+    r"""The field at the equilibrium, its linear solver, and the :math:`\lambda` of a loss with gradient ``g``."""
+    _refuse_failed(run, g)
+    assert run.inputs is not None
+    run.inputs.check()
+    with torch.enable_grad():
+        since = sequence_number()
+    at = run.linearized()
+    refuse_unknown([at.out], [at.x, *run.copies], run.captured, since)
+    _refuse_changed(run, at)
+    solver = run.solver(at)
+    condition = solver.condition
+    if condition is not None:
+        limit = 1.0 / (torch.finfo(g.dtype).eps * max(10, g.shape[1]))
+        _refuse(run, g, ~(condition <= limit), f"its condition number is {condition.max().item():.1e}")
+    adjoint, _ = solver.solve(-g, transposed=True, rtol=run.tol)
+    # By the field's own product, which also tells samples that are not independent of each other.
+    left = at.transposed(adjoint) + g
+    size = torch.linalg.vector_norm(g, dim=1)
+    rest = torch.linalg.vector_norm(left, dim=1) / torch.where(size > 0, size, 1.0)
+    # Substitution leaves what rounding does at this condition, GMRES twice what it was asked for at most.
+    allowed = 1e-3 if isinstance(solver, Dense) else 2 * run.tol
+    _refuse(run, g, ~(rest <= allowed), f"the linear system is solved to {rest.max().item():.1e} only", coupled=True)
+    if run.adjoint.checks:
+        _refuse_untrusted(run, g, at, solver, adjoint)
+    return at, solver, adjoint
+
+
+def _refuse_failed(run: _Run, g: Tensor) -> None:
+    """Refuse the gradient of a state that is no equilibrium."""
+    failed = (run.found.status != int(Status.SUCCESS)) & (g != 0).any(dim=1)
+    if bool(failed.any()):
+        names = ", ".join(Status(code).name for code in run.found.status[failed].unique().tolist())
+        raise ConvergenceError(
+            f"no steady state was found{_rows(run, failed)} ({names}), so it has no gradient; expected a loss without "
+            "those that failed, or settings with which they are found"
+        )
+
+
+def _refuse_changed(run: _Run, at: Linearized) -> None:
+    """Refuse to go on where the field is not the function that it was in the solve."""
+    size, before = run.stop.size(at.value - run.value), run.stop.size(run.value)
+    allowed = 1e-2 * before + run.stop.allowed(run.found.x)
+    if bool((size > allowed)[run.found.status == int(Status.SUCCESS)].any()):
+        assert run.parameters is not None
+        run.parameters.check()
+        raise RuntimeError(
+            "f: gave other values in the backward pass, where ImplicitAdjoint calls it again, than in the solve: it is "
+            "random (dropout, say), or something that it uses was replaced in between; expected a function of "
+            "(t, y, *args), and backward() before the change"
+        )
+
+
+def _refuse(run: _Run, g: Tensor, wrong: Tensor, why: str, coupled: bool = False) -> None:
+    wrong = wrong & (g != 0).any(dim=1)
+    if bool(wrong.any()):
+        more = "; or the samples of a per_sample solve depend on each other" if coupled and len(g) > 1 else ""
+        raise ConvergenceError(
+            f"the Jacobian of f at the steady state is singular, or too nearly so, for a gradient{_rows(run, wrong)} "
+            f"({why}): the equilibrium is not isolated (a conserved quantity: eliminate a state), or lies at a "
+            f"bifurcation{more}"
+        )
+
+
+def _refuse_untrusted(run: _Run, g: Tensor, at: Linearized, solver: LinearSolver, adjoint: Tensor) -> None:
+    r"""Refuse a gradient that the rest of the residual moves by more than a tenth.
+
+    The equilibrium is a Newton step away, at :math:`y - J^{-1} f`. There :math:`\lambda` would be another, to first order
+    by :math:`J^{-T}(J_\text{there}^T \lambda + g)`. On a continuum of equilibria J is singular on it but not beside it,
+    and there the two differ by all of :math:`\lambda`.
+    """
+    rough = 0.1
+    step, left = solver.solve(at.value, rtol=rough)
+    there = run.linearized(at.x.detach() - step)
+    change, also = solver.solve(-(there.transposed(adjoint) + g), transposed=True, rtol=rough)
+    moved, size = (torch.linalg.vector_norm(x, dim=1) for x in (change, adjoint))
+    failed = ~(left <= 2 * rough) | ~(also <= 2 * rough) | ~(moved <= _TRUSTED * size)
+    failed = failed & (g != 0).any(dim=1)
+    if bool(failed.any()):
+        raise ConvergenceError(
+            f"the residual at the steady state moves its gradient by more than a tenth{_rows(run, failed)}: the tolerance "
+            "is too loose, or the equilibrium is not isolated; expected a smaller rtol and atol (ImplicitAdjoint(check="
+            "False) gives the gradient as it is)"
+        )
+
+
+def _rows(run: _Run, wrong: Tensor) -> str:
+    """Which samples, in a message."""
+    return f" in samples {wrong.nonzero().reshape(-1).tolist()[:8]}" if run.residual.packing.per_sample else ""
+
+
+def _unchanged(run: _Run, grads: Sequence[Tensor | None]) -> None:
+    assert run.parameters is not None
+    run.parameters.check(list(grads[len(run.copies) :]))
+
+
+class _Twice(torch.autograd.Function):
+    r"""The gradient as a function that has a derivative once more.
+
+    Two chord iterations :math:`y \leftarrow y - J^{-1} f(y)`, with :math:`J` at the equilibrium as a constant, leave the
+    equilibrium in place and have, as a function of what f depends on, its first and second derivatives.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, run: _Run, g: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.run = run
+        ctx.save_for_backward(g, *inputs)
+        at, solver, _ = _adjoint(run, run.residual.flat(g.detach()))
+        with torch.enable_grad():
+            ctx.g = g.detach().requires_grad_()
+            live = at.x.detach()
+            for _ in range(2):
+                move = _Solve.apply(run.residual(live), solver, False, run.tol)
+                live = live - (move - move.detach())
+            out = run.residual.packed(live)
+            ctx.grads = torch.autograd.grad(out, run.wanted, ctx.g, create_graph=True, allow_unused=True)
+        _unchanged(run, ctx.grads)
+        return tuple(
+            torch.zeros_like(x) if grad is None else grad.detach()
+            for grad, x in zip(ctx.grads, run.wanted, strict=True)
+        )
+
+    @staticmethod
+    @once(lambda ctx: f"{ctx.run.adjoint.name}, differentiated twice,")
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        run = ctx.run
+        assert run.inputs is not None
+        run.inputs.check()
+        pairs = [
+            (grad, cotangent)
+            for grad, cotangent in zip(ctx.grads, cotangents, strict=True)
+            if grad is not None and grad.requires_grad
+        ]
+        wanted = [ctx.g, *run.wanted]
+        if not pairs:
+            return (None,) * (len(wanted) + 1)
+        outputs, given = zip(*pairs, strict=True)
+        return None, *torch.autograd.grad(outputs, wanted, given, allow_unused=True, retain_graph=True)
+
+
+class _Solve(torch.autograd.Function):
+    """The solution of a linear system with a constant matrix; its derivatives are such solutions again."""
+
+    @staticmethod
+    def forward(ctx: Any, b: Tensor, solver: LinearSolver, transposed: bool, rtol: float) -> Tensor:
+        ctx.solver, ctx.transposed, ctx.rtol = solver, transposed, rtol
+        return solver.solve(b.detach(), transposed, rtol)[0]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return _Solve.apply(g, ctx.solver, not ctx.transposed, ctx.rtol), None, None, None

@@ -1,0 +1,153 @@
+"""A field linearized at a state: products with its Jacobian, and linear systems with it.
+
+Everything here is real and flat: ``(B, n)``, a row for each independent system (a joint solve has one).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidProblemError
+from .krylov import gmres
+
+LINEAR = ("auto", "dense", "gmres")
+# Up to this many unknowns the Jacobian is formed: a product with it for each, and a factorization of microseconds.
+DENSE_UP_TO = 128
+
+
+class Linearized:
+    """``f`` at ``x`` and its Jacobian there, as products; the graph of one call of ``f``.
+
+    Args:
+        f: ``(B, n) -> (B, n)``, rows independent of each other.
+        x: where.
+
+    Example:
+        >>> import torch
+        >>> at = Linearized(lambda x: x**2, torch.tensor([[1.0, 3.0]]))
+        >>> at.value, at.product(torch.tensor([[1.0, 1.0]])), at.transposed(torch.tensor([[0.0, 1.0]]))
+        (tensor([[1., 9.]]), tensor([[2., 6.]]), tensor([[0., 6.]]))
+    """
+
+    def __init__(self, f: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            self.x = x.detach().clone().requires_grad_()
+            self.out = f(self.x)
+        self.value = self.out.detach()
+        self._pullback: tuple[Tensor, Tensor] | None = None
+
+    def transposed(self, v: Tensor) -> Tensor:
+        """The product of the transposed Jacobian with ``v``."""
+        if not self.out.requires_grad:
+            return torch.zeros_like(self.x)
+        (got,) = torch.autograd.grad(self.out, self.x, v, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(self.value) if got is None else got
+
+    def product(self, v: Tensor) -> Tensor:
+        """The product of the Jacobian with ``v``: the transposed product is linear in its argument, so its own is this."""
+        if self._pullback is None:
+            with torch.inference_mode(False), torch.enable_grad():
+                u = torch.zeros_like(self.value).requires_grad_()
+                got = None
+                if self.out.requires_grad:
+                    (got,) = torch.autograd.grad(self.out, self.x, u, create_graph=True, allow_unused=True)
+                self._pullback = u, (0.0 * u if got is None else got)
+        u, pulled = self._pullback
+        if not pulled.requires_grad:
+            return torch.zeros_like(v)
+        (got,) = torch.autograd.grad(pulled, u, v, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(v) if got is None else got
+
+    def dense(self) -> Tensor:
+        """The Jacobians, ``(B, n, n)``: one transposed product for each row of them."""
+        rows = []
+        for index in range(self.x.shape[1]):
+            unit = torch.zeros_like(self.value)
+            unit[:, index] = 1.0
+            rows.append(self.transposed(unit))
+        return torch.stack(rows, dim=1) if rows else self.value.new_zeros(len(self.value), 0, 0)
+
+
+class LinearSolver(ABC):
+    """Linear systems with the Jacobian of :class:`Linearized`, each row its own."""
+
+    products: Tensor
+    """How many products with the Jacobian every row has taken."""
+
+    @abstractmethod
+    def solve(self, b: Tensor, transposed: bool = False, rtol: float = 1e-10) -> tuple[Tensor, Tensor]:
+        r"""``(x, left)`` with :math:`J x = b` or :math:`J^T x = b`, and the relative residual norm of every row."""
+
+    @property
+    def condition(self) -> Tensor | None:
+        """The condition number of every row's Jacobian, where it is known."""
+        return None
+
+
+class Dense(LinearSolver):
+    """By the matrix and its LU factorization."""
+
+    def __init__(self, at: Linearized) -> None:
+        self.matrix = at.dense()
+        self.products = torch.full((len(at.value),), at.value.shape[1], dtype=torch.int64, device=at.value.device)
+        self.finite = self.matrix.isfinite().all(dim=(1, 2)) if self.matrix.numel() else self.products >= 0
+        # Rows that are not finite get a factorization of something else, and NaN as their result.
+        self._safe = torch.where(
+            self.finite.reshape(-1, 1, 1), self.matrix, torch.eye(self.matrix.shape[-1]).to(at.value)
+        )
+        self._factors = torch.linalg.lu_factor_ex(self._safe)[:2]
+
+    @property
+    def condition(self) -> Tensor:
+        """Of every matrix, in the 2-norm."""
+        if not self.matrix.shape[-1]:
+            return self.matrix.new_ones(len(self.matrix))
+        values = torch.linalg.svdvals(self._safe)
+        return torch.where(self.finite, values[:, 0] / values[:, -1], torch.inf)
+
+    def solve(self, b: Tensor, transposed: bool = False, rtol: float = 1e-10) -> tuple[Tensor, Tensor]:
+        """By substitution."""
+        x = torch.linalg.lu_solve(*self._factors, b.unsqueeze(-1), adjoint=transposed).squeeze(-1)
+        matrix = self._safe.mT if transposed else self._safe
+        rest = torch.linalg.vector_norm(b - torch.einsum("bij,bj->bi", matrix, x), dim=1)
+        size = torch.linalg.vector_norm(b, dim=1)
+        left = torch.where(size > 0, rest / size.clamp(min=torch.finfo(b.dtype).tiny), rest)
+        return torch.where(self.finite.unsqueeze(-1), x, torch.nan), torch.where(self.finite, left, torch.inf)
+
+    def least_squares(self, b: Tensor) -> Tensor:
+        """The shortest of the vectors that come closest, for singular matrices."""
+        return torch.einsum("bij,bj->bi", torch.linalg.pinv(self._safe), b)
+
+
+class MatrixFree(LinearSolver):
+    """By GMRES, with products only."""
+
+    def __init__(self, at: Linearized, max_products: int = 1000, restart: int = 40) -> None:
+        self.at, self.max_products, self.restart = at, max_products, restart
+        self.products = torch.zeros(len(at.value), dtype=torch.int64, device=at.value.device)
+
+    def solve(self, b: Tensor, transposed: bool = False, rtol: float = 1e-10) -> tuple[Tensor, Tensor]:
+        """By as many products as it takes, up to the limit."""
+        apply = self.at.transposed if transposed else self.at.product
+        found = gmres(apply, b, rtol=rtol, max_products=self.max_products, restart=self.restart)
+        self.products = self.products + found.products
+        size = torch.linalg.vector_norm(b, dim=1)
+        left = torch.where(size > 0, found.residual / size.clamp(min=torch.finfo(b.dtype).tiny), found.residual)
+        return found.x, left
+
+
+def linear_solver(at: Linearized, kind: str, max_products: int = 1000, restart: int = 40) -> LinearSolver:
+    """The solver of this kind: ``"dense"``, ``"gmres"``, or ``"auto"`` (dense for up to 128 unknowns)."""
+    dense = kind == "dense" or (kind == "auto" and at.value.shape[1] <= DENSE_UP_TO)
+    return Dense(at) if dense else MatrixFree(at, max_products, restart)
+
+
+def check_linear(kind: object) -> str:
+    """Refuse what is no kind of linear solver."""
+    if not isinstance(kind, str) or kind not in LINEAR:
+        raise InvalidProblemError(f'linear: got {kind!r}; expected "auto", "dense" or "gmres"')
+    return kind
