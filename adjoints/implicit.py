@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -113,13 +113,21 @@ class ImplicitAdjoint(Adjoint):
         copies = list(swap.values())
         residual = Residual(problem, packing, args)
         since = sequence_number()
+        found = _borrowed(found)
         at = Linearized(residual, found.x)
         captured = captured_tensors((problem.f, problem.args), [at.out], [at.x, *copies, *live], since)
         if not y0.requires_grad and not live and not captured:
             return y
-        run = _Run(self, residual, found, stop, copies, captured, at.value)
-        run.inputs, run.parameters = Unchanged(live), Unchanged(captured)
+        run = _Run(self, residual, found, stop, copies, captured, at.value, Unchanged(live), Unchanged(captured))
         return _Implicit.apply(run, y0, y, *live, *captured)
+
+
+def _borrowed(found: Found) -> Found:
+    """The rows that failed at a state of one that did not, so that no NaN of theirs, times zero, reaches the parameters."""
+    failed = found.status != int(Status.SUCCESS)
+    if not bool(failed.any()) or bool(failed.all()):
+        return found
+    return replace(found, x=torch.where(failed.unsqueeze(-1), found.x[(~failed).to(torch.int64).argmax()], found.x))
 
 
 def _differentiable(x: Any) -> bool:
@@ -137,8 +145,8 @@ class _Run:
     copies: list[Tensor]
     captured: list[Tensor]
     value: Tensor
-    inputs: Unchanged | None = None
-    parameters: Unchanged | None = None
+    inputs: Unchanged
+    parameters: Unchanged
 
     @property
     def wanted(self) -> list[Tensor]:
@@ -186,7 +194,6 @@ class _Implicit(torch.autograd.Function):
 def _adjoint(run: _Run, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
     r"""The field at the equilibrium, its linear solver, and the :math:`\lambda` of a loss with gradient ``g``."""
     _refuse_failed(run, g)
-    assert run.inputs is not None
     run.inputs.check()
     with torch.enable_grad():
         since = sequence_number()
@@ -199,6 +206,7 @@ def _adjoint(run: _Run, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
         limit = 1.0 / (torch.finfo(g.dtype).eps * max(10, g.shape[1]))
         _refuse(run, g, ~(condition <= limit), f"its condition number is {condition.max().item():.1e}")
     adjoint, _ = solver.solve(-g, transposed=True, rtol=run.tol)
+    adjoint = torch.where((g != 0).any(dim=1, keepdim=True), adjoint, 0.0)
     # By the field's own product, which also tells samples that are not independent of each other.
     left = at.transposed(adjoint) + g
     size = torch.linalg.vector_norm(g, dim=1)
@@ -227,7 +235,6 @@ def _refuse_changed(run: _Run, at: Linearized) -> None:
     size, before = run.stop.size(at.value - run.value), run.stop.size(run.value)
     allowed = 1e-2 * before + run.stop.allowed(run.found.x)
     if bool((size > allowed)[run.found.status == int(Status.SUCCESS)].any()):
-        assert run.parameters is not None
         run.parameters.check()
         raise RuntimeError(
             "f: gave other values in the backward pass, where ImplicitAdjoint calls it again, than in the solve: it is "
@@ -256,7 +263,7 @@ def _refuse_untrusted(run: _Run, g: Tensor, at: Linearized, solver: LinearSolver
     """
     rough = 0.1
     step, left = solver.solve(at.value, rtol=rough)
-    there = run.linearized(at.x.detach() - step)
+    there = run.linearized(at.x.detach() - torch.where((g != 0).any(dim=1, keepdim=True), step, 0.0))
     change, also = solver.solve(-(there.transposed(adjoint) + g), transposed=True, rtol=rough)
     moved, size = (torch.linalg.vector_norm(x, dim=1) for x in (change, adjoint))
     failed = ~(left <= 2 * rough) | ~(also <= 2 * rough) | ~(moved <= _TRUSTED * size)
@@ -275,7 +282,6 @@ def _rows(run: _Run, wrong: Tensor) -> str:
 
 
 def _unchanged(run: _Run, grads: Sequence[Tensor | None]) -> None:
-    assert run.parameters is not None
     run.parameters.check(list(grads[len(run.copies) :]))
 
 
@@ -290,12 +296,14 @@ class _Twice(torch.autograd.Function):
     def forward(ctx: Any, run: _Run, g: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.run = run
         ctx.save_for_backward(g, *inputs)
-        at, solver, _ = _adjoint(run, run.residual.flat(g.detach()))
+        rows = run.residual.flat(g.detach())
+        at, solver, _ = _adjoint(run, rows)
+        asked = (rows != 0).any(dim=1, keepdim=True)
         with torch.enable_grad():
             ctx.g = g.detach().requires_grad_()
             live = at.x.detach()
             for _ in range(2):
-                move = _Solve.apply(run.residual(live), solver, False, run.tol)
+                move = _Solve.apply(run.residual(live), solver, asked, False, run.tol)
                 live = live - (move - move.detach())
             out = run.residual.packed(live)
             ctx.grads = torch.autograd.grad(out, run.wanted, ctx.g, create_graph=True, allow_unused=True)
@@ -309,7 +317,6 @@ class _Twice(torch.autograd.Function):
     @once(lambda ctx: f"{ctx.run.adjoint.name}, differentiated twice,")
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         run = ctx.run
-        assert run.inputs is not None
         run.inputs.check()
         pairs = [
             (grad, cotangent)
@@ -327,10 +334,10 @@ class _Solve(torch.autograd.Function):
     """The solution of a linear system with a constant matrix; its derivatives are such solutions again."""
 
     @staticmethod
-    def forward(ctx: Any, b: Tensor, solver: LinearSolver, transposed: bool, rtol: float) -> Tensor:
-        ctx.solver, ctx.transposed, ctx.rtol = solver, transposed, rtol
-        return solver.solve(b.detach(), transposed, rtol)[0]
+    def forward(ctx: Any, b: Tensor, solver: LinearSolver, rows: Tensor, transposed: bool, rtol: float) -> Tensor:
+        ctx.solver, ctx.rows, ctx.transposed, ctx.rtol = solver, rows, transposed, rtol
+        return torch.where(rows, solver.solve(b.detach(), transposed, rtol)[0], 0.0)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return _Solve.apply(g, ctx.solver, not ctx.transposed, ctx.rtol), None, None, None
+        return _Solve.apply(g, ctx.solver, ctx.rows, not ctx.transposed, ctx.rtol), None, None, None, None

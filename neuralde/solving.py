@@ -146,6 +146,7 @@ def solve(
     for regularizer in regularizers:
         _check_kind(regularizer, Regularizer, "regularizers", "such as ErrorEstimate()")
         problem = regularizer.prepare(problem)
+    assert isinstance(problem, ODEProblem)
     adjoint = _default_adjoint() if adjoint is None else adjoint
 
     if per_sample:

@@ -107,7 +107,7 @@ class Dense(LinearSolver):
         if not self.matrix.shape[-1]:
             return self.matrix.new_ones(len(self.matrix))
         values = torch.linalg.svdvals(self._safe)
-        return torch.where(self.finite, values[:, 0] / values[:, -1], torch.inf)
+        return torch.where(self.finite & (values[:, -1] > 0), values[:, 0] / values[:, -1], torch.inf)
 
     def solve(self, b: Tensor, transposed: bool = False, rtol: float = 1e-10) -> tuple[Tensor, Tensor]:
         """By substitution."""

@@ -147,7 +147,8 @@ class DynamicSS(SteadyStateMethod):
 
     It finds the equilibrium to which the system itself goes, and stable ones only. The path is not the result, so a step
     may be wrong by a part of its own length (``path_rtol``) rather than by the tolerance. Steps then stay within the
-    limits of stability and the residual falls all the way, however small ``rtol`` and ``atol`` are.
+    limits of stability and the residual falls all the way, however small ``rtol`` and ``atol`` are. Mind that a state
+    that grows without end may meet a rule that is relative to it; ``rtol=0`` asks for a field of zero.
 
     Args:
         solver: the method of integration; :class:`Tsit5` if None. One without error estimate needs ``dt`` in ``solve``.
