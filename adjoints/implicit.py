@@ -314,7 +314,7 @@ class _Twice(torch.autograd.Function):
         )
 
     @staticmethod
-    @once(lambda ctx: f"{ctx.run.adjoint.name}, differentiated twice,")
+    @once("ImplicitAdjoint", "first and second derivatives", "no derivative of a second one")
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         run = ctx.run
         run.inputs.check()

@@ -14,7 +14,9 @@ from neuralde.solvers.errors import InvalidProblemError
 from .capabilities import who_has
 
 
-def once(who: str | Callable[[Any], str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def once(
+    who: str | Callable[[Any], str], gives: str = "first derivatives only", expected: str | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator for the ``backward`` of an autograd function: its gradients refuse to be differentiated.
 
     torch's own ``once_differentiable`` does so only where a cotangent requires grad. In the usual gradient penalty,
@@ -24,6 +26,8 @@ def once(who: str | Callable[[Any], str]) -> Callable[[Callable[..., Any]], Call
 
     Args:
         who: the adjoint that the message names, or what tells it from the function's context.
+        gives: what the message says that it gives.
+        expected: what the message says to use instead; None: the adjoints that can.
     """
 
     def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +41,10 @@ def once(who: str | Callable[[Any], str]) -> Callable[[Callable[..., Any]], Call
             # On the inputs themselves: autograd leaves out what does not lead to a tensor that it was asked about.
             inputs = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
             name = who if isinstance(who, str) else who(ctx)
-            return tuple(_Last.apply(name, grad, *inputs) if isinstance(grad, Tensor) else grad for grad in grads)
+            return tuple(
+                _Last.apply((name, gives, expected), grad, *inputs) if isinstance(grad, Tensor) else grad
+                for grad in grads
+            )
 
         return wrapped
 
@@ -48,13 +55,14 @@ class _Last(torch.autograd.Function):
     """A gradient that is in the graph only to refuse what comes next."""
 
     @staticmethod
-    def forward(ctx: Any, who: str, grad: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, who: tuple[str, str, str | None], grad: Tensor, *inputs: Tensor) -> Tensor:
         ctx.who = who
         return grad.view_as(grad)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
+        name, gives, expected = ctx.who
         raise InvalidProblemError(
-            f"adjoint: {ctx.who} gives first derivatives only, and its gradient was differentiated again "
-            f"(create_graph=True); expected {who_has(double_backward=True)}"
+            f"adjoint: {name} gives {gives}, and its gradient was differentiated again (create_graph=True); expected "
+            f"{who_has(double_backward=True) if expected is None else expected}"
         )
