@@ -16,7 +16,7 @@ from .errors import (
 )
 from .events import Event, ScheduledEvent
 from .method import Method, Step
-from .problems import ODEProblem
+from .problems import ODEProblem, SDEProblem
 from .reversible import Reversible
 from .runge_kutta import (
     RK4,
@@ -32,6 +32,9 @@ from .runge_kutta import (
     Vern7,
     Vern9,
 )
+from .sde.euler import EulerHeun, EulerMaruyama, ItoMilstein, StratonovichMilstein
+from .sde.method import SDEMethod
+from .sde.reversible_heun import ReversibleHeun
 from .solution import EventLog, Solution, Stats, Status, Trace
 from .tableau import ButcherTableau, Interpolant, TableauError
 
@@ -45,12 +48,15 @@ __all__ = [
     "Dopri5",
     "Dopri8",
     "Euler",
+    "EulerHeun",
+    "EulerMaruyama",
     "Event",
     "EventLog",
     "Heun",
     "IController",
     "Interpolant",
     "InvalidProblemError",
+    "ItoMilstein",
     "MaxStepsError",
     "Method",
     "Midpoint",
@@ -62,7 +68,10 @@ __all__ = [
     "PrecisionWarning",
     "Ralston",
     "Reversible",
+    "ReversibleHeun",
     "RungeKutta",
+    "SDEMethod",
+    "SDEProblem",
     "ScheduledEvent",
     "Solution",
     "SolveError",
@@ -71,6 +80,7 @@ __all__ = [
     "Step",
     "StepSizeError",
     "StepTo",
+    "StratonovichMilstein",
     "TableauError",
     "Trace",
     "Tsit5",

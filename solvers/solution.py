@@ -43,6 +43,8 @@ class Stats:
         steps: attempted steps.
         accepted: accepted steps.
         rejected: rejected steps.
+        diffusion_evaluations: calls of an SDE's diffusion, those that looked at its shape included; ``nfe`` then counts
+            those of the drift.
 
     Example:
         >>> import torch, neuralde as nde
@@ -55,6 +57,7 @@ class Stats:
     steps: Any
     accepted: Any
     rejected: Any
+    diffusion_evaluations: Any = field(default=0, repr=False)
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ class Solution:
         event_time: when the event that ended the solve happened, else None; with ``per_sample`` ``(B,)``, NaN where none did.
         event_index: which of ``events`` that was (the first of several), else None; with ``per_sample`` ``(B,)``, or -1.
         events: with ``events=``, an :class:`EventLog` of all that happened.
+        seed: of an SDE's noise, given or drawn; None where a path was given.
+        path: an SDE's noise: ``path(s, t)`` gives its increments, between the steps as well.
 
     Example:
         >>> import torch, neuralde as nde
@@ -148,6 +153,8 @@ class Solution:
     event_time: Tensor | None = None
     event_index: Any = None
     events: EventLog | None = None
+    seed: Any = None
+    path: Any = field(default=None, repr=False)
     dense: DenseOutput | None = field(default=None, repr=False)
 
     def __call__(self, t: float | Tensor) -> Any:
