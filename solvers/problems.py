@@ -144,5 +144,5 @@ def _check_time(time: Any, end: str) -> None:
             raise InvalidProblemError(f"tspan: got {time.tolist()} for its {end}; expected a finite time")
     elif isinstance(time, bool) or not isinstance(time, (int, float)):
         raise InvalidProblemError(f"tspan: got {type(time).__name__} {time!r} for its {end}; expected a number")
-    elif not math.isfinite(time):
+    elif not torch.compiler.is_compiling() and not math.isfinite(time):
         raise InvalidProblemError(f"tspan: got {time} for its {end}; expected a finite time")
