@@ -23,12 +23,12 @@ from .capabilities import Capabilities, who_has
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """A solve to run: the plan and options with the live tensors in them, and the user's own field and arguments."""
+    """A solve to run: the plan and options with the live tensors in them, and the user's own functions and arguments."""
 
     plan: Plan
     y0: Tensor
     options: Options
-    f: Callable[..., Any]
+    f: tuple[Callable[..., Any], ...]
     args: tuple[Any, ...]
 
     @property
@@ -77,8 +77,8 @@ class Job:
         swap = {id(leaf): copy(leaf) for leaf in dict.fromkeys(self.arguments)}
         args = pytree.tree_map(lambda leaf: swap.get(id(leaf), leaf), self.args)
         assert isinstance(plan.field, Field)
+        field = plan.field.rebind(args)
         events = None if plan.events is None else plan.events.bind(args, schedules)
-        field = Field(self.f, plan.field.packing, args)
         plan = replace(plan, field=field, live_t0=live_t0, live_t1=live_t1, events=events)
         return replace(self, plan=plan, options=replace(self.options, save=save), args=args), copies
 
@@ -129,6 +129,10 @@ class Adjoint(ABC):
         """Refuse what this adjoint cannot differentiate, by name."""
         can, save = self.capabilities, job.options.save
         costs = [cost for cost in job.plan.costs if cost.differentiable]
+        if job.plan.stochastic and "SDE" not in can.terms:
+            raise InvalidProblemError(
+                f"adjoint: {self.name} does not differentiate an SDEProblem; expected {who_has(terms='SDE')}"
+            )
         if not can.forward_mode and transformed():
             raise InvalidProblemError(
                 f"adjoint: {self.name} knows the backward pass only, not torch.func or forward-mode differentiation; "

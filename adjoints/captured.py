@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.field import Field
 
 from .base import Job
 
@@ -241,5 +242,6 @@ def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tenso
         y0 = plan.method.lower(job.y0.detach()).requires_grad_()
         since = sequence_number()
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
-        slope = plan.stops.one_sided(plan.field, plan.t0, stop, y0)(plan.t0, y0)
-    return captured_tensors(job.callables, [slope], [y0, *copies], since), slope.detach()
+        field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
+        found = field.probe(plan.t0, y0) if isinstance(field, Field) else [field(plan.t0, y0)]
+    return captured_tensors(job.callables, found, [y0, *copies], since), found[0].detach()

@@ -9,6 +9,7 @@ integral is taken (a quadrature over the backward steps, or as a part of the bac
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -258,7 +259,7 @@ class Quadrature:
         self.plan, self.parameters = plan, list(parameters)
         self.total: list[Tensor | None] = [None] * len(self.parameters)
         # n points integrate degree 2n - 1 exactly, so the quadrature is no less accurate than the steps.
-        self.points = gauss_points(plan.method.order)
+        self.points = gauss_points(math.ceil(plan.method.order))
 
     def add(
         self,

@@ -36,6 +36,7 @@ class DirectAdjoint(Adjoint):
 
     capabilities = Capabilities(
         exact=True,
+        terms=("ODE", "SDE"),
         memory="the graph of every step",
         cost="the gradient of each step",
         events=True,

@@ -47,6 +47,7 @@ class DiscreteAdjoint(Adjoint):
 
     capabilities = Capabilities(
         exact=True,
+        terms=("ODE", "SDE"),
         memory="a state per step, or `checkpoints` states",
         cost="each step again, and its gradient",
         events=True,

@@ -36,6 +36,7 @@ class ReversibleAdjoint(DiscreteAdjoint):
 
     capabilities = Capabilities(
         exact=True,
+        terms=("ODE", "SDE"),
         memory="one state",
         cost="each step back, again, and its gradient",
         solvers="reversible",

@@ -19,6 +19,7 @@ from neuralde.solvers import (
     Method,
     ODEProblem,
     ScheduledEvent,
+    SDEProblem,
     Solution,
     Stats,
     Status,
@@ -26,15 +27,19 @@ from neuralde.solvers import (
     SteadyStateProblem,
     Tsit5,
 )
-from neuralde.solvers.attempt import Plan
+from neuralde.solvers.attempt import Carry, Plan
 from neuralde.solvers.crossings import start_changes
 from neuralde.solvers.event_log import Logged, logged
 from neuralde.solvers.events import Fired
+from neuralde.solvers.field import Field
 from neuralde.solvers.graph import compiling, integrate_in_graph
 from neuralde.solvers.integrate import Options
 from neuralde.solvers.precision import check_products
 from neuralde.solvers.prepare import check_samples, prepare_options, prepare_plan
 from neuralde.solvers.scalars import choose, transformed
+from neuralde.solvers.sde.field import SDEField
+from neuralde.solvers.sde.method import SDEMethod
+from neuralde.solvers.sde.prepare import stochastic_method
 from neuralde.solvers.state import Packing
 
 from .listeners import announce, watched
@@ -44,7 +49,7 @@ from .steady import solve_steady
 
 
 def solve(
-    problem: ODEProblem | SteadyStateProblem,
+    problem: ODEProblem | SDEProblem | SteadyStateProblem,
     solver: Method | SteadyStateMethod | None = None,
     *,
     rtol: float | Tensor = 1e-3,
@@ -59,6 +64,8 @@ def solve(
     compact: bool = False,
     regularizers: Sequence[Regularizer] = (),
     trace: bool = False,
+    seed: int | Tensor | None = None,
+    path: Any = None,
     max_steps: int = 10_000,
     progress: bool = False,
     throw: bool = True,
@@ -74,9 +81,9 @@ def solve(
     ``per_sample``, ``max_steps`` and ``throw``.
 
     Args:
-        problem: what to solve.
-        solver: the method; :class:`Tsit5` if None. For a steady state also :class:`DynamicSS`, :class:`Newton` or
-            :class:`Anderson`.
+        problem: what to solve, an :class:`ODEProblem`, :class:`SDEProblem` or :class:`SteadyStateProblem`.
+        solver: the method. If None, :class:`Tsit5` for an ODE; for an SDE one that is right for its noise and calculus. For
+            a steady state also :class:`DynamicSS`, :class:`Newton` or :class:`Anderson`.
         rtol: relative tolerance, a number or a 0-d tensor (whose new value does not recompile a compiled solve).
         atol: absolute tolerance, in the units of the state; likewise.
         dt: the first step (adaptive; None: chosen from the field) or the step (fixed), positive, in units of time.
@@ -93,6 +100,11 @@ def solve(
             rows, so what tells samples apart must be in the state.
         regularizers: the solver's cost as differentiable numbers, in ``sol.regularization``.
         trace: keep time, step size, error, stiffness and verdict of every attempt.
+        seed: of an SDE's noise, an int or a 0-d int64 tensor. None draws one from torch's global generator; it is in
+            ``sol.seed``. With steps of a fixed ``dt`` the path also depends on ``dt``; give one ``path`` to several
+            solves to compare them.
+        path: the noise itself instead of a seed: a :class:`BrownianPath` that covers ``tspan``, shaped like the noise.
+            The path that was used is in ``sol.path``.
         max_steps: the largest number of attempts (per sample).
         progress: show a progress bar (needs tqdm).
         throw: raise on failure; otherwise ``sol.status`` tells.
@@ -128,17 +140,13 @@ def solve(
             compact=compact,
             regularizers=regularizers,
             trace=trace,
+            seed=seed,
+            path=path,
             max_steps=max_steps,
             progress=progress,
             throw=throw,
         )
-    if not isinstance(problem, ODEProblem):
-        raise InvalidProblemError(
-            f"problem: got {type(problem).__name__}; expected an ODEProblem or a SteadyStateProblem"
-        )
-    solver = Tsit5() if solver is None else solver
-    _check_kind(solver, Method, "solver", "such as Tsit5()")
-    assert isinstance(solver, Method)
+    solver = _solver_for(problem, solver, seed, path)
     _check_kind(controller, (Controller, type(None)), "controller", "such as PIController()")
     _check_kind(adjoint, (Adjoint, type(None)), "adjoint", "such as DiscreteAdjoint()")
     if not isinstance(regularizers, (tuple, list)):
@@ -146,7 +154,7 @@ def solve(
     for regularizer in regularizers:
         _check_kind(regularizer, Regularizer, "regularizers", "such as ErrorEstimate()")
         problem = regularizer.prepare(problem)
-    assert isinstance(problem, ODEProblem)
+    assert not isinstance(problem, SteadyStateProblem)
     adjoint = _default_adjoint() if adjoint is None else adjoint
 
     if per_sample:
@@ -162,6 +170,9 @@ def solve(
         rtol=rtol,
         atol=atol,
         max_steps=max_steps,
+        dt=dt,
+        seed=seed,
+        path=path,
         per_sample=per_sample,
         costs=tuple(regularizers),
         through_steps=adjoint.through_steps,
@@ -171,7 +182,8 @@ def solve(
     options, shown = prepare_options(plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact)
     probes = check_products(plan, y0)
     y_start, first = start_changes(plan, y0)
-    job = Job(plan=plan, y0=y_start, options=options, f=problem.f, args=problem.args)
+    assert isinstance(plan.field, Field)
+    job = Job(plan=plan, y0=y_start, options=options, f=plan.field.functions, args=problem.args)
     job, peaks = watched(job)
     if torch.is_grad_enabled():
         adjoint.check(job)
@@ -186,6 +198,26 @@ def solve(
     if throw and not compiling():
         solution.raise_on_failure()
     return solution
+
+
+def _solver_for(problem: Any, solver: Any, seed: Any, path: Any) -> Method:
+    """The method that steps this problem; refuses what is no problem, and noise where there is none."""
+    if solver is not None:
+        _check_kind(solver, Method, "solver", "such as Tsit5()")
+    if isinstance(problem, SDEProblem):
+        return stochastic_method(problem, solver)
+    if not isinstance(problem, ODEProblem):
+        raise InvalidProblemError(
+            f"problem: got {type(problem).__name__}; expected an ODEProblem, SDEProblem or SteadyStateProblem"
+        )
+    for name, value in (("seed", seed), ("path", path)):
+        if value is not None:
+            raise InvalidProblemError(f"{name}: got {value!r} with an ODEProblem, which has no noise; expected None")
+    if isinstance(solver, SDEMethod):
+        raise InvalidProblemError(
+            f"solver: got {solver!r} with an ODEProblem; expected a method for it, such as Tsit5()"
+        )
+    return Tsit5() if solver is None else solver
 
 
 def _in_graph(adjoint: Adjoint, job: Job) -> Result:
@@ -265,20 +297,33 @@ def _solution(
         for regularizer, state in zip(regularizers, result.costs, strict=True)
     ]
     nfe = carry.nfe + probes + sum(calls for _, calls in numbers)
+    noise = plan.field.noise if isinstance(plan.field, SDEField) else None
     return Solution(
         ts=ts,
         ys=packing.unpack(ys, lead=1),
         y1=packing.unpack(y1),
-        stats=Stats(nfe, carry.steps, carry.accepted, carry.steps - carry.accepted),
+        stats=Stats(
+            nfe, carry.steps, carry.accepted, carry.steps - carry.accepted, _diffusion_evaluations(plan, carry)
+        ),
         status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
         regularization=tuple(value for value, _ in numbers),
         trace=outcome.tracer.trace(y0.device) if outcome.tracer is not None else None,
         event_time=event_time,
         event_index=event_index,
         events=log.view(result.logged, packing) if log is not None and result.logged is not None else None,
+        seed=None if noise is None else noise.seed,
+        path=None if noise is None else noise.path,
         dense=dense,
         _end=carry.t,
     )
+
+
+def _diffusion_evaluations(plan: Plan, carry: Carry) -> Any:
+    """How often the diffusion was called: with the drift, but in steps, whose counts are known; and to see its shape."""
+    if not isinstance(plan.method, SDEMethod):
+        return 0
+    assert isinstance(plan.field, SDEField)
+    return carry.nfe + carry.steps * (plan.method.diffusion_calls - plan.method.drift_calls) + plan.field.looks
 
 
 def _end(plan: Plan, y0: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from .errors import (
 )
 from .events import Event, ScheduledEvent
 from .method import Method, Step
-from .problems import ODEProblem, SteadyStateProblem
+from .problems import ODEProblem, SDEProblem, SteadyStateProblem
 from .reversible import Reversible
 from .roots import Anderson, Newton
 from .runge_kutta import (
@@ -34,6 +34,9 @@ from .runge_kutta import (
     Vern7,
     Vern9,
 )
+from .sde.euler import EulerHeun, EulerMaruyama, ItoMilstein, StratonovichMilstein
+from .sde.method import SDEMethod
+from .sde.reversible_heun import ReversibleHeun
 from .solution import EventLog, Solution, Stats, Status, SteadyStats, Trace
 from .steady import DynamicSS, SteadyStateMethod
 from .tableau import ButcherTableau, Interpolant, TableauError
@@ -51,12 +54,15 @@ __all__ = [
     "Dopri8",
     "DynamicSS",
     "Euler",
+    "EulerHeun",
+    "EulerMaruyama",
     "Event",
     "EventLog",
     "Heun",
     "IController",
     "Interpolant",
     "InvalidProblemError",
+    "ItoMilstein",
     "MaxStepsError",
     "Method",
     "Midpoint",
@@ -69,7 +75,10 @@ __all__ = [
     "PrecisionWarning",
     "Ralston",
     "Reversible",
+    "ReversibleHeun",
     "RungeKutta",
+    "SDEMethod",
+    "SDEProblem",
     "ScheduledEvent",
     "Solution",
     "SolveError",
@@ -81,6 +90,7 @@ __all__ = [
     "Step",
     "StepSizeError",
     "StepTo",
+    "StratonovichMilstein",
     "TableauError",
     "Trace",
     "Tsit5",

@@ -11,17 +11,19 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .controllers import Controller, constant_for_gradient
 from .costs import Cost, StepView
+from .field import Field
 from .lanes import refuse_lanes, shared
 from .method import Method, Step, VectorField
 from .norms import rms, scaled_error, tolerance
 from .scalars import Scalar, both, choose, is_finite, maximum, minimum, negate, real_dtype, select, transformed
+from .sde.field import SDEField
 from .solution import Status
 from .stops import Stops
 
@@ -64,6 +66,11 @@ class Plan:
         """Whether clock numbers are Python's."""
         return not isinstance(self.t0, Tensor)
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise drives the problem."""
+        return isinstance(self.field, SDEField)
+
     def read(self, x: Tensor) -> Scalar:
         """A lane's number, as the controller takes it; the one host sync of an attempt in a joint eager solve."""
         if transformed():
@@ -84,6 +91,7 @@ class Plan:
         """The plan of some of the samples."""
         return replace(
             self,
+            field=self.field.take(rows) if isinstance(self.field, Field) else self.field,
             t0=self.t0[rows],
             t1=self.t1[rows],
             direction=self.direction[rows],
@@ -106,7 +114,7 @@ class Carry(NamedTuple):
     t: Scalar
     h: Scalar
     y: Tensor
-    slope: Tensor | None
+    slope: Any
     control: tuple[Scalar, ...]
     costs: tuple[tuple[Tensor, ...], ...]
     status: Scalar
@@ -214,7 +222,7 @@ def advance_costs(
     )
 
 
-def _next_slope(plan: Plan, carry: Carry, trial: Trial) -> Tensor | None:
+def _next_slope(plan: Plan, carry: Carry, trial: Trial) -> Any:
     """The field where the next attempt starts, where that is known without another call."""
     step = trial.step
     if plan.host:

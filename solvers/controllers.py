@@ -86,8 +86,8 @@ class Controller(ABC):
         """This controller with the method's constants filled in."""
         if self.adaptive and not method.adaptive:
             raise InvalidProblemError(
-                f"controller: got {type(self).__name__} with {method.name}, which estimates no error; "
-                "expected ConstantStep() or StepTo(ts)"
+                f"controller: got {type(self).__name__} with {method.name}, whose steps cannot be adapted: "
+                f"{method.fixed_because}; expected ConstantStep() or StepTo(ts)"
             )
         return self
 
@@ -174,14 +174,14 @@ class _ErrorController(Controller):
             object.__setattr__(self, "beta", beta)
 
     @abstractmethod
-    def _exponents(self, order: int) -> tuple[float, ...]:
+    def _exponents(self, order: float) -> tuple[float, ...]:
         """The default exponents for a method whose error is of this local order."""
 
     def bind(self, method: Method) -> Controller:
         super().bind(method)
         preferred: dict[str, Any] = method.controller_options if isinstance(self, PIController) else {}
         assert method.embedded_order is not None
-        beta = preferred.get("beta", self._exponents(method.embedded_order + 1))
+        beta = preferred.get("beta", self._exponents(method.error_order))
         defaults: dict[str, Any] = {"safety": 0.9, "factor_min": 0.2, "factor_max": 10.0, **preferred, "beta": beta}
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return replace(self, **missing)
@@ -228,7 +228,7 @@ class IController(_ErrorController):
         True
     """
 
-    def _exponents(self, order: int) -> tuple[float, ...]:
+    def _exponents(self, order: float) -> tuple[float, ...]:
         return (1.0 / order,)
 
 
@@ -255,7 +255,7 @@ class PIController(_ErrorController):
         'SUCCESS'
     """
 
-    def _exponents(self, order: int) -> tuple[float, ...]:
+    def _exponents(self, order: float) -> tuple[float, ...]:
         return (0.95 / order, -0.1 / order)
 
 
@@ -278,5 +278,5 @@ class PIDController(_ErrorController):
         'SUCCESS'
     """
 
-    def _exponents(self, order: int) -> tuple[float, ...]:
+    def _exponents(self, order: float) -> tuple[float, ...]:
         return (0.64 / order, -0.31 / order, 0.04 / order)

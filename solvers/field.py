@@ -22,21 +22,54 @@ class Field:
         args: what else ``f`` receives.
     """
 
+    name = "f"
+    """What messages call the user's function."""
+
     def __init__(self, f: Callable[..., Any], packing: Packing, args: tuple[Any, ...] = ()) -> None:
         self.f, self.packing, self.args = f, packing, args
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The derivative at ``(t, y)``, packed and checked."""
+        return self.value(self.f, self.name, self.packing.pack, t, y)
+
+    def value(
+        self, f: Callable[..., Any], name: str, pack: Callable[[Any, str], Tensor], t: Scalar, y: Tensor
+    ) -> Tensor:
+        """What one of the user's functions gives at ``(t, y)``, packed and checked."""
         tracked = not torch.compiler.is_compiling() and not y.is_inference()
         version = y._version if tracked else 0
-        slope = self.packing.pack(self.f(as_time(t, y), self.packing.unpack(y), *self.args))
+        packed = pack(f(as_time(t, y), self.packing.unpack(y), *self.args), name)
         if tracked and y._version != version:
-            raise InvalidProblemError("f: changed its state in-place; expected a new tensor, -y rather than y.neg_()")
-        if self.packing.per_sample and slope.shape != y.shape:
             raise InvalidProblemError(
-                f"f: got {slope.shape[0]} rows; expected {y.shape[0]}, like the state it was given"
+                f"{name}: changed its state in-place; expected a new tensor, -y rather than y.neg_()"
             )
-        return slope
+        if self.packing.per_sample and packed.shape[:1] != y.shape[:1]:
+            raise InvalidProblemError(
+                f"{name}: got {packed.shape[0]} rows; expected {y.shape[0]}, like the state it was given"
+            )
+        return packed
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """The user's functions."""
+        return (self.f,)
+
+    def probe(self, t: Scalar, y: Tensor) -> list[Tensor]:
+        """Everything that the user's functions return at one point, the slope first."""
+        return [self(t, y)]
+
+    def rebind(self, args: tuple[Any, ...]) -> Field:
+        """The same field with other arguments."""
+        return Field(self.f, self.packing, args)
+
+    def take(self, rows: Tensor) -> Field:
+        """The field of some of the samples."""
+        del rows
+        return self
+
+    def one_sided(self, low: Scalar, high: Scalar) -> Callable[[Scalar, Tensor], Tensor]:
+        """The field seen from inside an interval."""
+        return OneSided(self, low, high)
 
 
 class OneSided:
@@ -51,7 +84,12 @@ class OneSided:
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The derivative at the nearest time inside the bounds."""
-        time, low, high = (torch.as_tensor(as_time(x, y)) for x in (t, self.low, self.high))
-        inside = torch.minimum(torch.maximum(time, low), high)
-        # The bounds are often the time itself, where the gradient of a minimum would be split between the two.
-        return self.field(time + (inside - time).detach(), y)
+        return self.field(clamped(t, y, self.low, self.high), y)
+
+
+def clamped(t: Scalar, y: Tensor, low: Scalar, high: Scalar) -> Tensor:
+    """The nearest time inside the bounds, in the precision in which the field receives it."""
+    time, low, high = (torch.as_tensor(as_time(x, y)) for x in (t, low, high))
+    inside = torch.minimum(torch.maximum(time, low), high)
+    # The bounds are often the time itself, where the gradient of a minimum would be split between the two.
+    return time + (inside - time).detach()

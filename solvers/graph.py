@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .attempt import Plan
+from .field import Field
 from .flat import FlatSolve, refuse_growing, row_buffer
 from .integrate import Options, Outcome
 from .loop import start
@@ -26,7 +27,9 @@ def integrate_in_graph(plan: Plan, y0: Tensor, options: Options) -> tuple[Outcom
     """Solve inside a graph; gives the outcome and the states at the save times, differentiable by autograd."""
     refuse_growing(options, "compiled")
     carry = start(plan, y0, options.dt)
-    anchor = _anchor(y0, carry.slope if carry.slope is not None else plan.field(plan.t0, plan.method.lower(y0)))
+    assert isinstance(plan.field, Field)
+    reached = plan.field.probe(plan.t0, plan.method.lower(y0)) if carry.slope is None else [carry.slope]
+    anchor = _anchor(y0, *reached)
     carry = carry._replace(
         y=carry.y + anchor,
         slope=None if carry.slope is None else carry.slope + anchor,
@@ -46,14 +49,16 @@ def _loop(
     return while_loop(going, body, carry)
 
 
-def _anchor(y0: Tensor, slope: Tensor) -> Tensor:
+def _anchor(*tensors: Tensor) -> Tensor:
     """A zero that depends on the state and on everything the field depends on.
 
     The loop operator differentiates a carry between iterations only if it requires grad from the start; a buffer of
     plain zeros would lose its gradient without a word.
     """
-    parts = [torch.where(torch.isfinite(x), 0.0 * x, 0.0).sum() for x in (y0, slope)]
-    return parts[0] + parts[1]
+    first, *parts = [torch.where(torch.isfinite(x), 0.0 * x, 0.0).sum() for x in tensors]
+    for part in parts:
+        first = first + part
+    return first
 
 
 def _anchored(x: Tensor, anchor: Tensor) -> Tensor:

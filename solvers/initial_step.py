@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from .method import VectorField
 from .scalars import Scalar, both, is_finite, maximum, minimum, negate, select, spread
+from .sde.field import SDEField
 
 
 def initial_step(
@@ -17,7 +19,7 @@ def initial_step(
     slope: Tensor,
     direction: Scalar,
     longest: Scalar,
-    order: int,
+    order: float,
     norm: Callable[[Tensor], Scalar],
 ) -> Scalar:
     r"""A first step size (positive), from one evaluation of the field beside ``slope`` :math:`= f(t_0, y_0)`.
@@ -63,6 +65,28 @@ def initial_step(
     rate = maximum(select(tried, d2, 0.0) / moving, 1e-30)
     h1 = select(both(tried, d1 > 1e-5), (10.0 * rate / moving) ** (1.0 / order) / rate, hairer)
     return _usable(minimum(minimum(select(tried, 100.0, 0.1) * h0, h1), longest), fallback)
+
+
+def noisy_initial_step(
+    field: SDEField,
+    t0: Scalar,
+    y0: Tensor,
+    slope: Tensor,
+    longest: Scalar,
+    order: float,
+    norm: Callable[[Tensor], Scalar],
+) -> Scalar:
+    r"""A first step over which drift and noise are both small, from one evaluation of the diffusion.
+
+    .. math:: h = \bigl(0.01 / \max(\|f_0\|, \|g_0\|)\bigr)^{1/k}
+
+    with the norms in units of the tolerance (of a row of g, where there are columns) and the order ``k`` of the local
+    error: Hairer's rule, which takes each derivative for as large as the first.
+    """
+    g = field.diffusion(t0, y0)
+    g = g if field.elementwise else torch.linalg.vector_norm(g, dim=-1).to(y0.dtype)
+    size = maximum(maximum(norm(slope), norm(g)), 1e-15)
+    return _usable(minimum((0.01 / size) ** (1.0 / order), longest), 1e-6 * longest)
 
 
 def _usable(h: Scalar, fallback: Scalar) -> Scalar:

@@ -12,8 +12,10 @@ from torch.utils import _pytree as pytree
 
 from .attempt import RUNNING, TIME_RESOLUTION, Carry, Plan, Trial, attempt, begin, settle
 from .crossings import cut, follow, observe
-from .initial_step import initial_step
+from .initial_step import initial_step, noisy_initial_step
+from .method import VectorField
 from .scalars import Scalar, any_true, maximum, minimum
+from .sde.field import SDEField
 
 
 class Listener(Protocol):
@@ -34,28 +36,37 @@ def start(
     if plan.host and plan.t0 == plan.t1:
         return begin(plan, y0, None, 0.0, 0 if slope is None else 1, costs)
     estimate = dt is None and plan.controller.adaptive
-    carried = plan.host or (plan.method.fsal and not plan.stops.jumps)
-    slope = _first_slope(plan, y0) if slope is None and (estimate or carried) else slope
+    carried = not plan.stochastic and (plan.host or (plan.method.fsal and not plan.stops.jumps))
     calls = 0 if slope is None else 1
+    if plan.stochastic:
+        slope = None  # a step of a stochastic method cannot start with the drift alone
+    if slope is None and (estimate or carried):
+        slope, calls = _first_slope(plan, y0), calls + 1
     if estimate:
-        assert plan.method.embedded_order is not None
         assert slope is not None
         state = plan.method.lower(y0)
-        order, norm = plan.method.embedded_order + 1, plan.norm_at(state)
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
         field = plan.stops.one_sided(plan.field, plan.t0, stop, state)
         longest = minimum(abs(stop - plan.t0), plan.controller.dtmax)
         with nullcontext() if plan.through_steps else torch.no_grad():
             t0 = plan.ends(plan.t0, plan.t1, True, False)[0] if plan.through_steps else plan.t0
-            h = initial_step(field, t0, state, slope, plan.direction, longest, order, norm)
+            h = first_step(plan, field, t0, state, slope, longest)
         h = maximum(h, abs(plan.t0) * TIME_RESOLUTION)
-        calls += 1
+        calls += 0 if plan.stochastic else 1
     else:
         span = abs(plan.t1 - plan.t0)
         h = span if dt is None else 0.0 * span + dt
     h = minimum(maximum(h, plan.controller.dtmin), plan.controller.dtmax)
     # A lane may carry the end slope of one step into the next only where no discontinuity can lie between them.
     return begin(plan, y0, slope if carried else None, h, calls, costs)
+
+
+def first_step(plan: Plan, field: VectorField, t: Scalar, state: Tensor, slope: Tensor, longest: Scalar) -> Scalar:
+    """A step size to begin with at ``(t, state)``, for one more call of the field."""
+    norm, order = plan.norm_at(state), plan.method.error_order
+    if isinstance(field, SDEField):
+        return noisy_initial_step(field, t, state, slope, longest, order, norm)
+    return initial_step(field, t, state, slope, plan.direction, longest, order, norm)
 
 
 def _first_slope(plan: Plan, y0: Tensor) -> Tensor:

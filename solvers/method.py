@@ -37,12 +37,12 @@ class Step(ABC):
 
     @property
     @abstractmethod
-    def first_slope(self) -> Tensor:
-        """The field at the start, ``f(t0, y0)``."""
+    def first_slope(self) -> Any:
+        """The field at the start, ``f(t0, y0)``; None where a step cannot start with one."""
 
     @property
     @abstractmethod
-    def end_slope(self) -> Tensor | None:
+    def end_slope(self) -> Any:
         """The field at the end, ``f(t1, y)``, where the method has it for free; the next step starts with it."""
 
     @property
@@ -77,9 +77,9 @@ class Method(ABC):
         (5, 4, True, 4, 3.5068)
     """
 
-    order: int
+    order: float
     """The order of the solution that is propagated."""
-    embedded_order: int | None
+    embedded_order: float | None
     """The order of the embedded solution, or None without error estimate."""
     fsal: bool
     """Whether the last stage of a step is the first of the next."""
@@ -89,6 +89,8 @@ class Method(ABC):
     """The order of the dense output."""
     reversible: bool = False
     """Whether :meth:`back` takes a step back, algebraically."""
+    fixed_because: str = "it estimates no error"
+    """Why a method without ``embedded_order`` has none."""
 
     @property
     def name(self) -> str:
@@ -99,6 +101,12 @@ class Method(ABC):
     def adaptive(self) -> bool:
         """Whether the method estimates its error."""
         return self.embedded_order is not None
+
+    @property
+    def error_order(self) -> float:
+        """The power of the step size with which the estimated local error falls."""
+        assert self.embedded_order is not None
+        return self.embedded_order + 1
 
     @property
     @abstractmethod

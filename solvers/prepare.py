@@ -19,20 +19,25 @@ from .integrate import Options
 from .lanes import refuse_lanes
 from .method import Method
 from .precision import check_tolerances
-from .problems import ODEProblem
+from .problems import ODEProblem, SDEProblem
 from .saving import SavePlan
 from .scalars import Scalar, differentiated, graph_constant
+from .sde.method import SDEMethod
+from .sde.prepare import stochastic_field
 from .state import Packing
 from .stops import Stops
 
 
 def prepare_plan(
-    problem: ODEProblem,
+    problem: ODEProblem | SDEProblem,
     packing: Packing,
     y0: Tensor,
     method: Method,
     controller: Controller | None,
     *,
+    dt: Any = None,
+    seed: Any = None,
+    path: Any = None,
     rtol: float | Tensor,
     atol: float | Tensor,
     max_steps: int,
@@ -43,6 +48,18 @@ def prepare_plan(
     events: Any = None,
 ) -> Plan:
     """The plan of a solve; ``tensors`` keeps a joint clock in tensors, as graphs need it."""
+    t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
+    field: Field
+    if isinstance(problem, SDEProblem):
+        assert isinstance(method, SDEMethod)
+        _check_stochastic(events, through_steps)
+        state = method.lower(y0)
+        step = _checked_dt(dt)
+        field, method = stochastic_field(
+            problem, packing, state, method, controller, (t0, t1), dt=step, seed=seed, path=path
+        )
+    else:
+        field = Field(problem.f, packing, problem.args)
     for cost in costs:
         cost.check(method)
     rtol, atol = _tolerance(rtol, "rtol"), _tolerance(atol, "atol")
@@ -52,7 +69,6 @@ def prepare_plan(
         if method.adaptive:
             check_tolerances(rtol, atol, y0)
     controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
-    t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
     if isinstance(t0, Tensor):
         direction: Scalar = torch.where(t1 < t0, -1.0, 1.0).to(torch.float64)
     else:
@@ -60,10 +76,12 @@ def prepare_plan(
     watched = _events(events, packing, problem, method, y0, through_steps)
     landed = watched.scheduled() if watched is not None else set()
     return Plan(
-        field=Field(problem.f, packing, problem.args),
+        field=field,
         method=method,
         controller=controller.bind(method),
-        stops=Stops((*as_list(controller.step_ts), *landed), (*as_list(controller.jump_ts), *_knots(problem))),
+        stops=Stops(
+            (*as_list(controller.step_ts), *landed), (*as_list(controller.jump_ts), *_knots(field, problem.args))
+        ),
         t0=t0,
         t1=t1,
         direction=direction,
@@ -80,7 +98,7 @@ def prepare_plan(
 
 
 def _events(
-    events: Any, packing: Packing, problem: ODEProblem, method: Method, y0: Tensor, through_steps: bool
+    events: Any, packing: Packing, problem: ODEProblem | SDEProblem, method: Method, y0: Tensor, through_steps: bool
 ) -> Events | None:
     """The events of a solve, if there are any."""
     described = () if events is None else as_events(events)
@@ -99,10 +117,21 @@ def _events(
     return Events(described, packing, problem.args, y0.device)
 
 
-def _knots(problem: ODEProblem) -> list[float]:
+def _check_stochastic(events: Any, through_steps: bool) -> None:
+    """Refuse what a solve along a path cannot do."""
+    if events is not None and not (isinstance(events, (list, tuple)) and not events):
+        raise InvalidProblemError("events: got some with an SDEProblem; expected none, or an ODEProblem")
+    if through_steps:
+        raise InvalidProblemError(
+            "adjoint: got through_steps=True with an SDEProblem; expected step sizes that are constants, since a path "
+            "cannot be differentiated in time"
+        )
+
+
+def _knots(field: Field, args: tuple[Any, ...]) -> list[float]:
     """Where controls among the arguments, or the field itself, say that they are not smooth."""
     found: list[float] = []
-    for owner in (problem.f, *pytree.tree_leaves(problem.args)):
+    for owner in (*field.functions, *pytree.tree_leaves(args)):
         knots = None if isinstance(owner, (Tensor, int, float, str)) else getattr(owner, "knots", None)
         if knots is None:
             continue
@@ -121,6 +150,10 @@ def prepare_options(
         raise InvalidProblemError("compact: got True without per_sample; expected per_sample=True, which it is about")
     step = _first_step(dt, plan)
     save, shown = _save_plan(saveat, dense, plan, y0)
+    if plan.stochastic and save.live is not None:
+        raise InvalidProblemError(
+            "saveat: requires grad; expected constant times, since the solution of an SDE has no slope"
+        )
     return Options(dt=step, save=save, trace=trace, compact=compact), shown
 
 
@@ -187,6 +220,12 @@ def _first_step(dt: Any, plan: Plan) -> Scalar | None:
             raise InvalidProblemError(
                 f"dt: got None with {plan.method.name} and {type(controller).__name__}; expected the step size"
             )
+        return None
+    return _checked_dt(dt)
+
+
+def _checked_dt(dt: Any) -> Scalar | None:
+    if dt is None:
         return None
     refuse_lanes(dt, "dt", "a number")
     if torch.compiler.is_compiling():

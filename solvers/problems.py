@@ -46,10 +46,77 @@ class ODEProblem:
 
     def __post_init__(self) -> None:
         _check_parts(self.f, self.y0, self.args)
-        if not isinstance(self.tspan, (tuple, list)) or len(self.tspan) != 2:
-            raise InvalidProblemError(f"tspan: got {self.tspan!r}; expected a pair (t0, t1)")
-        for time, end in zip(self.tspan, ("start", "end"), strict=True):
-            _check_time(time, end)
+        _check_tspan(self.tspan)
+
+
+NOISES = ("diagonal", "additive", "scalar", "commutative", "general")
+CALCULI = ("ito", "stratonovich")
+
+
+@dataclass(frozen=True, eq=False)
+class SDEProblem:
+    r"""An initial value problem for a stochastic differential equation.
+
+    .. math:: dy = f(t, y, \text{args})\, dt + g(t, y, \text{args})\, dW_t \quad (\text{Ito}), \qquad
+              dy = f\, dt + g \circ dW_t \quad (\text{Stratonovich})
+
+    ====================  ==================  ==============================================================
+    noise                 shape of ``g``      what it promises
+    ====================  ==================  ==============================================================
+    ``"diagonal"``        ``(..., d)``        each component has a noise of its own, and ``g_i`` depends on
+                                              no other component than ``y_i`` (else orders above 0.5 are lost)
+    ``"additive"``        ``(..., d, m)``     ``g`` does not depend on ``y``; also ``(..., d)``, one noise each
+    ``"scalar"``          ``(..., d, 1)``     one noise for all components
+    ``"commutative"``     ``(..., d, m)``     the derivatives of the columns of ``g`` along each other commute
+    ``"general"``         ``(..., d, m)``     nothing; correlated noise is one case
+    ====================  ==================  ==============================================================
+
+    The last dimension of ``y`` is the one that a column of ``g`` drives; the dimensions before it count systems with
+    noises of their own. In a pytree each leaf of ``g`` is shaped like the leaf of ``y``, with ``m`` behind it where
+    there is one, and the same ``m`` noises drive all leaves (per sample, where ``solve`` has ``per_sample=True``).
+    With ``t1 < t0`` the equation is integrated along the path run backwards: for Stratonovich problems that inverts the
+    forward solution, for Ito problems it is another process.
+
+    Args:
+        drift: ``drift(t, y, *args)``, with the structure and shapes of ``y``.
+        diffusion: ``diffusion(t, y, *args)``.
+        y0: the initial state: a tensor or a pytree of tensors.
+        tspan: ``(t0, t1)``, floats or tensors. A path has no derivative, so times cannot require grad.
+        args: a tuple, unpacked into both; its tensors are differentiable.
+        noise: see the table.
+        calculus: ``"ito"`` or ``"stratonovich"``.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; the message names it.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(1000, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: 0.5 * y, y0, (0.0, 1.0))
+        >>> sol = nde.solve(problem, nde.EulerMaruyama(), dt=0.01, seed=1)
+        >>> bool((sol.y1.mean() - 0.3679).abs() < 0.03), sol.stats.steps
+        (True, 100)
+    """
+
+    drift: Callable[..., Any]
+    diffusion: Callable[..., Any]
+    y0: Any
+    tspan: tuple[Any, Any]
+    args: tuple[Any, ...] = ()
+    noise: str = "diagonal"
+    calculus: str = "ito"
+
+    def __post_init__(self) -> None:
+        _check_parts(self.drift, self.y0, self.args, "drift")
+        _check_parts(self.diffusion, self.y0, self.args, "diffusion")
+        for name, accepted in (("noise", NOISES), ("calculus", CALCULI)):
+            if getattr(self, name) not in accepted:
+                raise InvalidProblemError(f"{name}: got {getattr(self, name)!r}; expected one of {accepted}")
+        _check_tspan(self.tspan)
+        if any(isinstance(time, Tensor) and time.requires_grad for time in self.tspan):
+            raise InvalidProblemError(
+                "tspan: requires grad; expected constant times, since a Brownian path has no slope"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +161,19 @@ class SteadyStateProblem:
             raise InvalidProblemError(f"t: got {self.t!r}; expected a finite number")
 
 
-def _check_parts(f: Any, y0: Any, args: Any) -> None:
+def _check_parts(f: Any, y0: Any, args: Any, name: str = "f") -> None:
     if not callable(f):
-        raise InvalidProblemError(f"f: got {type(f).__name__}; expected a callable f(t, y, *args)")
+        raise InvalidProblemError(f"{name}: got {type(f).__name__}; expected a callable {name}(t, y, *args)")
     check_state(y0)
     if not isinstance(args, tuple):
         raise InvalidProblemError(f"args: got {type(args).__name__}; expected a tuple, such as args=(k,)")
+
+
+def _check_tspan(tspan: Any) -> None:
+    if not isinstance(tspan, (tuple, list)) or len(tspan) != 2:
+        raise InvalidProblemError(f"tspan: got {tspan!r}; expected a pair (t0, t1)")
+    for time, end in zip(tspan, ("start", "end"), strict=True):
+        _check_time(time, end)
 
 
 def _check_time(time: Any, end: str) -> None:

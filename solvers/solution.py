@@ -46,6 +46,8 @@ class Stats:
         steps: attempted steps.
         accepted: accepted steps.
         rejected: rejected steps.
+        diffusion_evaluations: calls of an SDE's diffusion, those that looked at its shape included; ``nfe`` then counts
+            those of the drift.
 
     Example:
         >>> import torch, neuralde as nde
@@ -58,6 +60,7 @@ class Stats:
     steps: Any
     accepted: Any
     rejected: Any
+    diffusion_evaluations: Any = field(default=0, repr=False)
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ class SteadyStats(Stats):
         SteadyStats(nfe=2, steps=1, accepted=1, rejected=0, jacobians=1, linear_solves=1, products=3)
     """
 
-    jacobians: Any
-    linear_solves: Any
-    products: Any
+    jacobians: Any = 0
+    linear_solves: Any = 0
+    products: Any = 0
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ class Solution:
         event_index: which of ``events`` that was (the first of several), else None; with ``per_sample`` ``(B,)``, or -1.
         events: with ``events=``, an :class:`EventLog` of all that happened.
         residual: of a steady state, the norm of the field at ``y1``, ``(B,)`` with ``per_sample``; else None.
+        seed: of an SDE's noise, given or drawn; None where a path was given.
+        path: an SDE's noise: ``path(s, t)`` gives its increments, between the steps as well.
 
     Example:
         >>> import torch, neuralde as nde
@@ -176,6 +181,8 @@ class Solution:
     event_index: Any = None
     events: EventLog | None = None
     residual: Any = None
+    seed: Any = None
+    path: Any = field(default=None, repr=False)
     dense: DenseOutput | None = field(default=None, repr=False)
 
     def __call__(self, t: float | Tensor) -> Any:

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 import torch
 from torch import Tensor
 
-from .field import OneSided
+from .field import Field, OneSided
 from .method import VectorField
 from .scalars import Scalar, as_time
 
@@ -58,7 +58,8 @@ class Stops:
         # In the precision of the state a short step may have no inside: then its one time is on the right side.
         crossed = torch.where(forward, last < first, last > first)
         first, last = torch.where(crossed & ~leaves, last, first), torch.where(crossed & leaves, first, last)
-        return OneSided(field, torch.minimum(first, last), torch.maximum(first, last))
+        bounds = torch.minimum(first, last), torch.maximum(first, last)
+        return field.one_sided(*bounds) if isinstance(field, Field) else OneSided(field, *bounds)
 
 
 def _flag(value: Scalar, like: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from neuralde.solvers import InvalidProblemError, Method
 from neuralde.solvers.attempt import Plan
 from neuralde.solvers.costs import StepView
-from neuralde.solvers.initial_step import initial_step
+from neuralde.solvers.loop import first_step
 from neuralde.solvers.random import draw_seed, uniform
 from neuralde.solvers.scalars import Scalar, choose, minimum, real_dtype
 
@@ -136,14 +136,12 @@ class Local(Regularizer):
         start = slope.detach() if self.constant_first_stage else slope
         longest = (plan.t1 - time) * plan.direction
         if self.h == "initial":
-            assert plan.method.embedded_order is not None
             with torch.no_grad():
-                order, norm = plan.method.embedded_order + 1, plan.norm_at(state)
-                h = initial_step(plan.field, time, state, slope, plan.direction, longest, order, norm)
-            calls += 1
+                h = first_step(plan, plan.field, time, state, slope, longest)
+            calls += 0 if plan.stochastic else 1
         else:
             h = minimum(solver_h.item() if plan.host else solver_h, longest)
-        step = plan.method.step(plan.field, time, time + plan.direction * h, y, start)
+        step = plan.method.step(plan.field, time, time + plan.direction * h, y, None if plan.stochastic else start)
         view = StepView(step, plan.method, plan.rtol, plan.atol, 0)
         lanes = torch.zeros_like(t, dtype=real_dtype(y))
         measured = self.regularizer.update(self.regularizer.start(y, lanes, (t, t)), view)

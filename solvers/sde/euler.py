@@ -1,0 +1,203 @@
+"""Euler's and Milstein's methods for stochastic equations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..method import Step, VectorField
+from ..scalars import Scalar
+from .method import COMMUTATIVE, SDEMethod, SDEStep
+
+
+class EulerMaruyama(SDEMethod):
+    r"""Euler and Maruyama's method, for Ito problems with any noise: strong order 1/2, and 1 with additive noise.
+
+    .. math:: y_{n+1} = y_n + f(t_n, y_n)\, h + g(t_n, y_n)\, W
+
+    Fixed steps: it has no error estimate, and with steps that depend on the path it may converge to something else.
+
+    References:
+        Maruyama: Continuous Markov processes and stochastic equations. Rend. Circ. Mat. Palermo 4 (1955).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(1000, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: 0.5 * y, y0, (0.0, 1.0))
+        >>> sol = nde.solve(problem, nde.EulerMaruyama(), dt=0.01, seed=1)
+        >>> bool((sol.y1.mean() - 0.3679).abs() < 0.03), sol.stats.diffusion_evaluations
+        (True, 102)
+    """
+
+    calculus = "ito"
+    orders = dict.fromkeys(COMMUTATIVE, 0.5) | {"general": 0.5, "additive": 1.0}
+
+    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
+        """One step from ``t0`` to ``t1``."""
+        return _EulerStep(field, t0, t1, y0)
+
+
+class _EulerStep(SDEStep):
+    def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor) -> None:
+        super().__init__(field, t0, t1, y0)
+        self.f = self.drift(t0, y0)
+        self.g = self.field.diffusion(t0, y0)
+        self.y = self.field.add_product(_moved(y0, self.f, self.h), self.g, self.w)
+
+
+def _moved(y: Tensor, f: Tensor, h: Scalar) -> Tensor:
+    return torch.add(y, f, alpha=h) if isinstance(h, float) else torch.addcmul(y, f, h.to(f.dtype))
+
+
+class EulerHeun(SDEMethod):
+    r"""Euler's method for the drift and Heun's for the noise, for Stratonovich problems with any noise.
+
+    .. math:: \hat y = y_n + g(t_n, y_n) W, \qquad
+              y_{n+1} = y_n + f(t_n, y_n)\, h + \tfrac12 \bigl(g(t_n, y_n) + g(t_{n+1}, \hat y)\bigr) W
+
+    Strong order 1 where noises commute, else 1/2. Its error estimate is the distance from
+    :math:`y_n + f h + g(t_n, y_n) W`.
+
+    References:
+        Rumelin: Numerical treatment of stochastic differential equations. SIAM J. Numer. Anal. 19 (1982).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(1000, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: 0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0), calculus="stratonovich")
+        >>> sol = nde.solve(problem, nde.EulerHeun(), dt=0.01, seed=1)
+        >>> exact = torch.exp(0.5 * sol.path(0.0, 1.0))
+        >>> bool((sol.y1 - exact).abs().mean() < 5e-3)
+        True
+    """
+
+    calculus = "stratonovich"
+    orders = dict.fromkeys((*COMMUTATIVE, "additive"), 1.0) | {"general": 0.5}
+    embedded_order = 0.5
+    diffusion_calls = 2
+
+    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
+        """One step from ``t0`` to ``t1``."""
+        return _EulerHeunStep(field, t0, t1, y0)
+
+
+class _EulerHeunStep(_EulerStep):
+    def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor) -> None:
+        super().__init__(field, t0, t1, y0)
+        end = self.field.diffusion(t1, self.field.add_product(y0, self.g, self.w))
+        self.correction = self.field.product(end - self.g, 0.5 * self.w)
+        self.y = self.y + self.correction
+
+    @property
+    def error(self) -> Tensor:
+        """What Heun's rule changed."""
+        return self.correction
+
+
+class _MilsteinStep(_EulerStep):
+    r"""Euler's step and :math:`\sum_{jk} (D g_k\, g_j) J_{jk}`, with a difference for the derivative along each column.
+
+    :math:`J_{jk} = \frac12 (W_j W_k - \delta_{jk} |h|)` for Ito, without the last term for Stratonovich: what commuting
+    noises need of the iterated integrals.
+    """
+
+    def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, ito: bool) -> None:
+        super().__init__(field, t0, t1, y0)
+        root = self.length**0.5
+        if self.field.elementwise:
+            moved = self.field.diffusion(t0, y0 + root * self.g)
+            square = self.w * self.w - _over(self.length, self.w) if ito else self.w * self.w
+            self.correction = self.field.product(moved - self.g, 0.5 * square / _over(root, self.w))
+        else:
+            self.correction = self._columns(root, ito)
+        self.y = self.y + self.correction
+
+    def _columns(self, root: Scalar, ito: bool) -> Tensor:
+        """The correction from several columns, each of which moves the state once."""
+        total = torch.zeros_like(self.y0)
+        for j, column in enumerate(self.g.unbind(-1)):
+            change = self.field.diffusion(self.t0, self.y0 + root * column) - self.g
+            w = self.w
+            integral = 0.5 * w * w[..., j : j + 1]
+            if ito:
+                unit = torch.zeros_like(w)
+                unit[..., j] = 1.0
+                integral = integral - 0.5 * _over(self.length, w) * unit
+            total = total + self.field.product(change, integral / _over(root, w))
+        return total
+
+    @property
+    def error(self) -> Tensor:
+        """The correction: how far Euler's step was off."""
+        return self.correction
+
+
+def _over(x: Scalar, w: Tensor) -> Scalar:
+    """A number per lane, shaped to broadcast against the noise, which may have fewer dimensions than the state."""
+    return x.reshape(-1, *[1] * (w.dim() - 1)) if isinstance(x, Tensor) and x.dim() else x
+
+
+class _Milstein(SDEMethod):
+    orders = dict.fromkeys((*COMMUTATIVE, "additive"), 1.0)
+    embedded_order = 0.5
+    diffusion_calls = 2
+
+    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
+        """One step from ``t0`` to ``t1``."""
+        return _MilsteinStep(field, t0, t1, y0, self.calculus == "ito")
+
+    def bound(self, noise: str, columns: int | None) -> SDEMethod:
+        """The method for one kind of noise; several columns take a call each."""
+        method = super().bound(noise, columns)
+        method.diffusion_calls = 1 + (columns or 1)
+        if noise == "additive":
+            method.embedded_order = None
+            method.fixed_because = "with additive noise the correction by which it judges a step is zero"
+        return method
+
+
+class ItoMilstein(_Milstein):
+    r"""Milstein's method without derivatives, for Ito problems whose noises commute: strong order 1.
+
+    .. math:: y_{n+1} = y_n + f h + g W + \sum_{j} \frac{g(y_n + g_j \sqrt h) - g(y_n)}{\sqrt h}
+              \cdot \tfrac12 (W_j W - e_j h)
+
+    with :math:`g_j` the columns of g; entry by entry for diagonal noise. Its error estimate is the sum. With m noises
+    that are not diagonal a step calls the diffusion m + 1 times. General noise would need the Levy area and is refused.
+
+    References:
+        Kloeden, Platen: Numerical Solution of Stochastic Differential Equations (1992), section 11.1.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(1000, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: 0.0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0))
+        >>> sol = nde.solve(problem, nde.ItoMilstein(), dt=0.01, seed=1)
+        >>> exact = torch.exp(0.5 * sol.path(0.0, 1.0) - 0.125)
+        >>> bool((sol.y1 - exact).abs().mean() < 2e-3)
+        True
+    """
+
+    calculus = "ito"
+
+
+class StratonovichMilstein(_Milstein):
+    r"""Milstein's method without derivatives, for Stratonovich problems whose noises commute: strong order 1.
+
+    As :class:`ItoMilstein`, with :math:`\tfrac12 W_j W` for the iterated integrals.
+
+    References:
+        Kloeden, Platen: Numerical Solution of Stochastic Differential Equations (1992), section 11.1.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(1000, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: 0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0), calculus="stratonovich")
+        >>> sol = nde.solve(problem, nde.StratonovichMilstein(), dt=0.01, seed=1)
+        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0))).abs().mean() < 2e-3)
+        True
+    """
+
+    calculus = "stratonovich"

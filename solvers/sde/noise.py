@@ -1,0 +1,112 @@
+"""Where a solve's increments come from: a path, asked for whole blocks of its grid at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..brownian import BrownianPath, Increment
+from ..errors import InvalidProblemError
+from ..random import draw_seed
+from ..scalars import Scalar
+
+_BLOCK = 1 << 16
+"""How many numbers a block of increments may hold."""
+_LONGEST = 256
+"""How many steps a block of increments may serve."""
+
+
+class Noise:
+    """Increments of a path as the steps ask for them. Whole cells of the path's grid are computed in blocks.
+
+    The blocks are a cache: the values are those of the path, in whatever order they are asked for.
+
+    Args:
+        path: a :class:`BrownianPath`, or another object with ``increment(s, t)``.
+        seed: the seed that the path was made from, None where the user made it.
+    """
+
+    def __init__(self, path: Any, seed: int | Tensor | None = None) -> None:
+        self.path, self.seed = path, seed
+        grid = isinstance(path, BrownianPath) and path.dt is not None and not path.t0.dim()
+        self.dt: float | None = path.dt if grid and not torch.compiler.is_compiling() else None
+        if self.dt is not None:
+            ends = path.t0.item(), path.t1.item()
+            self.start, self.cells = min(ends), max(1, int(abs(ends[1] - ends[0]) / self.dt + 0.5))
+            self.size = min(max(1, _BLOCK // max(1, path.keys.numel())), _LONGEST, self.cells)
+        self.first = -1
+        self.block: tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None] = ((), None)
+
+    def __call__(self, t0: Scalar, t1: Scalar) -> Increment:
+        """W and H from ``t0`` to ``t1``."""
+        if self.dt is not None and isinstance(t0, float) and isinstance(t1, float):
+            x0, x1 = (t0 - self.start) / self.dt, (t1 - self.start) / self.dt
+            low, high = (x0, x1) if x0 < x1 else (x1, x0)
+            cell = round(low)
+            # As the path itself places times on its grid: a clock that adds dt up is off by a few units of rounding.
+            allowed = min(1e-6 + 1.1e-16 * high * high, 0.05)
+            if abs(low - cell) <= allowed and abs(high - cell - 1) <= allowed:
+                w, h = self._cell(cell)
+                return Increment(w if x0 < x1 else -w, h)
+        increment: Increment = self.path.increment(t0, t1)
+        return increment
+
+    def _cell(self, cell: int) -> tuple[Tensor, Tensor | None]:
+        place = cell % self.size
+        if self.first != cell - place:
+            self.first = cell - place
+            w, h = self.path.grid(self.first, self.size)
+            self.block = (w.unbind(0), None if h is None else h.unbind(0))
+        ws, hs = self.block
+        return ws[place], None if hs is None else hs[place]
+
+    def take(self, rows: Tensor) -> Noise:
+        """The noise of some of the samples."""
+        return Noise(self.path.take(rows), self.seed)
+
+
+def checked_path(path: Any, shape: Sequence[int], times: tuple[Scalar, Scalar], y0: Tensor, area: str) -> Any:
+    """A path that the user passed, if it can drive this solve."""
+    if not callable(getattr(path, "increment", None)):
+        raise InvalidProblemError(
+            f"path: got {type(path).__name__}; expected a BrownianPath, or an object with increment(s, t) -> (W, H)"
+        )
+    got = tuple(getattr(path, "shape", shape))
+    if got != tuple(shape):
+        raise InvalidProblemError(
+            f"path: got increments of shape {got}; expected {tuple(shape)}, the noise of this problem"
+        )
+    if area != "none" and getattr(path, "levy_area", area) == "none":
+        raise InvalidProblemError(
+            f'path: got levy_area="none"; expected levy_area="{area}", which this solver needs (or another solver)'
+        )
+    if not isinstance(path, BrownianPath):
+        return path
+    if path.device != y0.device:
+        raise InvalidProblemError(f"path: got a path on {path.device}; expected {y0.device}, where y0 is")
+    if not torch.compiler.is_compiling():
+        ends = [torch.as_tensor(t, dtype=torch.float64, device=y0.device) for t in times]
+        low, high = torch.minimum(path.t0, path.t1), torch.maximum(path.t0, path.t1)
+        slack = 1e-6 * (high - low)
+        if not all(bool(((t >= low - slack) & (t <= high + slack)).all()) for t in ends):
+            raise InvalidProblemError(
+                f"path: got a path from {low.min().item():.9g} to {high.max().item():.9g}; expected one that covers tspan, "
+                f"{[t.tolist() for t in ends]}"
+            )
+    return path
+
+
+def checked_seed(seed: Any, y0: Tensor) -> int | Tensor:
+    """The user's seed, or one drawn from torch's global generator, so that ``torch.manual_seed`` repeats a solve."""
+    if seed is None:
+        drawn = draw_seed(torch.empty((), device="cpu"))
+        return drawn.to(y0.device) if torch.compiler.is_compiling() else int(drawn)
+    if isinstance(seed, Tensor) and not seed.dim() and seed.dtype == torch.int64:
+        return seed if torch.compiler.is_compiling() else int(seed)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        got = f"{seed.dtype} of shape {tuple(seed.shape)}" if isinstance(seed, Tensor) else repr(seed)
+        raise InvalidProblemError(f"seed: got {got}; expected an int or a 0-d int64 tensor")
+    return seed

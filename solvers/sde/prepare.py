@@ -1,0 +1,146 @@
+"""From an SDE problem, a solver and a seed or path to a field with noise; everything is checked here, once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..brownian import BrownianPath
+from ..controllers import ConstantStep, Controller, StepTo
+from ..errors import InvalidProblemError
+from ..method import Method
+from ..problems import SDEProblem
+from ..runge_kutta import Heun, RungeKutta
+from ..scalars import Scalar, as_time, real_dtype
+from ..state import Packing
+from .driven import DrivenRungeKutta
+from .euler import EulerMaruyama, ItoMilstein, StratonovichMilstein
+from .field import SDEField, diffusion_leaves
+from .method import COMMUTATIVE, SDEMethod, suggestion
+from .noise import Noise, checked_path, checked_seed
+
+
+def stochastic_method(problem: SDEProblem, solver: Method | None) -> SDEMethod:
+    """The solver as it steps this problem; refuses one that does not solve it."""
+    if solver is None:
+        return default_method(problem)
+    method = DrivenRungeKutta(solver) if isinstance(solver, RungeKutta) else solver
+    if not isinstance(method, SDEMethod):
+        raise InvalidProblemError(
+            f"solver: got {solver!r} with an SDEProblem; expected a method for it, such as {suggestion(problem)}"
+        )
+    method.check(problem)
+    return method
+
+
+def stochastic_field(
+    problem: SDEProblem,
+    packing: Packing,
+    y0: Tensor,
+    method: SDEMethod,
+    controller: Controller | None,
+    ends: tuple[Scalar, Scalar],
+    *,
+    dt: Any,
+    seed: Any,
+    path: Any,
+) -> tuple[SDEField, SDEMethod]:
+    """The field with its noise, and the method bound to the noise.
+
+    ``y0`` is the packed state of the problem.
+    """
+    columns = _columns(problem, packing, y0, ends[0])
+    if seed is not None and path is not None:
+        raise InvalidProblemError(
+            f"seed, path: got {seed!r} and a path; expected one of them, since a path has its seed"
+        )
+    method = method.bound(problem.noise, columns)
+    shape = noise_shape(y0, columns, packing)
+    if path is not None:
+        path = checked_path(path, shape, ends, y0, method.levy_area)
+    else:
+        seed = checked_seed(seed, y0)
+        gridded = not method.adaptive if controller is None else _on_grid(controller)
+        t0, t1 = ends
+        if not isinstance(t0, Tensor) and t0 == t1:
+            t1 = t0 + 1.0  # nothing will be asked of this path
+        path = BrownianPath(
+            shape,
+            seed if isinstance(seed, int) else seed.to(y0.device),
+            t0,
+            t1,
+            method.levy_area,
+            dt=dt if gridded else None,
+            dtype=real_dtype(y0),
+            device=y0.device,
+        )
+    field = SDEField(problem.drift, problem.diffusion, packing, problem.args, columns, Noise(path, seed))
+    field.looks = 2 if problem.noise == "additive" and not torch.compiler.is_compiling() else 1
+    return field, method
+
+
+def noise_shape(y0: Tensor, columns: int | None, packing: Packing) -> tuple[int, ...]:
+    """The shape of one increment of the path that drives a state."""
+    if columns is None:
+        return tuple(y0.shape)
+    lead = tuple(y0.shape[:-1]) if packing.single else tuple(y0.shape[: 1 if packing.per_sample else 0])
+    return (*lead, columns)
+
+
+def default_method(problem: SDEProblem) -> SDEMethod:
+    """A solver that is right for the noise and the calculus that are declared."""
+    if problem.calculus == "ito":
+        return ItoMilstein() if problem.noise in COMMUTATIVE else EulerMaruyama()
+    return DrivenRungeKutta(Heun()) if problem.noise == "general" else StratonovichMilstein()
+
+
+def _on_grid(controller: Controller) -> bool:
+    """Whether all steps have the same length, so that the path can be cut into cells of it."""
+    constant = isinstance(controller, ConstantStep) and not isinstance(controller, StepTo)
+    return constant and not len(controller.step_ts) and not len(controller.jump_ts)
+
+
+def _columns(problem: SDEProblem, packing: Packing, y0: Tensor, t0: Scalar) -> int | None:
+    """How many noises drive the state, from one call of the diffusion; refuses shapes that the problem does not allow."""
+    t, state = as_time(t0, y0), packing.unpack(y0)
+    with torch.no_grad():
+        g = problem.diffusion(t, state, *problem.args)
+        leaves = diffusion_leaves(packing, g)
+        same = [leaf.dim() == len(shape) for leaf, shape in zip(leaves, packing.shapes, strict=True)]
+        if problem.noise == "diagonal" or (problem.noise == "additive" and all(same)):
+            packing.pack(g, "diffusion")
+            columns = None
+        else:
+            columns = _checked_columns(problem, packing, leaves)
+        if problem.noise == "additive" and not torch.compiler.is_compiling():
+            _check_additive(problem, packing, y0, t, leaves)
+    return columns
+
+
+def _checked_columns(problem: SDEProblem, packing: Packing, leaves: list[Tensor]) -> int:
+    last = "1" if problem.noise == "scalar" else "m"
+    for leaf, shape in zip(leaves, packing.shapes, strict=True):
+        fits = leaf.dim() == len(shape) + 1 and tuple(leaf.shape[:-1]) == shape and len(shape) > 0
+        if not fits or (problem.noise == "scalar" and leaf.shape[-1] != 1) or leaf.shape[-1] != leaves[0].shape[-1]:
+            wanted = "(" + ", ".join([*(str(size) for size in shape), last]) + ")"
+            raise InvalidProblemError(
+                f"diffusion: got shape {tuple(leaf.shape)} for {problem.noise} noise; expected {wanted}, the shape of y0, "
+                f"{shape}, with the noises behind it" + (", or noise='diagonal'" if tuple(leaf.shape) == shape else "")
+            )
+    return leaves[0].shape[-1]
+
+
+def _check_additive(problem: SDEProblem, packing: Packing, y0: Tensor, t: Tensor, before: list[Tensor]) -> None:
+    """Refuse noise that is declared additive and depends on the state."""
+    moved = packing.unpack(y0 + 0.1 * (1.0 + y0.abs()))
+    after = diffusion_leaves(packing, problem.diffusion(t, moved, *problem.args))
+    for old, new in zip(before, after, strict=True):
+        tolerance = 1e3 * torch.finfo(old.dtype).eps
+        if not torch.allclose(old, new, rtol=tolerance, atol=0.0, equal_nan=True):
+            raise InvalidProblemError(
+                'noise: got "additive", but the diffusion changed with the state, by up to '
+                f'{(old - new).abs().max().item():.3g}; expected one that depends on t only, or noise="diagonal" or '
+                '"general"'
+            )

@@ -1,0 +1,327 @@
+"""Solving stochastic equations: noise shapes, paths and seeds, failures, adaptive steps, bad input."""
+
+import math
+
+import pytest
+import torch
+
+import neuralde as nde
+from neuralde.solvers.sde import testing
+from neuralde.solvers.solution import Status
+
+FIXED = nde.ConstantStep()
+
+
+def geometric(samples=8, calculus="ito", dtype=torch.float64, **others):
+    y0 = torch.linspace(0.5, 1.5, 2 * samples, dtype=dtype).reshape(samples, 2)
+    return nde.SDEProblem(lambda t, y: -0.3 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0), calculus=calculus, **others)
+
+
+def exact(problem, sol):
+    rate = -0.3 - (0.125 if problem.calculus == "ito" else 0.0)
+    return problem.y0 * torch.exp(rate + 0.5 * sol.path(0.0, 1.0))
+
+
+def test_a_seed_repeats_a_solve_and_manual_seed_repeats_an_unseeded_one():
+    problem = geometric()
+    first = nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=7)
+    again = nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=torch.tensor(7))
+    assert torch.equal(first.y1, again.y1)
+    assert not torch.equal(first.y1, nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=8).y1)
+    torch.manual_seed(3)
+    drawn = nde.solve(problem, nde.EulerMaruyama(), dt=0.1)
+    other = nde.solve(problem, nde.EulerMaruyama(), dt=0.1)
+    torch.manual_seed(3)
+    repeated = nde.solve(problem, nde.EulerMaruyama(), dt=0.1)
+    assert torch.equal(drawn.y1, repeated.y1)
+    assert drawn.seed != other.seed
+    assert torch.equal(nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=drawn.seed).y1, drawn.y1)
+
+
+def test_fixed_steps_are_euler_maruyama_written_by_hand():
+    problem = geometric()
+    sol = nde.solve(problem, nde.EulerMaruyama(), dt=0.03, seed=1)
+    y, t = problem.y0, 0.0
+    while t < 1.0 - 1e-9:
+        end = min(t + 0.03, 1.0)
+        y = y + (end - t) * -0.3 * y + 0.5 * y * sol.path(t, end)
+        t = end
+    assert torch.allclose(sol.y1, y, rtol=1e-13)
+    assert sol.stats.steps == 34
+    assert sol.stats.diffusion_evaluations == sol.stats.nfe + 1
+
+
+@pytest.mark.parametrize("dt", [0.1, 3.0])
+def test_a_grid_of_increments_gives_the_bits_of_single_queries(dt):
+    problem = geometric()
+
+    class Single:
+        shape = (8, 2)
+
+        def __init__(self, path):
+            self.path = path
+
+        def increment(self, s, t):
+            return self.path.increment(s, t)
+
+    whole = nde.solve(problem, nde.EulerMaruyama(), dt=dt, seed=1)
+    single = nde.solve(problem, nde.EulerMaruyama(), dt=dt, path=Single(whole.path))
+    assert torch.allclose(whole.y1, single.y1, rtol=1e-14)
+
+
+def test_one_sample_alone_has_the_path_that_it_has_in_the_batch():
+    problem = geometric()
+    sol = nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=5)
+    alone = nde.SDEProblem(problem.drift, problem.diffusion, problem.y0[3], (0.0, 1.0))
+    assert torch.equal(nde.solve(alone, nde.EulerMaruyama(), dt=0.1, path=sol.path.sample(3)).y1, sol.y1[3])
+
+
+@pytest.mark.parametrize("method", [nde.EulerHeun(), nde.Heun(), nde.StratonovichMilstein(), nde.ReversibleHeun()])
+def test_adaptive_steps_converge_to_the_solution_along_the_path(method):
+    problem = geometric(samples=20, calculus="stratonovich")
+    path = nde.BrownianPath((20, 2), 11, 0.0, 1.0, dtype=torch.float64)
+    errors, rejected = [], 0
+    for tolerance in (1e-2, 1e-3, 1e-4):
+        sol = nde.solve(problem, method, rtol=tolerance, atol=tolerance, path=path)
+        errors.append((sol.y1 - exact(problem, sol)).abs().max().item())
+        rejected += sol.stats.rejected
+    assert errors[2] < 0.1 * errors[0]
+    assert errors[2] < 5e-3
+    assert rejected > 0
+
+
+def test_adaptive_ito_milstein_is_not_biased_by_its_rejections():
+    problem = geometric(samples=500)
+    means = []
+    for tolerance in (1e-2, 1e-3):
+        sol = nde.solve(problem, nde.ItoMilstein(), rtol=tolerance, atol=tolerance, seed=2, per_sample=True)
+        assert sol.stats.rejected.sum() > 50
+        means.append((sol.y1 - exact(problem, sol)).mean().abs().item())
+    assert means[1] < 0.2 * means[0]
+
+
+def test_per_sample_steps_follow_each_path_alone():
+    problem = geometric(samples=6, calculus="stratonovich")
+    path = nde.BrownianPath((6, 2), 4, 0.0, 1.0, dtype=torch.float64)
+    together = nde.solve(problem, nde.EulerHeun(), rtol=1e-3, path=path, per_sample=True)
+    assert len(set(together.stats.steps.tolist())) > 1
+    for row in (0, 5):
+        one = nde.SDEProblem(
+            problem.drift, problem.diffusion, problem.y0[row : row + 1], (0.0, 1.0), calculus="stratonovich"
+        )
+        alone = nde.solve(one, nde.EulerHeun(), rtol=1e-3, path=path.take(torch.tensor([row])), per_sample=True)
+        assert torch.equal(alone.y1[0], together.y1[row])
+    compact = nde.solve(problem, nde.EulerHeun(), rtol=1e-3, path=path, per_sample=True, compact=True)
+    assert torch.equal(compact.y1, together.y1)
+
+
+def test_fixed_steps_per_sample_are_those_of_the_joint_solve():
+    problem = geometric()
+    joint = nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=3)
+    lanes = nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=3, per_sample=True)
+    assert torch.allclose(joint.y1, lanes.y1, rtol=1e-14)
+
+
+def test_save_times_trace_and_dense_output():
+    problem = geometric()
+    ts = [0.0, 0.25, 0.5, 1.0]
+    sol = nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=3, saveat=ts, trace=True, dense=True)
+    steps = nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=3, saveat="steps")
+    assert torch.equal(sol.ys[0], problem.y0)
+    assert torch.equal(sol.ys[-1], sol.y1)
+    assert torch.allclose(sol.ys[1], 0.5 * (steps.ys[2] + steps.ys[3]))
+    assert torch.allclose(sol(0.25), sol.ys[1])
+    assert sol.trace.dt.shape == (10,)
+
+
+@pytest.mark.parametrize("calculus", ["ito", "stratonovich"])
+def test_noise_of_another_dimension_and_correlated_noise(calculus):
+    reference = testing.noncommutative(50, calculus)
+    method = nde.EulerMaruyama() if calculus == "ito" else nde.EulerHeun()
+    sol = nde.solve(reference.problem, method, dt=0.01, seed=1)
+    w = sol.path(0.0, 1.0)
+    assert w.shape == (50, 2)
+    assert torch.allclose(sol.y1[:, 1], w[:, 1], atol=1e-12)
+
+
+def test_a_pytree_state_has_the_solution_of_its_parts():
+    y0 = {"a": torch.ones(3, dtype=torch.float64), "b": torch.full((2, 2), 0.5, dtype=torch.float64)}
+    problem = nde.SDEProblem(
+        lambda t, y: {"a": -y["a"], "b": 0.1 * y["b"]},
+        lambda t, y: {"a": 0.2 * y["a"], "b": 0.0 * y["b"] + 0.3},
+        y0,
+        (0.0, 1.0),
+    )
+    sol = nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=1)
+    flat = torch.cat([y0["a"], y0["b"].reshape(-1)])
+    rate = torch.tensor([-1.0] * 3 + [0.1] * 4, dtype=torch.float64)
+    scale = torch.tensor([0.2] * 3 + [0.0] * 4, dtype=torch.float64)
+    again = nde.solve(
+        nde.SDEProblem(lambda t, y: rate * y, lambda t, y: scale * y + 0.3 * (scale == 0), flat, (0.0, 1.0)),
+        nde.EulerMaruyama(),
+        dt=0.1,
+        seed=1,
+    )
+    assert torch.allclose(torch.cat([sol.y1["a"], sol.y1["b"].reshape(-1)]), again.y1)
+    columns = nde.SDEProblem(
+        problem.drift,
+        lambda t, y: {"a": y["a"].unsqueeze(-1).expand(3, 2), "b": 0.1 * y["b"].unsqueeze(-1).expand(2, 2, 2)},
+        y0,
+        (0.0, 1.0),
+        noise="general",
+    )
+    sol = nde.solve(columns, nde.EulerMaruyama(), dt=0.1, seed=1)
+    assert tuple(sol.path.shape) == (2,)
+    assert sol.y1["b"].shape == (2, 2)
+
+
+def test_float32_and_complex_states():
+    single = nde.solve(geometric(dtype=torch.float32), nde.EulerMaruyama(), dt=0.01, seed=1)
+    double = nde.solve(geometric(), nde.EulerMaruyama(), dt=0.01, seed=1)
+    assert single.y1.dtype == torch.float32
+    assert torch.allclose(single.y1.double(), double.y1, rtol=1e-4)
+    y0 = torch.tensor([1.0 + 0.5j], dtype=torch.complex128)
+    problem = nde.SDEProblem(lambda t, y: 1j * y, lambda t, y: 0.3j * y, y0, (0.0, 1.0), calculus="stratonovich")
+    sol = nde.solve(problem, nde.RK4(), dt=0.01, seed=1, controller=FIXED)
+    assert torch.allclose(sol.y1, y0 * torch.exp(1j * (1.0 + 0.3 * sol.path(0.0, 1.0))), atol=1e-6)
+
+
+def test_stratonovich_run_backwards_returns_to_its_start():
+    problem = geometric(calculus="stratonovich")
+    there = nde.solve(problem, nde.Heun(), dt=0.002, seed=1, controller=FIXED)
+    back = nde.SDEProblem(problem.drift, problem.diffusion, there.y1, (1.0, 0.0), calculus="stratonovich")
+    again = nde.solve(back, nde.Heun(), dt=0.002, path=there.path, controller=FIXED)
+    assert torch.allclose(again.y1, problem.y0, rtol=1e-3)
+
+
+def test_jumps_of_drift_and_diffusion_are_seen_from_the_right_side():
+    y0 = torch.zeros(3, 1, dtype=torch.float64)
+    problem = nde.SDEProblem(
+        lambda t, y: (t >= 0.5) + 0.0 * y, lambda t, y: (t >= 0.5) + 0.0 * y, y0, (0.0, 1.0), calculus="stratonovich"
+    )
+    sol = nde.solve(problem, nde.Heun(), dt=0.5, seed=1, controller=nde.ConstantStep(jump_ts=[0.5]))
+    assert torch.allclose(sol.y1, 0.5 + sol.path(0.5, 1.0), atol=1e-12)
+
+
+def test_a_noise_that_is_nan_for_one_path_fails_that_path_alone():
+    class Broken:
+        shape = (4, 2)
+
+        def __init__(self):
+            self.path = nde.BrownianPath((4, 2), 1, 0.0, 1.0, dtype=torch.float64)
+
+        def increment(self, s, t):
+            w, h = self.path.increment(s, t)
+            w[2] = torch.nan
+            return w, h
+
+        def take(self, rows):
+            return self
+
+    problem = geometric(samples=4)
+    sol = nde.solve(problem, nde.EulerMaruyama(), dt=0.1, path=Broken(), per_sample=True, throw=False)
+    assert sol.status.tolist() == [Status.SUCCESS, Status.SUCCESS, Status.NON_FINITE, Status.SUCCESS]
+    assert torch.isfinite(sol.y1[[0, 1, 3]]).all()
+    with pytest.raises(nde.NonFiniteError):
+        nde.solve(problem, nde.EulerMaruyama(), dt=0.1, path=Broken())
+
+
+def test_a_million_steps_are_only_counted_not_refused():
+    sol = nde.solve(geometric(samples=1), nde.EulerMaruyama(), dt=1e-6, seed=1, max_steps=50, throw=False)
+    assert sol.status == Status.MAX_STEPS
+    assert sol.stats.steps == 50
+
+
+def test_an_empty_interval_is_over_at_once():
+    problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: y, torch.ones(2), (1.0, 1.0))
+    assert torch.equal(nde.solve(problem, nde.EulerMaruyama(), dt=0.1).y1, torch.ones(2))
+
+
+def test_the_default_solver_suits_noise_and_calculus():
+    for calculus in ("ito", "stratonovich"):
+        for reference in (
+            testing.logistic(10, "diagonal", calculus),
+            testing.logistic(10, "scalar", calculus),
+            testing.logistic(10, "commutative", calculus),
+            testing.additive(10, calculus),
+            testing.noncommutative(10, calculus),
+        ):
+            path = testing.SampledPath.random((10, reference.noises), 1024, 0.0, 1.0, 0)
+            y1 = nde.solve(reference.problem, dt=1 / 256, path=path, controller=FIXED).y1
+            assert (y1 - reference.exact(path)).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("dt", [0, 0.0, -0.1, math.nan, math.inf, "0.1", None])
+def test_bad_steps_are_refused(dt):
+    with pytest.raises(nde.InvalidProblemError, match="dt: got"):
+        nde.solve(geometric(), nde.EulerMaruyama(), dt=dt)
+
+
+def column(m):
+    return lambda t, y: y.unsqueeze(-1).expand(*y.shape, m)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"noise": "pink"}, {}, "noise: got 'pink'"),
+        ({"calculus": "malliavin"}, {}, "calculus: got 'malliavin'"),
+        ({"drift": None}, {}, "drift: got NoneType"),
+        ({"diffusion": 0.5}, {}, "diffusion: got float"),
+        ({"diffusion": lambda t, y: y[..., :1]}, {}, r"diffusion: got shape \(8, 1\); expected \(8, 2\)"),
+        ({"diffusion": lambda t, y: 0.1}, {}, "diffusion: got"),
+        ({"diffusion": column(3)}, {}, r"diffusion: got shape \(8, 2, 3\); expected \(8, 2\)"),
+        ({"noise": "general"}, {}, r"got shape \(8, 2\) for general noise; expected \(8, 2, m\)"),
+        (
+            {"noise": "scalar", "diffusion": column(2)},
+            {},
+            r"got shape \(8, 2, 2\) for scalar noise; expected \(8, 2, 1\)",
+        ),
+        ({"noise": "additive"}, {}, 'noise: got "additive", but the diffusion changed'),
+        ({"noise": "additive", "diffusion": column(2)}, {}, 'noise: got "additive", but the diffusion changed'),
+        ({}, {"solver": nde.Tsit5()}, "solves stratonovich problems and this one is ito"),
+        ({}, {"solver": nde.Euler()}, "whose order 1"),
+        ({}, {"solver": nde.EulerHeun()}, "solver: EulerHeun solves stratonovich"),
+        ({}, {"solver": nde.Reversible(nde.Heun())}, "with an SDEProblem"),
+        ({"noise": "general", "diffusion": column(2)}, {"solver": nde.ItoMilstein()}, "does not take general noise"),
+        ({}, {"controller": nde.PIController()}, "controller: got PIController with EulerMaruyama"),
+        ({}, {"seed": 1.5}, "seed: got 1.5"),
+        ({}, {"seed": 1, "path": object()}, "seed, path: got 1 and a path"),
+        ({}, {"path": 3}, "path: got int"),
+        (
+            {},
+            {"path": nde.BrownianPath((8, 3), 1, 0.0, 1.0)},
+            r"path: got increments of shape \(8, 3\); expected \(8, 2\)",
+        ),
+        ({}, {"path": nde.BrownianPath((8, 2), 1, 0.0, 0.5)}, "path: got a path from 0 to 0.5"),
+        ({}, {"events": nde.Event(lambda t, y: y.sum())}, "events: got some with an SDEProblem"),
+        ({}, {"adjoint": nde.DirectAdjoint(through_steps=True)}, "through_steps=True with an SDEProblem"),
+        ({}, {"adjoint": nde.GaussAdjoint()}, "GaussAdjoint does not differentiate an SDEProblem"),
+        ({}, {"saveat": torch.tensor([0.5], requires_grad=True)}, "saveat: requires grad"),
+        ({"tspan": (0.0, torch.tensor(1.0, requires_grad=True))}, {}, "tspan: requires grad"),
+    ],
+)
+def test_bad_input_is_refused_by_name(change, options, message):
+    before = geometric()
+    fields = {"drift": before.drift, "diffusion": before.diffusion, "y0": before.y0, "tspan": (0.0, 1.0)}
+    with pytest.raises(nde.InvalidProblemError, match=message):
+        nde.solve(nde.SDEProblem(**{**fields, **change}), **{"solver": nde.EulerMaruyama(), "dt": 0.1, **options})
+
+
+def test_general_noise_is_not_adapted():
+    problem = testing.noncommutative(5, "stratonovich").problem
+    with pytest.raises(nde.InvalidProblemError, match="without the Levy area"):
+        nde.solve(problem, nde.Heun(), controller=nde.PIController())
+    with pytest.raises(nde.InvalidProblemError, match="dt: got None"):
+        nde.solve(problem, nde.Heun())
+
+
+def test_noise_and_ordinary_problems_do_not_mix():
+    problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
+    for options, message in (
+        ({"seed": 1}, "seed: got 1 with an ODEProblem"),
+        ({"path": 1}, "path: got 1 with an ODEProblem"),
+        ({"solver": nde.EulerMaruyama(), "dt": 0.1}, "with an ODEProblem"),
+    ):
+        with pytest.raises(nde.InvalidProblemError, match=message):
+            nde.solve(problem, **options)
