@@ -2,8 +2,12 @@ r"""Brownian motion as a pure function of (seed, sample, component, time): nothi
 
 White noise is expanded in wavelets, each of which has its own normal number, hashed from a counter. The value at a time
 needs only the wavelets whose interval holds that time, one per level of a dyadic tree, and their integrals are known in
-closed form. So a query is a fixed number of elementwise operations without recursion, the same for one time or one per
-sample, in eager and in compiled code.
+closed form. So a query is a fixed number of elementwise operations over all levels at once, without recursion, the same
+for one time or one per sample, in eager and in compiled code.
+
+A solver asks for neighbouring intervals. So on a CPU the values at both ends of the latest query are kept, and the
+normals of the later one: the next query computes one end instead of two, and of that only the levels below the smallest
+interval that holds both times. What is kept is what would be computed again: it never decides about a value.
 
 Without Levy area the wavelets are Haar's and the expansion is Levy and Ciesielski's. With it they are Alpert's piecewise
 linear ones: both :math:`W_t = \int_0^t dW_u` and :math:`\int_0^t W_u\,du = \int_0^t (t - u)\,dW_u` integrate the noise
@@ -24,11 +28,12 @@ from torch import Tensor
 from .errors import InvalidProblemError
 from .random import GOLDEN, mix, normal, normal_table
 from .scalars import Scalar
+from .wavelets import End, alpert, haar, recalled, total
 
-DEPTH = 28
-"""Levels of the tree if no tolerance is given: the smallest interval is the cell times 2**-28, about 4e-9 of it."""
+DEPTH = 24
+"""Levels of the tree if no tolerance is given: the smallest interval is the cell times 2**-24, about 6e-8 of it."""
 _BLOCK = 1 << 16
-_ROOT3, _ROOT12 = math.sqrt(3.0), math.sqrt(12.0)
+_ROOT3 = math.sqrt(3.0)
 
 
 class Increment(NamedTuple):
@@ -43,8 +48,8 @@ class BrownianPath:
 
     ``path(s, t)`` is the increment :math:`W_t - W_s`. It is the same in any order of queries, backwards, after a rejected
     step, in another process, and for one sample alone or in a batch of any size: to the last bit, on every device, in
-    eager code (compiled code may round the last bit differently). Increments add up to rounding. Nothing is stored, and
-    gradients do not flow through a path.
+    eager code (compiled code may round the last bit differently). Increments add up to rounding. Nothing grows with the
+    number of queries, and gradients do not flow through a path.
 
     With ``levy_area="space-time"`` there is also
 
@@ -62,8 +67,9 @@ class BrownianPath:
         dt: cuts the path into cells of this length from ``t0`` on, whose increments cost one normal each: the grid of a
             solve with steps of ``dt``. Times within a millionth of a cell of the grid count as on it. A query
             across many cells adds them up. None: one cell.
-        tol: how short intervals the dyadic tree in a cell resolves; the default is 2**-28 of a cell. Two queried times
-            closer than that are still consistent and add up, but what lies between them is not Brownian.
+        tol: how short intervals the dyadic tree in a cell resolves; the default is 2**-24 of a cell. Two queried times
+            closer than that are still consistent and add up, but what lies between them is not Brownian. A query's time
+            grows with the levels, so a solver that never takes steps below 1e-4 of the interval may say so here.
         samples: the numbers of the samples, ``(shape[0],)``, where they are not 0, 1, 2, ...: a process that solves
             samples 5000 to 9999 of an ensemble gets the increments that one process would have given them.
         dtype: float32 or float64, of what is returned; torch's default if None. Everything is computed in float64.
@@ -110,8 +116,15 @@ class BrownianPath:
         self.depth = self._depth(tol)
         self._start = torch.minimum(self.t0, self.t1)
         self._width = (self.t1 - self.t0).abs() if dt is None else torch.full_like(self._start, dt)
+        reach = torch.maximum(self.t0, self.t1)
+        slack = 1e-6 * ((reach - self._start) if dt is None else self._width)
+        slack = slack + 8 * torch.finfo(torch.float64).eps * torch.maximum(self._start.abs(), reach.abs())
+        self._low, self._high = self._start - slack, reach + slack
         self.keys = _keys(self.shape, _checked_seed(seed, self.device), samples)
         self._table = normal_table(self.device)
+        self._count = torch.exp2(torch.arange(self.depth + 1, dtype=torch.float64, device=self.device))
+        self._root = (1.0 / self._count).sqrt()
+        self._memory: tuple[End, End] | None = None
 
     @property
     def levy_area_approximation(self) -> str:
@@ -142,9 +155,12 @@ class BrownianPath:
     def increment(self, s: Scalar, t: Scalar) -> Increment:
         r""":math:`W_{s,t}` and, with ``levy_area="space-time"``, :math:`H_{s,t}`. Run backwards, W changes its sign."""
         with torch.no_grad():
-            s, t = self._time(s), self._time(t)
-            w, h = self._between(torch.minimum(s, t), torch.maximum(s, t))
-            w = self._spread(torch.where(t < s, -1.0, 1.0).to(torch.float64)) * w
+            times = torch.stack(torch.broadcast_tensors(self._time(s), self._time(t))).reshape(2, -1)
+            back = times[1] < times[0]
+            turned = torch.compiler.is_compiling() or bool(back.any())
+            w, h = self._between(torch.stack([times.amin(0), times.amax(0)]) if turned else times)
+            if turned:
+                w = self._spread(torch.where(back, -1.0, 1.0).to(torch.float64)) * w
             return Increment(w.to(self.dtype), None if h is None else h.to(self.dtype))
 
     def grid(self, first: int, count: int) -> Increment:
@@ -163,10 +179,10 @@ class BrownianPath:
     def take(self, rows: Tensor) -> BrownianPath:
         """The path of some of the samples, counted along the first dimension."""
         path = object.__new__(BrownianPath)
-        path.__dict__.update(self.__dict__)
+        path.__dict__.update(self.__dict__, _memory=None)
         path.keys = self.keys[rows]
         path.shape = path.keys.shape
-        for name in ("t0", "t1", "_start", "_width"):
+        for name in ("t0", "t1", "_start", "_width", "_low", "_high"):
             if getattr(self, name).dim():
                 setattr(path, name, getattr(self, name)[rows])
         return path
@@ -197,42 +213,43 @@ class BrownianPath:
         cell = (self.t1 - self.t0).abs().max().item() if self.dt is None else self.dt
         return min(max(math.ceil(math.log2(cell / _positive(tol, "tol"))), 1), 45)
 
-    def _located(self, t: Tensor) -> Tensor:
-        """The time in cells; on the grid where it is so near to it that only rounding can be between."""
-        if not torch.compiler.is_compiling():
-            low, high = torch.minimum(self.t0, self.t1), torch.maximum(self.t0, self.t1)
-            slack = 1e-6 * (high - low) if self.dt is None else 1e-6 * self._width
-            slack = slack + 8 * torch.finfo(torch.float64).eps * torch.maximum(low.abs(), high.abs())
-            if not bool(((t >= low - slack) & (t <= high + slack)).all()):
-                raise InvalidProblemError(
-                    f"t: got a time outside of the path, {t.reshape(-1).tolist()[:4]}; expected times between "
-                    f"{low.min().item():.9g} and {high.max().item():.9g}"
-                )
-        x = (t - self._start) / self._width
+    def _located(self, times: Tensor) -> Tensor:
+        """The times in cells; on the grid where they are so near to it that only rounding can be between."""
+        if not torch.compiler.is_compiling() and not bool(((times >= self._low) & (times <= self._high)).all()):
+            raise InvalidProblemError(
+                f"t: got a time outside of the path, {times.reshape(-1).tolist()[:4]}; expected times between "
+                f"{self._start.min().item():.9g} and {torch.maximum(self.t0, self.t1).max().item():.9g}"
+            )
+        x = (times - self._start) / self._width
         if self.dt is None:
-            return x.clamp(0.0, 1.0)
+            return x.clamp_(0.0, 1.0)
         near = torch.round(x)
         # A clock that adds dt up n times is off by up to n**2 units of rounding.
         allowed = (1e-6 + 0.5 * torch.finfo(torch.float64).eps * x * x).clamp(max=0.05)
-        return torch.where((x - near).abs() <= allowed, near, x).clamp(min=0.0)
+        return torch.where((x - near).abs() <= allowed, near, x).clamp_(min=0.0)
 
-    def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The increment of an interval in the order of time."""
-        s, t = (x.reshape(-1) for x in torch.broadcast_tensors(self._located(s), self._located(t)))
+    def _between(self, times: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The increments of intervals in the order of time, ``(2, n)``."""
+        times = self._located(times)
+        s, t = times
         keys = self.keys.reshape(len(s), self.keys.numel() // max(len(s), 1))
-        first = torch.floor(s) if self.dt is not None else torch.zeros_like(s)
-        last = torch.maximum(torch.ceil(t) - 1.0, first) if self.dt is not None else first
-        apart = (last - first).to(torch.int64)
-        several = self.dt is not None and not torch.compiler.is_compiling() and bool((apart > 0).any())
-        w, j = self._piece(first, s - first, torch.where(apart > 0, 1.0, t - first), keys)
-        if several:
-            w, j = self._append(w, j, self._cells(first, apart, keys))
-            start = torch.where(apart > 0, 0.0, t - last)
-            w, j = self._append(w, j, (*self._piece(last, start, t - last, keys), (t - last - start).unsqueeze(-1)))
+        if self.dt is None:
+            w, j = self._piece(torch.zeros_like(s, dtype=torch.int64), times, keys)
+        else:
+            first = torch.floor(s)
+            last = torch.maximum(torch.ceil(t) - 1.0, first)
+            apart = (last - first).to(torch.int64)
+            w, j = self._piece(first, torch.stack([s - first, torch.where(apart > 0, 1.0, t - first)]), keys)
+            if not torch.compiler.is_compiling() and bool((apart > 0).any()):
+                w, j = self._append(w, j, self._cells(first, apart, keys))
+                part = torch.stack([torch.where(apart > 0, 0.0, t - last), t - last])
+                w, j = self._append(w, j, (*self._piece(last, part, keys), (part[1] - part[0]).unsqueeze(-1)))
         root = self._width.sqrt().reshape(-1, 1)
-        span = (t - s).unsqueeze(-1)
-        h = None if j is None else root * (j / torch.where(span > 0, span, 1.0) - 0.5 * w)
-        return (root * w).reshape(self.shape), None if h is None else h.reshape(self.shape)
+        h = None
+        if j is not None:
+            span = (t - s).unsqueeze(-1)
+            h = (root * (j / torch.where(span > 0, span, 1.0) - 0.5 * w)).reshape(self.shape)
+        return (root * w).reshape(self.shape), h
 
     @staticmethod
     def _append(
@@ -268,79 +285,91 @@ class BrownianPath:
             return w, None
         return w, (0.5 * w + (_ROOT3 * (1.0 / 3.0 - 0.5)) * self._normals(cells, top, 1, keys)) - 0.5 * w
 
-    def _piece(self, cell: Tensor, start: Tensor, end: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
-        """W and the integral of W on a part of a cell, in units of the cell."""
-        values, areas = self._values(cell, torch.stack([start, end]), keys)
-        w = values[1] - values[0]
-        if areas is None:
-            return w, None
-        return w, areas[1] - areas[0] - (end - start).unsqueeze(-1) * values[0]
+    def _piece(self, cell: Tensor, ends: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+        """W and the integral of W on a part of a cell from ``ends[0]`` to ``ends[1]``, in units of the cell."""
+        cell = cell.to(torch.int64)
+        if torch.compiler.is_compiling() or self.device.type != "cpu":
+            both, areas, _ = self._expand(self._nodes(ends), cell, keys)
+            (v, w), (u, x) = both.unbind(), (None, None) if areas is None else areas.unbind()
+        else:
+            start, end = self._ends(cell, ends, keys)
+            v, w, u, x = start.w, end.w, start.area, end.area
+        if u is None or x is None:
+            return w - v, None
+        return w - v, x - u - (ends[1] - ends[0]).unsqueeze(-1) * v
 
-    def _values(self, cell: Tensor, theta: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
-        """W and its integral from the start of the cell to ``theta``, ``(2, n)``, in units of the cell."""
-        levels = torch.arange(self.depth + 1, dtype=torch.float64, device=self.device).reshape(-1, 1, 1)
-        count = torch.exp2(levels)
-        position = torch.minimum(torch.floor(theta * count), count - 1.0)
-        phi = theta * count - position
-        node = torch.cat([torch.zeros_like(position[:1]), count + position]).to(torch.int64)
-        cell = cell.to(torch.int64).expand_as(node)
-        size = 1.0 / count
-        root = size.sqrt()
-        if self.levy_area == "none":
-            inner, leaf = phi[:-1], phi[-1:]
-            tent = torch.minimum(inner, 1.0 - inner)
-            weights = torch.cat([theta.unsqueeze(0), root[:-1] * tent, root[-1:] * (leaf * (1.0 - leaf)).sqrt()])
-            return _total(weights, self._normals(cell, node, 0, keys)), None
-        z = torch.cat([self._normals(cell, node, 0, keys), self._normals(cell, node, 1, keys)])
-        parts = [_top(theta), _wavelets(phi[:-1], root[:-1], size[:-1]), _leaf(phi[-1:], root[-1:], size[-1:])]
-        value, other, area, crossed = (torch.cat(rows) for rows in zip(*parts, strict=True))
-        return _total(torch.cat([value, other]), z), _total(torch.cat([area, crossed]), z)
+    def _ends(self, cell: Tensor, ends: Tensor, keys: Tensor) -> tuple[End, End]:
+        """W and its integral from the start of the cell to both ends, remembering what the latest query had there."""
+        old = self._memory
+        found: list[End] = []
+        cells = None if self.dt is None else cell.tolist()
+        for theta, at in zip(ends, ends.tolist(), strict=True):
+            place = cells, at
+            known = None
+            if at.count(0.0) == len(at):
+                zero = torch.zeros((len(at), keys.shape[1]), dtype=torch.float64)
+                known = End(place, cell, theta, zero, None if self.levy_area == "none" else zero)
+            elif at.count(1.0) == len(at):
+                w, h = self._whole(cell, keys)
+                known = End(place, cell, theta, w, None if h is None else 0.5 * w + h)
+            elif old is not None and len(old[0].theta) == len(at):
+                known = recalled(old, place, cell, theta)
+            if known is None:
+                near = next((x for x in (*found[::-1], *(old or ())[::-1]) if x.z is not None), None)
+                nodes = self._nodes(theta)
+                known = End(place, cell, theta, *self._expand(nodes, cell, keys, near), nodes[0])
+            found.append(known)
+        self._memory = found[0], found[1]
+        return self._memory
 
-    def _normals(self, cell: Tensor, node: Tensor, index: int, keys: Tensor) -> Tensor:
+    def _nodes(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The node at each level whose interval holds a time in the cell, numbered from 1, and where in the interval."""
+        count = self._count.reshape(-1, *[1] * theta.dim())
+        x = theta * count
+        position = torch.minimum(torch.floor(x), count - 1.0)
+        return (position + count).to(torch.int64), x - position
+
+    def _expand(
+        self, nodes: tuple[Tensor, Tensor], cell: Tensor, keys: Tensor, near: End | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """W and its integral from the start of the cell to times inside it, and the normals that they are made of.
+
+        Args:
+            nodes: what :meth:`_nodes` says of the times, ``(..., n)``.
+            cell: ``(n,)``.
+            keys: ``(n, m)``, or ``(1, m)`` for ``n = 1``.
+            near: another time in the cell, with the normals of the nodes on its way down.
+        """
+        node, phi = nodes
+        top = torch.zeros_like(node[:1])
+        areas = self.levy_area != "none"
+        shared = 0
+        if (
+            near is not None
+            and near.node is not None
+            and near.node.shape == node.shape
+            and torch.equal(near.cell, cell)
+        ):
+            same = (near.node == node).reshape(len(node), -1).all(1).tolist()
+            shared = 1 + (same.index(False) if False in same else len(same))
+        fresh = torch.cat([top, node])[shared:]
+        if areas:
+            index = torch.arange(2, device=self.device).reshape(2, *[1] * (fresh.dim() - 1))
+            z = self._normals(cell, fresh.unsqueeze(1), index, keys)
+        else:
+            z = self._normals(cell, fresh, 0, keys)
+        if shared and near is not None and near.z is not None:
+            z = torch.cat([near.z[:shared], z])
+        root = self._root.reshape(-1, *[1] * (phi.dim() - 1))
+        if not areas:
+            return total(haar(phi, root).unsqueeze(-1) * z), None, z
+        both = total((alpert(phi, root).unsqueeze(-1) * z.unsqueeze(2)).flatten(0, 1))
+        return both[0], both[1], z
+
+    def _normals(self, cell: Tensor, node: Tensor, index: int | Tensor, keys: Tensor) -> Tensor:
         """The normals of a node of the tree: one for each counter ``(..., n)`` and each key ``(n or 1, m)``."""
         code = mix(mix(cell * GOLDEN + 1) + (2 * node + index) * GOLDEN)
         return normal(mix(keys ^ code.unsqueeze(-1)), self._table)
-
-
-def _top(theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Integrals and iterated integrals of the two Legendre polynomials of a cell."""
-    square, half = theta * theta, 0.5 * theta
-    bent = _ROOT3 * (square - theta)
-    area, crossed = half * theta, _ROOT3 * (square * (theta / 3.0 - 0.5))
-    return theta[None], bent[None], area[None], crossed[None]
-
-
-def _wavelets(phi: Tensor, root: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Integrals and iterated integrals of Alpert's two wavelets, the even one and the odd one."""
-    right = phi > 0.5
-    x = torch.where(right, 1.0 - phi, phi)
-    square = x * x
-    sign = torch.where(right, -1.0, 1.0).to(torch.float64)
-    even, odd = _ROOT12 * (0.5 * x - square), 3.0 * square - x
-    area, crossed = _ROOT12 * square * (0.25 - x / 3.0), square * (x - 0.5)
-    scale = root * size
-    return root * sign * even, root * odd, scale * area, scale * sign * crossed
-
-
-def _leaf(phi: Tensor, root: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The exact conditional law inside the smallest interval: of W given both ends' W and H, and of its integral given W."""
-    q = phi * (1.0 - phi)
-    rest = 1.0 - 3.0 * q
-    value = (q * rest).sqrt()
-    area = q * (0.5 - phi) * (q / rest).sqrt()
-    crossed = q * (q / (12.0 * rest)).sqrt()
-    # The mean of the integral moves with W: q**2 (1/2 - phi) is their covariance.
-    return root * value, torch.zeros_like(value), root * size * area, root * size * crossed
-
-
-def _total(weights: Tensor, z: Tensor) -> Tensor:
-    """The weighted sum over the first dimension, in an order that does not depend on the other dimensions."""
-    terms = weights.unsqueeze(-1) * z
-    while len(terms) > 1:
-        half = len(terms) // 2
-        pairs = terms[:half] + terms[half : 2 * half]
-        terms = pairs if 2 * half == len(terms) else torch.cat([pairs, terms[2 * half :]])
-    return terms[0]
 
 
 def _keys(shape: Sequence[int], seed: Tensor, samples: Tensor | Sequence[int] | None) -> Tensor:

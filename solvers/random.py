@@ -43,19 +43,19 @@ def uniform(seed: Tensor, index: Scalar) -> Tensor:
 
 def mix(x: Tensor) -> Tensor:
     """A bijection of 64-bit integers each of whose output bits depends on every input bit (SplitMix64's finalizer)."""
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+    x = (x ^ _shift(x, 30)).mul_(_MIX_1)  # a new tensor, from here on in place
+    x = x.bitwise_xor_(_shift(x, 27)).mul_(_MIX_2)
+    return x.bitwise_xor_(_shift(x, 31))
 
 
 def normal(bits: Tensor, table: Tensor) -> Tensor:
     """A standard normal float64 for each 64-bit integer, between -8.3 and 8.3, from :func:`normal_table`."""
-    number = (_shift(bits, 12).to(torch.float64) + 0.5).view(torch.int64)  # uniform on (0, 2**52), its bits
-    segment = (number >> _REST) - _FIRST + (bits & 1) * _SEGMENTS
-    place = (number & ((1 << _REST) - 1)).to(torch.float64) * 2.0**-_REST
+    number = _shift(bits, 12).to(torch.float64).add_(0.5).view(torch.int64)  # uniform on (0, 2**52), its bits
+    segment = (number >> _REST).add_((bits & 1).mul_(_SEGMENTS)).sub_(_FIRST)
+    place = (number & ((1 << _REST) - 1)).to(torch.float64).mul_(2.0**-_REST)
     value = table[3].take(segment)
     for column in (table[2], table[1], table[0]):
-        value = value * place + column.take(segment)
+        value = value.mul_(place).add_(column.take(segment))
     return value
 
 
@@ -92,4 +92,4 @@ def normal_table(device: torch.device) -> Tensor:
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical shift to the right; torch's own copies the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)

