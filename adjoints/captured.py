@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.quadrature import PathIntegral, as_field
 
 from .base import Job
 
@@ -242,4 +243,6 @@ def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tenso
         since = sequence_number()
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
         slope = plan.stops.one_sided(plan.field, plan.t0, stop, y0)(plan.t0, y0)
-    return captured_tensors(job.callables, [slope], [y0, *copies], since), slope.detach()
+        integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
+        densities = [cost.density(as_field(plan.field), plan.t0, y0) for cost in integrals]
+    return captured_tensors(job.callables, [slope, *densities], [y0, *copies], since), slope.detach()
