@@ -24,7 +24,7 @@ class BacksolveAdjoint(ContinuousAdjoint):
     :class:`GaussAdjoint` among the continuous ones, unless memory forbids it. The state is reset to the saved one at
     each save time. Parameters are not part of the backward state: their integral is a Gauss quadrature over each
     accepted step, so they neither steer the step size (what others call the seminorm) nor cost memory beyond one
-    gradient. No regularizers but ``Local(...)``, no dense output, no events, no double backward.
+    gradient. Of the regularizers ``RunningCost`` and ``Local(...)`` only; no dense output, no events, no double backward.
 
     Args:
         solver: the method of the backward solve; the forward one if None.
@@ -66,7 +66,7 @@ class _Pair(Sweep):
 
     def prepare(self) -> None:
         """The parameters' share is a quadrature."""
-        self.quadrature = Quadrature(self.plan, self.parameters)
+        self.quadrature = Quadrature(self.plan, self.parameters, self.integrands)
 
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
         """One tensor."""

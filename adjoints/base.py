@@ -16,6 +16,7 @@ from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.event_log import Logged
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Options, Outcome
+from neuralde.solvers.quadrature import PathIntegral
 from neuralde.solvers.scalars import transformed
 
 from .capabilities import Capabilities, who_has
@@ -138,8 +139,9 @@ class Adjoint(ABC):
                 f"adjoint: {self.name} knows the backward pass only, not torch.func or forward-mode differentiation; "
                 f"expected None or {who_has(forward_mode=True)}"
             )
-        if not can.regularizers and costs:
-            names = ", ".join(type(cost).__name__ for cost in costs)
+        unseen = [cost for cost in costs if not (can.running_costs and isinstance(cost, PathIntegral))]
+        if not can.regularizers and unseen:
+            names = ", ".join(type(cost).__name__ for cost in unseen)
             raise InvalidProblemError(
                 f"regularizers: got {names} with {self.name}, which cannot give its gradient because it does not see the "
                 f"steps; expected {who_has(regularizers=True)}, or wrap the regularizer in Local(...)"

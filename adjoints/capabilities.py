@@ -24,6 +24,7 @@ class Capabilities:
         dense: gradients flow through ``sol(t)``.
         events: gradients flow through events.
         regularizers: gradients reach reductions over the steps, such as ``ErrorEstimate``.
+        running_costs: gradients reach integrals along the solution, ``RunningCost``.
         per_sample: every sample may have its own clock.
         compiles: the solve may run under ``torch.compile``.
         double_backward: gradients can be differentiated again.
@@ -45,6 +46,7 @@ class Capabilities:
     dense: bool = True
     events: bool = False
     regularizers: bool = True
+    running_costs: bool = True
     per_sample: bool = True
     compiles: bool = False
     double_backward: bool = False

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.field import Field
+from neuralde.solvers.quadrature import PathIntegral, as_field
 
 from .base import Job
 
@@ -244,4 +245,6 @@ def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tenso
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
         field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
         found = field.probe(plan.t0, y0) if isinstance(field, Field) else [field(plan.t0, y0)]
-    return captured_tensors(job.callables, found, [y0, *copies], since), found[0].detach()
+        integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
+        densities = [cost.density(as_field(plan.field), plan.t0, y0) for cost in integrals]
+    return captured_tensors(job.callables, [*found, *densities], [y0, *copies], since), found[0].detach()

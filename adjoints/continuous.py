@@ -9,13 +9,11 @@ integral is taken (a quadrature over the backward steps, or as a part of the bac
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +25,7 @@ from neuralde.solvers.integrate import Outcome, integrate
 from neuralde.solvers.interpolation import DenseOutput
 from neuralde.solvers.loop import run, start
 from neuralde.solvers.method import Method
+from neuralde.solvers.quadrature import PathIntegral, as_field, gauss_points
 from neuralde.solvers.scalars import Scalar, choose, select, spread
 from neuralde.solvers.solution import Status, failure
 
@@ -34,7 +33,7 @@ from .base import Adjoint, Job, Result
 from .captured import Unchanged
 from .once import once
 from .opening import opened
-from .replay import Costs
+from .replay import Costs, merged, replayed
 
 
 class ContinuousAdjoint(Adjoint):
@@ -82,10 +81,11 @@ class ContinuousAdjoint(Adjoint):
         run_data = RunData(
             self, detached, opening.copies, opening.captured, opening.slope, opening.started, backward_plan
         )
-        y1, ys = _Continuous.apply(run_data, job.y0, *opening.inputs)
+        y1, ys, *costs = _Continuous.apply(run_data, job.y0, *opening.inputs)
         outcome, run_data.outcome = run_data.outcome, None
         assert outcome is not None
-        return Result(y1, ys if outcome.rows is not None else None, outcome.carry.costs, None, outcome)
+        integrals = merged(job.plan, tuple((x,) for x in costs), outcome.carry.costs)
+        return Result(y1, ys if outcome.rows is not None else None, integrals, None, outcome)
 
     def _backward_plan(self, plan: Plan) -> Plan:
         method = plan.method if self.solver is None else self.solver
@@ -137,7 +137,7 @@ class _Continuous(torch.autograd.Function):
     """A solve whose backward pass is another solve."""
 
     @staticmethod
-    def forward(ctx: Any, run_data: RunData, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, run_data: RunData, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(y0, *inputs)
         outcome = run_data.outcome = run_data.integrate()
         y0 = run_data.job.y0
@@ -145,14 +145,16 @@ class _Continuous(torch.autograd.Function):
         ys = y0.new_empty((0, *y0.shape)) if rows is None else rows.assemble(rows.flat(y0), y0)
         ctx.run_data, ctx.states, ctx.t1 = run_data, (outcome.carry.y, ys), outcome.carry.t
         ctx.set_materialize_grads(False)
-        return outcome.carry.y.clone(), ys.clone()
+        integrals = replayed(run_data.job.plan, outcome.carry.costs, outcome.carry.t)
+        return outcome.carry.y.clone(), ys.clone(), *(x.clone() for (x,) in integrals)
 
     @staticmethod
     @once(lambda ctx: ctx.run_data.adjoint.name)
-    def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None) -> Any:
+    def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None, *g_costs: Tensor | None) -> Any:
         y1, ys = ctx.states
         ctx.run_data.inputs.check()
-        grads = ctx.run_data.adjoint.sweep(ctx.run_data).run(ctx.t1, y1, ys, g_y1, g_ys)
+        integrands = Integrands(ctx.run_data.job.plan, g_costs)
+        grads = ctx.run_data.adjoint.sweep(ctx.run_data, integrands).run(ctx.t1, y1, ys, g_y1, g_ys)
         ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
         return None, *grads
 
@@ -160,8 +162,8 @@ class _Continuous(torch.autograd.Function):
 class Sweep(ABC):
     """The backward solve, from one time at which a cotangent enters to the one before it."""
 
-    def __init__(self, run_data: RunData) -> None:
-        self.plan, self.data = run_data.backward_plan, run_data
+    def __init__(self, run_data: RunData, integrands: Integrands) -> None:
+        self.plan, self.data, self.integrands = run_data.backward_plan, run_data, integrands
         self.options, self.path = run_data.job.options, run_data.path
         plan, save = run_data.job.plan, self.options.save
         self.times = {"t0": plan.live_t0, "t1": plan.live_t1, "ts": save.live}
@@ -202,6 +204,7 @@ class Sweep(ABC):
         g_times: dict[str, Tensor | None] = {
             "t1": self._pull_on_time(t, y, a) if save.live is None or g_y1 is not None else None
         }
+        g_times["t1"] = self.integrands.at_end(t, y, g_times["t1"])
         g_rows = None if save.live is None else torch.zeros_like(save.live)
         for row in range(len(ys) - 1, -1, -1) if g_ys is not None else ():
             assert g_ys is not None
@@ -215,6 +218,7 @@ class Sweep(ABC):
             a = a + pull
         y, a, t = self._solve(t, y, a, self.plan.t0)
         start = self._pull_on_time(t, self.data.job.y0, a) if self.times["t0"] is not None else None
+        start = self.integrands.at_end(t, self.data.job.y0, start)
         g_times |= {"t0": None if start is None else -start, "ts": g_rows}
         live = [g_times[name] for name, time in self.times.items() if time is not None]
         return a, *live, *self.gradients()
@@ -240,11 +244,49 @@ class Sweep(ABC):
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             slope = self.plan.field(t, y)
+            outputs, cotangents = self.integrands.beside(t, y, slope, a)
         inputs = [y, *wanted]
         got: Sequence[Tensor | None] = [None] * len(inputs)
-        if slope.requires_grad:
-            got = torch.autograd.grad(slope, inputs, a, allow_unused=True)
+        if outputs:
+            got = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
         return slope.detach(), [torch.zeros_like(x) if g is None else g for g, x in zip(got, inputs, strict=True)]
+
+
+class Integrands:
+    r"""The running costs in the loss, each with the cotangent of its integral.
+
+    They add :math:`g \, \partial \ell / \partial y` to the backward equation, :math:`g \, \partial \ell / \partial \theta`
+    to the parameters' integral, and :math:`g \, \ell` to what a moving end of the interval does.
+
+    Args:
+        plan: the forward plan, with the reductions.
+        cotangents: of the integrals, in their order.
+    """
+
+    def __init__(self, plan: Plan, cotangents: Sequence[Tensor | None]) -> None:
+        integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
+        self.field, self.per_sample = plan.field, plan.per_sample
+        self.pairs = [(cost, g) for cost, g in zip(integrals, cotangents, strict=True) if g is not None]
+
+    def beside(
+        self, t: Scalar, y: Tensor, slope: Tensor, a: Tensor, share: Scalar = 1.0
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What is pulled back at one time, and the cotangents: of the field, and a share of each integrand's."""
+        pairs = [(slope, a)]
+        for cost, g in self.pairs:
+            value = cost.density(as_field(self.field), t, y)
+            pairs.append((value, (g * share).to(value.dtype).expand_as(value)))
+        pairs = [(x, g) for x, g in pairs if x.requires_grad]
+        return [x for x, _ in pairs], [g for _, g in pairs]
+
+    def at_end(self, t: Scalar, y: Tensor, along: Tensor | None) -> Tensor | None:
+        """How the loss changes when this end of the interval moves, from how it does by the state alone."""
+        for cost, g in self.pairs:
+            with torch.no_grad():
+                rate = (g * cost.density(as_field(self.field), t, y)).to(torch.float64)
+            rate = rate if self.per_sample else rate.sum()
+            along = rate if along is None else along + rate
+        return along
 
 
 class Quadrature:
@@ -253,13 +295,14 @@ class Quadrature:
     Args:
         plan: the backward plan, with the field itself.
         parameters: what to differentiate with respect to.
+        integrands: the running costs.
     """
 
-    def __init__(self, plan: Plan, parameters: Sequence[Tensor]) -> None:
-        self.plan, self.parameters = plan, list(parameters)
+    def __init__(self, plan: Plan, parameters: Sequence[Tensor], integrands: Integrands) -> None:
+        self.plan, self.parameters, self.integrands = plan, list(parameters), integrands
         self.total: list[Tensor | None] = [None] * len(self.parameters)
         # n points integrate degree 2n - 1 exactly, so the quadrature is no less accurate than the steps.
-        self.points = gauss_points(math.ceil(plan.method.order))
+        self.points = gauss_points(plan.method.order)
 
     def add(
         self,
@@ -278,26 +321,16 @@ class Quadrature:
         length = (trial.t - trial.t_end) * -plan.direction * self.plan.direction
         for node, weight in self.points:
             y, a = read(plan, carry, trial, node)
-            share = spread(select(trial.accept, weight * length, 0.0), a)
-            self._add(trial.t + node * (trial.t_end - trial.t), y, a * share)
+            self._add(trial.t + node * (trial.t_end - trial.t), y, a, select(trial.accept, weight * length, 0.0))
 
-    def _add(self, t: Scalar, y: Tensor, pull: Tensor) -> None:
+    def _add(self, t: Scalar, y: Tensor, a: Tensor, share: Scalar) -> None:
         with torch.enable_grad():
             slope = self.plan.field(t, y)
-        if not slope.requires_grad:
+            outputs, cotangents = self.integrands.beside(t, y, slope, a * spread(share, a), share)
+        if not outputs:
             return
-        got = torch.autograd.grad(slope, self.parameters, pull, allow_unused=True)
+        got = torch.autograd.grad(outputs, self.parameters, cotangents, allow_unused=True)
         for index, grad in enumerate(got):
             if grad is not None:
                 total = self.total[index]
                 self.total[index] = grad if total is None else total + grad
-
-
-def gauss_points(order: int) -> list[tuple[float, float]]:
-    """Nodes and weights on [0, 1] that integrate polynomials of degree ``order - 1`` exactly.
-
-    >>> gauss_points(2)
-    [(0.5, 1.0)]
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(max(1, (order + 1) // 2))
-    return [((node + 1) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]

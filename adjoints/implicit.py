@@ -72,6 +72,7 @@ class ImplicitAdjoint(Adjoint):
         saves=("end",),
         dense=False,
         regularizers=False,
+        running_costs=False,
         double_backward=True,
     )
 

@@ -23,8 +23,8 @@ class GaussAdjoint(ContinuousAdjoint):
     with :math:`u` the dense output of the forward solve, so that nothing is reconstructed backwards and stiff or chaotic
     fields do no harm. The gradient is that of the continuous problem and converges with the tolerance; the backward
     solve has tolerances of its own. Memory: a polynomial per forward step. The integral is a Gauss quadrature over each
-    backward step, so parameters neither steer the step size nor cost memory beyond one gradient. No regularizers but
-    ``Local(...)``, no dense output, no double backward.
+    backward step, so parameters neither steer the step size nor cost memory beyond one gradient. Of the
+    regularizers ``RunningCost`` and ``Local(...)`` only; no dense output, no double backward.
 
     Args:
         solver: the method of the backward solve; the forward one if None.
@@ -109,7 +109,7 @@ class _OnPath(Sweep):
 
     def prepare(self) -> None:
         """The parameters' share is a quadrature."""
-        self.quadrature = Quadrature(self.plan, self.parameters)
+        self.quadrature = Quadrature(self.plan, self.parameters, self.integrands)
 
     def state(self, t: Scalar) -> Tensor:
         """The forward solution."""
@@ -195,8 +195,14 @@ class _WithParameters(_OnPath):
         shapes = [(len(y), *x.shape) for x in self.parameters]
         with torch.enable_grad():
             slope = self.plan.field(t, y)
-        if not slope.requires_grad or not self.parameters:
+            outputs, cotangents = self.integrands.beside(t, y, slope, a)
+        if not outputs or not self.parameters:
             return [y.new_zeros(shape) for shape in shapes]
-        alone = torch.eye(len(y), dtype=a.dtype, device=a.device).reshape(len(y), len(y), *[1] * (a.dim() - 1)) * a
-        got = torch.autograd.grad(slope, self.parameters, alone, allow_unused=True, is_grads_batched=True)
+        alone = [_each_alone(x) for x in cotangents]
+        got = torch.autograd.grad(outputs, self.parameters, alone, allow_unused=True, is_grads_batched=True)
         return [y.new_zeros(shape) if g is None else g for g, shape in zip(got, shapes, strict=True)]
+
+
+def _each_alone(x: Tensor) -> Tensor:
+    """One copy for each sample, in which it alone is not zero: ``(B, B, ...)``."""
+    return torch.eye(len(x), dtype=x.dtype, device=x.device).reshape(len(x), len(x), *[1] * (x.dim() - 1)) * x

@@ -10,8 +10,19 @@ from neuralde.solvers import __all__ as _solvers
 from . import models, regularizers, testing
 from ._version import __version__
 from .models import NeuralODE
+from .regularizers import RunningCost
 from .solving import solve
 
-__all__ = ["NeuralODE", "__version__", "adjoints", "models", "regularizers", "solve", "solvers", "testing"]
+__all__ = [
+    "NeuralODE",
+    "RunningCost",
+    "__version__",
+    "adjoints",
+    "models",
+    "regularizers",
+    "solve",
+    "solvers",
+    "testing",
+]
 __all__ += [name for name in _adjoints if name not in ("check", "table")]  # nde.adjoints.table reads better
 __all__ += _solvers

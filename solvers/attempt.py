@@ -214,7 +214,7 @@ def advance_costs(
     """Every reduction after this step, where it was accepted."""
     if not costs or trial.accept is False:
         return costs
-    view = StepView(trial.step, plan.method, plan.rtol, plan.atol, index)
+    view = StepView(trial.step, plan.method, plan.rtol, plan.atol, index, plan.field)
     moved = tuple(cost.update(state, view) for cost, state in zip(plan.costs, costs, strict=True))
     return tuple(
         tuple(choose(trial.accept, new, old) for new, old in zip(after, before, strict=True))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from .method import Method, Step
+from .method import Method, Step, VectorField
 from .norms import rms, scaled_error
 from .scalars import Scalar, real_dtype, spread
 
@@ -20,10 +20,20 @@ class StepView:
         rtol: relative tolerance.
         atol: absolute tolerance.
         index: how many steps were accepted before this one.
+        field: what was integrated.
     """
 
-    def __init__(self, step: Step, method: Method, rtol: float | Tensor, atol: float | Tensor, index: Scalar) -> None:
+    def __init__(
+        self,
+        step: Step,
+        method: Method,
+        rtol: float | Tensor,
+        atol: float | Tensor,
+        index: Scalar,
+        field: VectorField | None = None,
+    ) -> None:
         self.step, self.method, self.rtol, self.atol, self.index = step, method, rtol, atol, index
+        self.field = field
         self.t0, self.t1, self.y0, self.y1 = step.t0, step.t1, step.y0, step.y
 
     @property

@@ -142,7 +142,7 @@ class Local(Regularizer):
         else:
             h = minimum(solver_h.item() if plan.host else solver_h, longest)
         step = plan.method.step(plan.field, time, time + plan.direction * h, y, None if plan.stochastic else start)
-        view = StepView(step, plan.method, plan.rtol, plan.atol, 0)
+        view = StepView(step, plan.method, plan.rtol, plan.atol, 0, plan.field)
         lanes = torch.zeros_like(t, dtype=real_dtype(y))
         measured = self.regularizer.update(self.regularizer.start(y, lanes, (t, t)), view)
         value, _ = self.regularizer.value(measured, 1, plan)
