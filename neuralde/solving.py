@@ -13,6 +13,7 @@ from torch import Tensor
 from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.adjoints.base import Job, Result
 from neuralde.solvers import (
+    Blocks,
     Controller,
     Event,
     InvalidProblemError,
@@ -60,6 +61,7 @@ def solve(
     regularizers: Sequence[Regularizer] = (),
     trace: bool = False,
     max_steps: int = 10_000,
+    driver: Blocks | None = None,
     progress: bool = False,
     throw: bool = True,
 ) -> Solution:
@@ -94,6 +96,7 @@ def solve(
         regularizers: the solver's cost as differentiable numbers, in ``sol.regularization``.
         trace: keep time, step size, error, stiffness and verdict of every attempt.
         max_steps: the largest number of attempts (per sample).
+        driver: what runs the attempts: None, one at a time; ``Blocks()``, several for each host sync, for a GPU.
         progress: show a progress bar (needs tqdm).
         throw: raise on failure; otherwise ``sol.status`` tells.
 
@@ -141,6 +144,7 @@ def solve(
     assert isinstance(solver, Method)
     _check_kind(controller, (Controller, type(None)), "controller", "such as PIController()")
     _check_kind(adjoint, (Adjoint, type(None)), "adjoint", "such as DiscreteAdjoint()")
+    _check_kind(driver, (Blocks, type(None)), "driver", "such as Blocks(size=8), or None")
     if not isinstance(regularizers, (tuple, list)):
         raise InvalidProblemError(f"regularizers: got {regularizers!r}; expected a tuple, such as (ErrorEstimate(),)")
     for regularizer in regularizers:
@@ -168,7 +172,9 @@ def solve(
         tensors=compiling(),
         events=events,
     )
-    options, shown = prepare_options(plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact)
+    options, shown = prepare_options(
+        plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact, driver=driver
+    )
     probes = check_products(plan, y0)
     y_start, first = start_changes(plan, y0)
     job = Job(plan=plan, y0=y_start, options=options, f=problem.f, args=problem.args)
@@ -269,7 +275,7 @@ def _solution(
         ts=ts,
         ys=packing.unpack(ys, lead=1),
         y1=packing.unpack(y1),
-        stats=Stats(nfe, carry.steps, carry.accepted, carry.steps - carry.accepted),
+        stats=Stats(nfe, carry.steps, carry.accepted, carry.steps - carry.accepted, outcome.masked),
         status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
         regularization=tuple(value for value, _ in numbers),
         trace=outcome.tracer.trace(y0.device) if outcome.tracer is not None else None,

@@ -46,6 +46,7 @@ class Stats:
         steps: attempted steps.
         accepted: accepted steps.
         rejected: rejected steps.
+        masked: further calls of the field, in attempts of a block (``driver=Blocks()``) that found every lane arrived.
 
     Example:
         >>> import torch, neuralde as nde
@@ -58,6 +59,7 @@ class Stats:
     steps: Any
     accepted: Any
     rejected: Any
+    masked: int = 0
 
 
 @dataclass(frozen=True)
