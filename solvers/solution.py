@@ -59,7 +59,7 @@ class Stats:
     steps: Any
     accepted: Any
     rejected: Any
-    masked: int = 0
+    masked: int = field(default=0, repr=False)
 
 
 @dataclass(frozen=True)
