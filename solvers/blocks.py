@@ -7,21 +7,21 @@ host, and the same listeners hear of them as in the eager loop, with the same ki
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .attempt import RUNNING, Carry, OnHost, Plan, Trial, attempt, settle
+from .attempt import RUNNING, Carry, Plan, Trial
+from .block import Attempts, Reading, Seen, block, read
+from .captured_block import Wants, captured_block
+from .cuda_graph import Cache, check_capture
 from .errors import InvalidProblemError
+from .field import Field
 from .loop import Listener, start
-from .saving import Rows
+from .saving import Rows, Steps, Tracer
 from .scalars import Scalar, select, transformed
-
-Attempts = list[tuple[Carry, Trial]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,16 @@ class Blocks:
     continuous ones run in blocks as well. Events, ``compact``, ``through_steps``, ``torch.compile`` and ``torch.func`` are
     refused.
 
+    With ``cuda_graph`` the block is captured once and then launched as a whole; in training, so is the gradient of a step
+    under :class:`DiscreteAdjoint`. A graph reads what it reads where it was at the capture: inputs are copied in, and
+    parameters may be trained in place, but *what the field reads beside tensors is as it was then* (a number in an
+    attribute, say), and its operations must not wait for the device. A new shape, dtype, tolerance, method, ``train()``
+    or ``eval()``, or parameters that have moved, are captured anew. The graphs belong to this object, up to 16 of each
+    kind, and are released with it: keep it with the model, and give every solve the same field, not a new lambda.
+
     Args:
         size: attempts in a block.
+        cuda_graph: capture the block; needs a state on a CUDA device.
 
     Example:
         >>> import torch, neuralde as nde
@@ -48,13 +56,20 @@ class Blocks:
     """
 
     size: int = 8
+    cuda_graph: bool = False
+    graphs: Cache = field(default_factory=Cache, init=False, repr=False, compare=False)
+    """What has been captured so far."""
 
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
             raise InvalidProblemError(f"size: got {self.size!r}; expected a positive int")
+        if not isinstance(self.cuda_graph, bool):
+            raise InvalidProblemError(f"cuda_graph: got {self.cuda_graph!r}; expected True or False")
 
-    def check(self, plan: Plan, compact: bool) -> None:
-        """Refuse what asks the host something at every attempt."""
+    def check(self, plan: Plan, y0: Tensor, compact: bool) -> None:
+        """Refuse what asks the host something at every attempt, and a device that cannot capture."""
+        if self.cuda_graph:
+            check_capture(y0.device)
         for refused, what, why in (
             (plan.events is not None, "events", "each is located on the host as it happens"),
             (compact, "compact=True", "the host drops finished samples between attempts"),
@@ -80,12 +95,10 @@ def run_blocks(
         return start(plan, y0, dt, slope, costs), 0
     inner = in_tensors(plan, y0.device)
     carry = start(inner, y0, dt, slope, costs)
-    # Of many lanes the numbers are read only where rows are saved, which the host places.
-    numbers = plan.host or any(isinstance(listener, Rows) for listener in listeners)
+    advance = _advance(inner, carry, blocks, listeners, plan.host)
     masked, extra, going = 0, 0, True
     while going:
-        attempts, carry = block(inner, carry, blocks.size)
-        reading = read(attempts, carry, numbers)
+        attempts, carry, reading = advance(carry)
         for (before, trial), seen in zip(attempts, reading.attempts(), strict=True):
             if not seen.running:
                 masked += int(trial.step.calls)
@@ -95,6 +108,28 @@ def run_blocks(
     if plan.host:
         carry = reading.carry(carry)
     return carry._replace(nfe=carry.nfe + extra), masked
+
+
+def _advance(
+    plan: Plan, carry: Carry, blocks: Blocks, listeners: Sequence[Listener], joint: bool
+) -> Callable[[Carry], tuple[Attempts, Carry, Reading]]:
+    """What runs a block: from a carry its attempts, the carry after them, and what the host may know of them."""
+
+    def anyone(*kinds: type) -> bool:
+        return any(isinstance(listener, kinds) for listener in listeners)
+
+    # Of many lanes the numbers are read only where rows are saved, which the host places.
+    numbers, size = joint or anyone(Rows), blocks.size
+    if blocks.cuda_graph and isinstance(plan.field, Field):
+        polynomials = anyone(Rows) or any(isinstance(x, Steps) and x.polynomials for x in listeners)
+        wants = Wants(numbers, bool(listeners), polynomials, anyone(Tracer) and plan.method.has_stiffness)
+        return captured_block(plan, carry, size, wants, blocks.graphs)
+
+    def run(carry: Carry) -> tuple[Attempts, Carry, Reading]:
+        attempts, after, _ = block(plan, carry, size)
+        return attempts, after, read(attempts, after, numbers)
+
+    return run
 
 
 def in_tensors(plan: Plan, device: torch.device) -> Plan:
@@ -107,17 +142,7 @@ def in_tensors(plan: Plan, device: torch.device) -> Plan:
     return replace(plan, t0=t0, t1=t1, direction=direction)
 
 
-def block(plan: Plan, carry: Carry, size: int) -> tuple[Attempts, Carry]:
-    """``size`` attempts, nothing of which waits for the device; each with the carry before it."""
-    attempts = []
-    for _ in range(size):
-        trial = attempt(plan, carry)
-        attempts.append((carry, trial))
-        carry = settle(plan, carry, trial)
-    return attempts, carry
-
-
-def _tell(plan: Plan, listeners: Sequence[Listener], before: Carry, trial: Trial, seen: _Seen) -> Scalar:
+def _tell(plan: Plan, listeners: Sequence[Listener], before: Carry, trial: Trial, seen: Seen) -> Scalar:
     """Tell the listeners of one attempt; the calls of the field that they caused, for each lane."""
     if plan.host:
         before, trial = seen.on_host(before, trial)
@@ -127,82 +152,3 @@ def _tell(plan: Plan, listeners: Sequence[Listener], before: Carry, trial: Trial
     for listener in listeners:
         listener(plan, before, trial)
     return select(before.status == RUNNING, trial.step.calls - calls, 0) if trial.step.calls is not calls else 0
-
-
-class _Seen(NamedTuple):
-    """One attempt's numbers on the host."""
-
-    running: bool
-    host: OnHost
-    numbers: dict[str, np.ndarray]
-
-    def on_host(self, before: Carry, trial: Trial) -> tuple[Carry, Trial]:
-        """A joint solve's attempt with Python numbers, as the eager loop has them."""
-        x = {name: value.item() for name, value in self.numbers.items()}
-        steps, accepted, nfe = (int(x[name]) for name in ("steps", "accepted", "nfe"))
-        before = before._replace(t=x["t"], h=x["h"], status=RUNNING, steps=steps, accepted=accepted, nfe=nfe)
-        accept = bool(x["accept"])
-        trial = trial._replace(t=x["t"], t_end=x["t_end"], ratio=x["ratio"], accept=accept, h=x["next"], host=self.host)
-        return before, trial
-
-
-class Reading:
-    """What one read of a block brought to the host."""
-
-    def __init__(self, flags: np.ndarray, numbers: dict[str, np.ndarray]) -> None:
-        self.running, self.moved = flags
-        self.numbers = numbers
-
-    @property
-    def going(self) -> bool:
-        """Whether any lane is running after the block."""
-        return bool(self.running[-1])
-
-    def attempts(self) -> Iterator[_Seen]:
-        """The attempts of the block, in order."""
-        for index in range(len(self.running) - 1):
-            x = {name: values[index] for name, values in self.numbers.items()}
-            host = OnHost(bool(self.moved[index]))
-            if x:
-                accept, accepted = x["accept"] != 0.0, x["accepted"].astype(np.int64)
-                host = host._replace(t=x["t"], t_end=x["t_end"], accept=accept, accepted=accepted)
-            yield _Seen(bool(self.running[index]), host, x)
-
-    def carry(self, carry: Carry) -> Carry:
-        """The carry after the block with Python numbers."""
-        last = {name: self.numbers[name][-1].item() for name in _CARRIED}
-        status, steps, accepted, nfe = (int(last[name]) for name in ("status", "steps", "accepted", "nfe"))
-        return carry._replace(t=last["t"], h=last["h"], status=status, steps=steps, accepted=accepted, nfe=nfe)
-
-
-_CARRIED = ("t", "h", "status", "steps", "accepted", "nfe")
-_JUDGED = {"t_end": "t_end", "ratio": "ratio", "accept": "accept", "next": "h"}
-
-
-def read(attempts: Attempts, carry: Carry, numbers: bool) -> Reading:
-    """Everything that the host needs to know of a block, in one transfer."""
-    return unpacked(packed(attempts, carry, numbers).cpu().numpy(), len(attempts), numbers)
-
-
-def packed(attempts: Attempts, carry: Carry, numbers: bool) -> Tensor:
-    """The block's numbers in one tensor: the flags of every attempt, then each number for every attempt and lane."""
-    states = [*(before for before, _ in attempts), carry]
-    trials = [*(trial for _, trial in attempts), attempts[-1][1]]
-    statuses, accepts = (
-        torch.stack([x.reshape(-1) for x in xs])
-        for xs in ([state.status for state in states], [trial.accept for trial in trials])
-    )
-    parts = [(statuses == RUNNING).any(dim=1), accepts.any(dim=1)]
-    if numbers:
-        columns: list[list[Tensor]] = [[getattr(state, name) for state in states] for name in _CARRIED]
-        columns += [[getattr(trial, name) for trial in trials] for name in _JUDGED.values()]
-        parts += [torch.stack([x.reshape(-1) for x in column]).reshape(-1) for column in columns]
-    return torch.cat([part.to(torch.float64) for part in parts])
-
-
-def unpacked(values: np.ndarray, size: int, numbers: bool) -> Reading:
-    """The same on the host."""
-    flags, rest = values[: 2 * (size + 1)].reshape(2, size + 1), values[2 * (size + 1) :]
-    names = [*_CARRIED, *_JUDGED] if numbers else []
-    table = rest.reshape(len(names), size + 1, -1) if names else rest
-    return Reading(flags, dict(zip(names, table, strict=False)))

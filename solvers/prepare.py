@@ -121,7 +121,7 @@ def prepare_options(
     if compact and not plan.per_sample:
         raise InvalidProblemError("compact: got True without per_sample; expected per_sample=True, which it is about")
     if driver is not None:
-        driver.check(plan, compact)
+        driver.check(plan, y0, compact)
     step = _first_step(dt, plan)
     save, shown = _save_plan(saveat, dense, plan, y0)
     return Options(dt=step, save=save, trace=trace, compact=compact, driver=driver), shown
