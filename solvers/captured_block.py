@@ -85,11 +85,18 @@ def captured_block(
     given = (carry, _clock(plan), field.args)
     layout = Layout(given)
     tensors = [x.detach() for x in layout.tensors(given)]
-    key = [size, wants, plan.method, plan.controller, plan.stops.ts, plan.stops.jumps, plan.rtol, plan.atol]
-    key += [plan.max_steps, plan.per_sample, plan.costs, field.packing, layout.spec, layout.constants]
-    key += signature(tensors, field.f, layout.constants, plan.costs)
+    key = ["block", size, wants, *plan_key(plan, layout, tensors)]
     captured = cache.get(key, lambda: _CapturedBlock(plan, layout, tensors, size, wants))
     return lambda carry: captured(layout.tensors((carry, _clock(plan), field.args)))
+
+
+def plan_key(plan: Plan, layout: Layout, tensors: list[Tensor]) -> list[Any]:
+    """Everything but the inputs' values that a captured function of a plan depends on."""
+    field = plan.field
+    assert isinstance(field, Field)
+    key = [plan.method, plan.controller, plan.stops.ts, plan.stops.jumps, plan.rtol, plan.atol, plan.max_steps]
+    key += [plan.per_sample, plan.costs, field.packing, layout.spec, layout.constants]
+    return [*key, *signature(tensors, field.f, layout.constants, plan.costs)]
 
 
 def _clock(plan: Plan) -> tuple[Any, ...]:
