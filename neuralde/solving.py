@@ -132,6 +132,7 @@ def solve(
             regularizers=regularizers,
             trace=trace,
             max_steps=max_steps,
+            driver=driver,
             progress=progress,
             throw=throw,
         )
@@ -275,7 +276,7 @@ def _solution(
         ts=ts,
         ys=packing.unpack(ys, lead=1),
         y1=packing.unpack(y1),
-        stats=Stats(nfe, carry.steps, carry.accepted, carry.steps - carry.accepted, outcome.masked),
+        stats=Stats(nfe, carry.steps, carry.accepted, carry.steps - carry.accepted, masked=outcome.masked),
         status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
         regularization=tuple(value for value, _ in numbers),
         trace=outcome.tracer.trace(y0.device) if outcome.tracer is not None else None,

@@ -59,7 +59,7 @@ class Stats:
     steps: Any
     accepted: Any
     rejected: Any
-    masked: int = field(default=0, repr=False)
+    masked: int = field(default=0, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)
