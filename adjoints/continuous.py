@@ -21,9 +21,8 @@ from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.controllers import Controller
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.field import Field
-from neuralde.solvers.integrate import Outcome, integrate
+from neuralde.solvers.integrate import Outcome, drive, integrate
 from neuralde.solvers.interpolation import DenseOutput
-from neuralde.solvers.loop import run, start
 from neuralde.solvers.method import Method
 from neuralde.solvers.quadrature import PathIntegral, as_field, gauss_points
 from neuralde.solvers.scalars import Scalar, choose, select, spread
@@ -233,7 +232,7 @@ class Sweep(ABC):
         """State and cotangent at ``t_end``, earlier in the solve than ``t``; the parameters' share is added up on the way."""
         plan = replace(self.plan, field=self.slope, t0=t, t1=t_end, direction=-self.plan.direction)
         with torch.no_grad():
-            carry = run(plan, start(plan, self.pack(y, a), self.options.dt), [self.hear])
+            carry, _ = drive(plan, self.pack(y, a), self.options, [self.hear])
         status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
         if status != Status.SUCCESS:
             raise failure(status, f"the backward solve of {self.data.adjoint.name}: ")

@@ -18,9 +18,9 @@ class DirectAdjoint(Adjoint):
     """Exact; autograd records every accepted step, so memory grows with stages times steps.
 
     The gradient is that of the numerical solution for the steps taken. It supports everything: double backward, forward
-    mode (``torch.func.jvp``), regularizers, dense output. A joint solve is recorded as it runs; a per-sample solve runs
-    first and is then taken again in the graph, step by step, so that a lane that failed cannot disturb the others'
-    gradients.
+    mode (``torch.func.jvp``), regularizers, dense output. A joint solve is recorded as it runs; a per-sample solve, or
+    one in blocks, runs first and is then taken again in the graph, step by step, so that a lane that failed, or a
+    rejected step, cannot disturb the gradients.
 
     Args:
         through_steps: differentiate the choice of step sizes as well (see
@@ -51,7 +51,8 @@ class DirectAdjoint(Adjoint):
 
     def solve(self, job: Job) -> Result:
         """Run the job in the graph."""
-        if not job.plan.per_sample or self.through_steps or not torch.is_grad_enabled():
+        as_it_runs = not job.plan.per_sample and job.options.driver is None
+        if as_it_runs or self.through_steps or not torch.is_grad_enabled():
             return plain(integrate(job.plan, job.y0, job.options), job.y0)
         return _solve_again(job)
 

@@ -17,9 +17,22 @@ from .again import gradient_again
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities
 from .captured import Unchanged, sequence_number
+from .captured_step import CapturedSteps
 from .checkpoints import first_checkpoint
 from .opening import opened
-from .replay import Costs, Recorder, Replayed, advance, following, merged, refuse_lost, replay, replayable, replayed
+from .replay import (
+    Costs,
+    Record,
+    Recorder,
+    Replayed,
+    advance,
+    following,
+    merged,
+    refuse_lost,
+    replay,
+    replayable,
+    replayed,
+)
 
 
 class DiscreteAdjoint(Adjoint):
@@ -165,6 +178,7 @@ class Sweep:
         self.extra: dict[int, Tensor] = {}
         self.offset = 0 if flat is None else len(flat)
         self.probe = self.probed()
+        self.captured = self._captured()
 
     def run(self) -> None:
         """Pull everything back to the start."""
@@ -177,8 +191,20 @@ class Sweep:
     def finish(self) -> None:
         """What a subclass checks at the start."""
 
+    def _captured(self) -> CapturedSteps | None:
+        """What takes steps without Python, where the solve was driven by captured blocks."""
+        job, driver = self.run_data.job, self.run_data.job.options.driver
+        if driver is None or not driver.cuda_graph:
+            return None
+        return CapturedSteps(job, self.plan, driver, self.run_data.copies, self.run_data.captured)
+
     def _step(self, index: int) -> None:
         record = self.run_data.recorder.records[index]
+        # A few steps are looked at more closely, which a captured function cannot do.
+        if self.captured is not None and index not in (0, len(self.run_data.recorder.records) - 1, self.probe):
+            if self.captured.fits(record):
+                self._captured_step(self.captured, index, record)
+                return
         y = self.state_at(index).detach().requires_grad_()
         costs = tuple(tuple(_leaf(x) for x in state) for state in record.costs)
         with torch.enable_grad():
@@ -197,6 +223,24 @@ class Sweep:
         for place, x in enumerate(flat_costs):
             if x.requires_grad:
                 self._put_cost(place, record.rows, got.pop(0))
+        self._add(got)
+
+    def _captured_step(self, captured: CapturedSteps, index: int, record: Record) -> None:
+        emitted = None
+        if record.request is not None and self.flat is not None:
+            count = len(record.request.rows) if record.request.theta is not None or self.plan.per_sample else 1
+            self.offset -= count
+            emitted = self.flat[self.offset : self.offset + count]
+        piece = None if self.pieces is None or not self.save.dense else self.pieces[index]
+        y = self.state_at(index).detach()
+        grad, costs, got = captured.pull(record, y, record.costs, self.state, self.costs, emitted, piece)
+        self._put_state(None, grad)
+        for place, cotangent in enumerate(costs):
+            self._put_cost(place, None, cotangent)
+        self._add(got)
+
+    def _add(self, got: Sequence[Tensor | None]) -> None:
+        """Add a step's share of the inputs' gradients."""
         self.grads = [
             new if old is None else old if new is None else old + new for old, new in zip(self.grads, got, strict=True)
         ]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.integrate import Outcome, integrate
-from neuralde.solvers.scalars import any_true
 
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities
@@ -99,7 +98,7 @@ class _Tangents(Recorder):
 
     def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Carry the tangents over an accepted step."""
-        if not any_true(trial.accept):
+        if not trial.moved:
             return
         super().__call__(plan, carry, trial)
         record = self.records.pop()

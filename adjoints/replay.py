@@ -89,7 +89,7 @@ class Recorder:
 
     def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Keep an accepted step."""
-        if not any_true(trial.accept):
+        if not trial.moved:
             return
         request = None
         if self._rows is not None and len(self._rows.requests) > self._seen:
@@ -247,9 +247,9 @@ def _setting(plan: Plan, record: Record, y: Tensor) -> tuple[VectorField, tuple[
     if plan.per_sample:
         # Lanes that did not move take the step of a lane that did, and its result is thrown away: their own state may
         # be one from which the field is not finite, and 0 * NaN would reach the parameters.
-        donor = accept.to(torch.int64).argmax()
-        t, t_end = (select(accept, x, x[donor]) for x in (t, t_end))
-        y = torch.where(spread(accept, y), y, y[donor])
+        donor = accept.to(torch.int64).argmax().reshape(1)  # as an index of one row: a 0-d one is read by the host
+        t, t_end = (select(accept, x, x.index_select(0, donor)) for x in (t, t_end))
+        y = torch.where(spread(accept, y), y, y.index_select(0, donor))
         first, last = first & accept, last & accept
     field = plan.stops.one_sided(plan.field, t, t_end, y)
     return field, plan.ends(t, t_end, first, last), y

@@ -13,6 +13,7 @@ from torch import Tensor
 from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.adjoints.base import Job, Result
 from neuralde.solvers import (
+    Blocks,
     Controller,
     Event,
     InvalidProblemError,
@@ -67,6 +68,7 @@ def solve(
     seed: int | Tensor | None = None,
     path: Any = None,
     max_steps: int = 10_000,
+    driver: Blocks | None = None,
     progress: bool = False,
     throw: bool = True,
 ) -> Solution:
@@ -106,6 +108,7 @@ def solve(
         path: the noise itself instead of a seed: a :class:`BrownianPath` that covers ``tspan``, shaped like the noise.
             The path that was used is in ``sol.path``.
         max_steps: the largest number of attempts (per sample).
+        driver: what runs the attempts: None, one at a time; ``Blocks()``, several for each host sync, for a GPU.
         progress: show a progress bar (needs tqdm).
         throw: raise on failure; otherwise ``sol.status`` tells.
 
@@ -143,12 +146,14 @@ def solve(
             seed=seed,
             path=path,
             max_steps=max_steps,
+            driver=driver,
             progress=progress,
             throw=throw,
         )
     solver = _solver_for(problem, solver, seed, path)
     _check_kind(controller, (Controller, type(None)), "controller", "such as PIController()")
     _check_kind(adjoint, (Adjoint, type(None)), "adjoint", "such as DiscreteAdjoint()")
+    _check_kind(driver, (Blocks, type(None)), "driver", "such as Blocks(size=8), or None")
     if not isinstance(regularizers, (tuple, list)):
         raise InvalidProblemError(f"regularizers: got {regularizers!r}; expected a tuple, such as (ErrorEstimate(),)")
     for regularizer in regularizers:
@@ -179,7 +184,9 @@ def solve(
         tensors=compiling(),
         events=events,
     )
-    options, shown = prepare_options(plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact)
+    options, shown = prepare_options(
+        plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact, driver=driver
+    )
     probes = check_products(plan, y0)
     y_start, first = start_changes(plan, y0)
     assert isinstance(plan.field, Field)
@@ -303,7 +310,12 @@ def _solution(
         ys=packing.unpack(ys, lead=1),
         y1=packing.unpack(y1),
         stats=Stats(
-            nfe, carry.steps, carry.accepted, carry.steps - carry.accepted, _diffusion_evaluations(plan, carry)
+            nfe,
+            carry.steps,
+            carry.accepted,
+            carry.steps - carry.accepted,
+            diffusion_evaluations=_diffusion_evaluations(plan, carry),
+            masked=outcome.masked,
         ),
         status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
         regularization=tuple(value for value, _ in numbers),

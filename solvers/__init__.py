@@ -3,6 +3,7 @@
 if __name__ != "neuralde.solvers":
     raise ImportError(f"{__name__} is the package neuralde.solvers: run `make dev`, then import it by that name")
 
+from .blocks import Blocks
 from .brownian import BrownianPath
 from .controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
 from .errors import (
@@ -44,6 +45,7 @@ from .tableau import ButcherTableau, Interpolant, TableauError
 __all__ = [
     "RK4",
     "Anderson",
+    "Blocks",
     "Bosh3",
     "BrownianPath",
     "ButcherTableau",

@@ -22,12 +22,26 @@ from .field import Field
 from .lanes import refuse_lanes, shared
 from .method import Method, Step, VectorField
 from .norms import rms, scaled_error, tolerance
-from .scalars import Scalar, both, choose, is_finite, maximum, minimum, negate, real_dtype, select, transformed
+from .scalars import (
+    Scalar,
+    any_true,
+    both,
+    choose,
+    is_finite,
+    maximum,
+    minimum,
+    negate,
+    real_dtype,
+    select,
+    transformed,
+)
 from .sde.field import SDEField
 from .solution import Status
 from .stops import Stops
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .crossings import Seen
     from .events import Events, EventState
 
@@ -124,6 +138,18 @@ class Carry(NamedTuple):
     events: EventState | None = None
 
 
+class OnHost(NamedTuple):
+    """An attempt's numbers on the host, where a block of attempts has read them all at once."""
+
+    moved: bool
+    """Whether any lane accepted the step."""
+    t: np.ndarray | None = None
+    t_end: np.ndarray | None = None
+    accept: np.ndarray | None = None
+    accepted: np.ndarray | None = None
+    """How many steps each lane had accepted before."""
+
+
 class Trial(NamedTuple):
     """One attempt, judged. ``accept`` is the verdict for running lanes; ``rows`` are the samples a compact solve kept."""
 
@@ -138,6 +164,12 @@ class Trial(NamedTuple):
     events: Seen | None = None
     restarts: bool = False
     """Whether the field's value at the end of the step is of no use to the next one (joint solves with events)."""
+    host: OnHost | None = None
+
+    @property
+    def moved(self) -> bool:
+        """Whether any lane accepted the step; a host sync where nobody has read it yet."""
+        return any_true(self.accept) if self.host is None else self.host.moved
 
 
 def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:

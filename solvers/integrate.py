@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from .attempt import Carry, Plan
+from .blocks import Blocks, run_blocks
 from .event_log import Log
 from .loop import Listener, run, start
 from .saving import Rows, SavePlan, Steps, Tracer
@@ -23,6 +25,7 @@ class Options:
     trace: bool = False
     compact: bool = False
     listeners: tuple[Listener, ...] = ()
+    driver: Blocks | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,8 @@ class Outcome:
     steps: Steps | None
     tracer: Tracer | None
     log: Log | None = None
+    masked: int = 0
+    """Calls of the field in attempts of a block that found every lane arrived."""
 
 
 class Recording(Protocol):
@@ -68,5 +73,19 @@ def integrate(
     log = Log(samples) if plan.events is not None else None
     last = recorder.attach(rows) if recorder is not None else None
     own = [listener for listener in (rows, steps, tracer, log, last) if listener is not None]
-    carry = run(plan, start(plan, y0, options.dt, slope, costs), [*own, *options.listeners], options.compact)
-    return Outcome(carry, rows, steps, tracer, log)
+    carry, masked = drive(plan, y0, options, [*own, *options.listeners], slope, costs)
+    return Outcome(carry, rows, steps, tracer, log, masked)
+
+
+def drive(
+    plan: Plan,
+    y0: Tensor,
+    options: Options,
+    listeners: Sequence[Listener] = (),
+    slope: Tensor | None = None,
+    costs: tuple[tuple[Tensor, ...], ...] | None = None,
+) -> tuple[Carry, int]:
+    """Attempt steps, by the driver that the options name, until no lane is running; the carry, and masked calls."""
+    if options.driver is not None:
+        return run_blocks(plan, y0, options.dt, options.driver, listeners, slope, costs)
+    return run(plan, start(plan, y0, options.dt, slope, costs), listeners, options.compact), 0

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .attempt import Plan
+from .blocks import Blocks
 from .controllers import ConstantStep, Controller, PIController, StepTo, as_list
 from .costs import Cost
 from .errors import InvalidProblemError
@@ -143,18 +144,20 @@ def _knots(field: Field, args: tuple[Any, ...]) -> list[float]:
 
 
 def prepare_options(
-    plan: Plan, y0: Tensor, *, dt: Any, saveat: Any, dense: bool, trace: bool, compact: bool
+    plan: Plan, y0: Tensor, *, dt: Any, saveat: Any, dense: bool, trace: bool, compact: bool, driver: Blocks | None
 ) -> tuple[Options, Tensor | None]:
     """What to keep, and the save times as the solution shows them (None: the end, or every step)."""
     if compact and not plan.per_sample:
         raise InvalidProblemError("compact: got True without per_sample; expected per_sample=True, which it is about")
+    if driver is not None:
+        driver.check(plan, y0, compact)
     step = _first_step(dt, plan)
     save, shown = _save_plan(saveat, dense, plan, y0)
     if plan.stochastic and save.live is not None:
         raise InvalidProblemError(
             "saveat: requires grad; expected constant times, since the solution of an SDE has no slope"
         )
-    return Options(dt=step, save=save, trace=trace, compact=compact), shown
+    return Options(dt=step, save=save, trace=trace, compact=compact, driver=driver), shown
 
 
 def check_samples(y0: Any) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,6 +104,7 @@ class Rows:
         self.values: list[Tensor] = []
         self.pointer = 0
         self.shape = y0.shape
+        self._host: tuple[np.ndarray, np.ndarray] | None = None
         times = save.times
         if save.every:
             self.first.append(self._first(plan, y0, None))
@@ -149,30 +151,42 @@ class Rows:
         return Request(rows, None, None, theta)
 
     def _lanes_request(self, plan: Plan, carry: Carry, trial: Trial) -> Request | None:
+        """The same for lanes; with the numbers on the host where a block has read them, so that nothing waits here."""
+        seen: Any = trial if trial.host is None else trial.host
+        accepted = carry.accepted if seen is trial else seen.accepted
+        rows: Any
+        times: Any
         if self.save.every:
-            lanes = trial.accept.nonzero().reshape(-1)
-            rows, theta = carry.accepted[lanes] + 1, None
+            lanes = _places(seen.accept)[0]
+            rows, theta = accepted[lanes] + 1, None
         elif self.save.times is None:
             return None
         else:
-            times = self.save.times
-            assert isinstance(times, Tensor)
+            times, direction = (self.save.times, plan.direction) if seen is trial else self._times_on_host(plan)
             times = times if trial.rows is None else times[:, trial.rows]
-            after = (times - trial.t) * plan.direction > 0
+            after = (times - seen.t) * direction > 0
             if self._starts_inside(plan):
-                after = after | ((times == trial.t) & (carry.accepted == 0))
-            inside = after & ((times - trial.t_end) * plan.direction <= 0) & trial.accept
-            rows, lanes = inside.nonzero(as_tuple=True)
-            at = times[rows, lanes]
-            start, end = trial.t[lanes], trial.t_end[lanes]
-            theta = torch.where(at == end, 1.0, (at - start) / (end - start))
+                after = after | ((times == seen.t) & (accepted == 0))
+            inside = after & ((times - seen.t_end) * direction <= 0) & seen.accept
+            rows, lanes = _places(inside)
+            at, start, end = times[rows, lanes], seen.t[lanes], seen.t_end[lanes]
+            where = torch.where if seen is trial else np.where
+            theta = where(at == end, 1.0, (at - start) / where(end == start, 1.0, end - start))
         if not len(lanes):
             return None
+        rows, lanes, theta = (_to_device(x, trial.step.y.device) for x in (rows, lanes, theta))
         return Request(rows, lanes, lanes if trial.rows is None else trial.rows[lanes], theta)
+
+    def _times_on_host(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+        """The save times and directions, copied there once."""
+        if self._host is None:
+            assert isinstance(self.save.times, Tensor)
+            self._host = self.save.times.cpu().numpy(), plan.direction.cpu().numpy()
+        return self._host
 
     def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Keep what an accepted step contributes."""
-        if not plan.per_sample and not any_true(trial.accept):
+        if not plan.per_sample and not trial.moved:
             return
         request = self.request(plan, carry, trial)
         if request is not None:
@@ -197,6 +211,19 @@ class Rows:
         return like.new_full((count, *self.shape), torch.nan).index_put((rows, samples), flat)
 
 
+def _places(flags: Any) -> tuple[Any, ...]:
+    """Where flags hold, in a tensor or a host array."""
+    return flags.nonzero(as_tuple=True) if isinstance(flags, Tensor) else flags.nonzero()
+
+
+def _to_device(x: Any, device: torch.device) -> Any:
+    """A host array as a tensor, without waiting for the device."""
+    if not isinstance(x, np.ndarray):
+        return x
+    tensor = torch.from_numpy(x)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 class Steps:
     """When every accepted step started and ended, and with ``polynomials`` the solution between."""
 
@@ -209,7 +236,7 @@ class Steps:
 
     def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Keep an accepted step."""
-        if not any_true(trial.accept):
+        if not trial.moved:
             return
         self.starts.append(widen(trial.t, trial.rows, self.samples))
         self.ends.append(widen(trial.t_end, trial.rows, self.samples))
@@ -259,21 +286,12 @@ class Steps:
         """The start and the end of every accepted step: ``(N + 1,)``, or ``(N + 1, B)`` with NaN behind a lane's last."""
         if self.samples is None:
             return torch.stack([torch.as_tensor(t, dtype=torch.float64).detach() for t in (t0, *self.ends)])
-        count = torch.zeros(self.samples, dtype=torch.int64, device=t0.device)
-        rows = [(t0, torch.ones_like(count, dtype=torch.bool), count)]
-        for end, accept in zip(self.ends, self.accepts, strict=True):
-            count = count + accept
-            rows.append((end, accept, count))
-        out = torch.full(
-            (int(count.max()) + 1 if self.samples else 1, self.samples),
-            torch.nan,
-            dtype=torch.float64,
-            device=t0.device,
-        )
-        lane = torch.arange(self.samples, device=t0.device)
-        for end, accept, place in rows:
-            out[place[accept], lane[accept]] = end[accept]
-        return out
+        ends, accepts = torch.stack([t0, *self.ends]), torch.stack([torch.isfinite(t0), *self.accepts])
+        place = accepts.cumsum(0) - 1
+        count = int(place[-1].max()) + 1 if self.samples else 1
+        step, lane = accepts.nonzero(as_tuple=True)
+        out = torch.full((count, self.samples), torch.nan, dtype=torch.float64, device=t0.device)
+        return out.index_put((place[step, lane], lane), ends[step, lane])
 
 
 def polynomial(step: Step) -> Tensor:

@@ -48,6 +48,7 @@ class Stats:
         rejected: rejected steps.
         diffusion_evaluations: calls of an SDE's diffusion, those that looked at its shape included; ``nfe`` then counts
             those of the drift.
+        masked: further calls of the field, in attempts of a block (``driver=Blocks()``) that found every lane arrived.
 
     Example:
         >>> import torch, neuralde as nde
@@ -60,7 +61,8 @@ class Stats:
     steps: Any
     accepted: Any
     rejected: Any
-    diffusion_evaluations: Any = field(default=0, repr=False)
+    diffusion_evaluations: Any = field(default=0, repr=False, kw_only=True)
+    masked: int = field(default=0, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)

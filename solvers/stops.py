@@ -23,6 +23,7 @@ class Stops:
     def __init__(self, step_ts: tuple[float, ...], jump_ts: tuple[float, ...]) -> None:
         self.ts = sorted({*step_ts, *jump_ts})
         self.jumps = frozenset(jump_ts)
+        self._tensors: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def after(self, t: Scalar, t1: Scalar, direction: Scalar) -> Scalar:
         """The next of the times strictly ahead of ``t``, or ``t1`` where that comes first."""
@@ -34,7 +35,7 @@ class Stops:
                 return min(self.ts[index], t1) if index < len(self.ts) else t1
             index = bisect_left(self.ts, t) - 1
             return max(self.ts[index], t1) if index >= 0 else t1
-        ts = torch.tensor(self.ts, dtype=t.dtype, device=t.device)
+        ts = self._tensor("ts", t)
         ahead = (ts - t.unsqueeze(-1)) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
         nearest = torch.where(ahead > 0, ahead, torch.inf).min(dim=-1)
         return torch.where(nearest.values < (t1 - t) * direction, ts.take(nearest.indices), t1)
@@ -43,7 +44,16 @@ class Stops:
         """Whether the field is discontinuous at ``t``."""
         if not isinstance(t, Tensor):
             return t in self.jumps
-        return (t.unsqueeze(-1) == torch.tensor(sorted(self.jumps), dtype=t.dtype, device=t.device)).any(dim=-1)
+        return (t.unsqueeze(-1) == self._tensor("jumps", t)).any(dim=-1)
+
+    def _tensor(self, name: str, like: Tensor) -> Tensor:
+        """The times of that name where ``like`` is, copied there once (in a graph they are constants of it)."""
+        if torch.compiler.is_compiling():
+            return torch.tensor(sorted(getattr(self, name)), dtype=like.dtype, device=like.device)
+        key = (name, like.dtype, like.device)
+        if key not in self._tensors:
+            self._tensors[key] = torch.tensor(sorted(getattr(self, name)), dtype=like.dtype, device=like.device)
+        return self._tensors[key]
 
     def one_sided(self, field: VectorField, t: Scalar, t_end: Scalar, like: Tensor) -> VectorField:
         """The field on ``[t, t_end]``, seen from inside where an end is a discontinuity."""

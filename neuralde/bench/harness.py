@@ -98,14 +98,14 @@ class _Reads(TorchDispatchMode):
 
 
 class _Lists(TorchFunctionMode):
-    """Counts ``Tensor.tolist``, which reads memory without an operator."""
+    """Counts ``Tensor.tolist`` and ``Tensor.numpy``, which read memory without an operator."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += getattr(func, "__name__", "") == "tolist"
+        self.count += getattr(func, "__name__", "") in ("tolist", "numpy")
         return func(*args, **(kwargs or {}))
 
 

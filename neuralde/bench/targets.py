@@ -26,3 +26,10 @@ IMPORT_AT_MOST = 1.35
 """The time to import the library, at most so many times that of torch."""
 SYNCS_PER_STEP_AT_MOST = 1.0
 """Host syncs of an eager joint solve for each further step; what is read once, before the first step, is extra."""
+CUDA_SPEED: dict[tuple[str, str], dict[str, float]] = {
+    ("forward", "captured blocks"): dict(small=10.0),
+    ("forward", "compiled"): dict(small=10.0),
+}
+"""torchdiffeq's time divided by ours on a GPU, by what is computed and what drives our solve."""
+SYNCS_PER_BLOCK_AT_MOST = 1.0
+"""Host syncs of a solve in blocks for each further block; what is read once, before the first, is extra."""

@@ -145,7 +145,7 @@ class NeuralODE(nn.Module):
     @staticmethod
     def _checked_compile(compile: bool, adjoint: Adjoint | None, options: dict[str, Any]) -> None:
         """Refuse at once what the first call could not compile."""
-        growing = [name for name in ("dense", "trace", "compact", "progress", "events") if options.get(name)]
+        growing = [name for name in ("dense", "trace", "compact", "progress", "events", "driver") if options.get(name)]
         growing += ["saveat"] if isinstance(options.get("saveat"), str) else []
         growing += ["adjoint"] if adjoint is not None and not adjoint.capabilities.compiles else []
         if compile and growing:

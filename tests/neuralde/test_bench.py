@@ -71,6 +71,22 @@ def test_costs(name, tmp_path, capsys):
     assert all(row["us"] > 0 for row in result["rows"])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_cuda_benchmark(tmp_path, capsys):
+    """On the CPU what it measures is measured all the same; the command says that it needs a GPU."""
+    from neuralde.bench import cuda
+
+    result = cuda.measured(harness.Settings(quick=True))
+    rows = {(row["solve"], row["what"]): row for row in result["rows"]}
+    for what in ("forward", "forward+backward"):
+        assert rows["blocks", what]["syncs"] < rows["eager loop", what]["syncs"] < rows["torchdiffeq", what]["syncs"]
+        assert all(row["error"] < 1e-4 for row in rows.values())
+    assert "GPU waits" in cuda.show(result)
+    if not torch.cuda.is_available():
+        assert cli.main(["bench", "cuda", "--quick", "--out", str(tmp_path)]) == 0
+        assert "skipped: torch finds no CUDA device" in capsys.readouterr().out
+
+
 def test_host_syncs_and_peaks_are_counted():
     x = torch.ones(1000)
     assert harness.host_syncs(lambda: [x.sum().item(), bool(x[0] > 0), x.tolist(), x + 1]) == 3
