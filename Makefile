@@ -17,7 +17,7 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test proofs bench dev links lint format types wheel clean
+.PHONY: help train test proofs bench tutorials dev links lint format types wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -33,6 +33,9 @@ proofs: $(READY) ## run the long proofs (tests marked slow)
 
 bench: $(READY) ## run the benchmarks
 	$(BIN)/neuralde bench
+
+tutorials: $(READY) ## run the notebooks in full, and keep their outputs
+	$(BIN)/python tests/tutorials/test_tutorials.py
 
 dev: links ## the environment with every tool, and the git hooks
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit install; fi

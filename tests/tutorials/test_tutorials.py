@@ -1,0 +1,114 @@
+"""The notebooks run, in a short version; run as a program, this file runs them in full and keeps their outputs.
+
+A runner of our own, because all that it needs is to execute cells in one namespace and to catch text and pictures.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parents[2] / "tutorials"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def execute(path: Path) -> tuple[dict, dict]:
+    """Run a notebook: the notebook with its outputs, and the namespace it leaves."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    notebook, space = json.loads(path.read_text(encoding="utf-8")), {"__name__": "notebook"}
+    plt.close("all")
+    shown: list[dict] = []
+    before = plt.show
+    plt.show = lambda *args, **kwargs: shown.extend(_pictures(plt))
+    try:
+        count = 0
+        for cell in notebook["cells"]:
+            if cell["cell_type"] != "code":
+                continue
+            count += 1
+            shown.clear()
+            text = io.StringIO()
+            with contextlib.redirect_stdout(text):
+                exec(compile("".join(cell["source"]), f"{path.name}[{count}]", "exec"), space)
+            cell["execution_count"] = count
+            cell["outputs"] = _text(text.getvalue()) + list(shown)
+    finally:
+        plt.show = before
+        plt.close("all")
+    return notebook, space
+
+
+def _text(text: str) -> list[dict]:
+    return [{"name": "stdout", "output_type": "stream", "text": text.splitlines(keepends=True)}] if text else []
+
+
+def _pictures(plt: Any) -> list[dict]:
+    found = []
+    for number in plt.get_fignums():
+        buffer = io.BytesIO()
+        plt.figure(number).savefig(buffer, format="png", dpi=80, metadata={"Software": None})
+        data = {"image/png": base64.b64encode(buffer.getvalue()).decode()}
+        found.append({"data": data, "metadata": {}, "output_type": "display_data"})
+        plt.close(number)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch):
+    """The short version, and torch's settings put back."""
+    monkeypatch.setenv("NEURALDE_QUICK", "1")
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+
+
+def test_there_are_notebooks_to_run():
+    assert NOTEBOOKS, "tutorials/ has no notebook"
+
+
+def test_gradients_and_events():
+    notebook, space = execute(FOLDER / "02_gradients_and_events.ipynb")
+    assert space["gradient_error"] < 1e-9
+    # The fit: within three standard deviations of the truth, a misfit like the noise.
+    g, e = ((space["p"] - torch.tensor([9.81, 0.83], dtype=torch.float64)) / space["deviation"]).abs().tolist()
+    assert max(g, e) < 3.0
+    assert 0.0045 < space["history"][-1][-1] < 0.0055
+    assert space["deviation"][0] < 0.02
+    # The comparison: exact ones agree to rounding, all of them improve with the tolerance.
+    assert max(space["own"].values()) < 1e-12
+    for name, sizes in space["errors"].items():
+        assert sizes[-1] < 0.5 * sizes[0], name
+    memory = space["memory"]
+    assert memory["Discrete, 8 checkpoints"] < memory["Discrete"] < memory["Direct"]
+    pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
+    assert len(pictures) == 5
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_the_kept_outputs_are_those_of_this_code(path):
+    """Every code cell was run, in order, and what a cell prints fits what it says (no stale or failed output)."""
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        kinds = [out["output_type"] for out in cell["outputs"]]
+        source = "".join(cell["source"])
+        assert "error" not in kinds
+        assert ("plt.show()" in source) == ("display_data" in kinds)
+
+
+if __name__ == "__main__":
+    os.environ.pop("NEURALDE_QUICK", None)
+    for name in sys.argv[1:] or map(str, NOTEBOOKS):
+        done, _ = execute(Path(name))
+        Path(name).write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
