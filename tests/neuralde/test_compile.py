@@ -163,3 +163,37 @@ def test_a_compiled_model_says_why_it_failed():
     with torch.no_grad(), pytest.raises(nde.SolveError) as caught:
         model(torch.ones(2, dtype=D))
     assert caught.value.solution.status in (nde.Status.STEP_UNDERFLOW, nde.Status.NON_FINITE, nde.Status.MAX_STEPS)
+
+
+def _root(y0, k, per_sample, dt):
+    problem = nde.ODEProblem(lambda t, y, k: -k * torch.sqrt(y), y0, (0.0, 1.5), (k,))
+    sol = nde.solve(problem, per_sample=per_sample, dt=dt, rtol=1e-4, atol=1e-4, throw=False)
+    return sol.y1, sol.status
+
+
+@pytest.mark.parametrize(("start", "per_sample", "dt"), [([[1.0], [-1.0]], True, None), ([[1.0]], False, 1.5)])
+def test_nan_in_a_compiled_attempt_is_loud(start, per_sample, dt):
+    """What docs/making_it_fast.md says: states are right, gradients are NaN and never wrong numbers; eager ones are right."""
+    grads = []
+    for run in (_root, torch.compile(_root, fullgraph=True, backend="aot_eager")):
+        y0, k = torch.tensor(start, dtype=D, requires_grad=True), torch.tensor(1.0, dtype=D, requires_grad=True)
+        y1, status = run(y0, k, per_sample, dt)
+        assert abs(y1[0].item() - (1.0 - 1.5 / 2) ** 2) < 1e-3
+        assert torch.as_tensor(status).reshape(-1)[0] == nde.Status.SUCCESS
+        assert per_sample is (torch.as_tensor(status).reshape(-1)[-1] == nde.Status.NON_FINITE).item()
+        grads.append(torch.autograd.grad(y1[0].sum(), k)[0])
+    assert abs(grads[0].item() + (1.0 - 1.5 / 2) * 1.5) < 1e-2
+    assert grads[1].isnan()
+
+
+@pytest.mark.slow
+def test_fields_of_other_widths_in_one_static_function():
+    def run(y0, net):
+        return nde.solve(nde.ODEProblem(lambda t, y: net(y), y0, (0.0, 1.0))).y1
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=False)
+    for width in (2, 64, 32):
+        net = torch.nn.Sequential(torch.nn.Linear(width, 8), torch.nn.Tanh(), torch.nn.Linear(8, width)).double()
+        y0 = torch.randn(4, width, dtype=D)
+        with torch.no_grad():
+            assert torch.allclose(compiled(y0, net), run(y0, net), rtol=1e-9)
