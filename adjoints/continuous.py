@@ -30,6 +30,7 @@ from neuralde.solvers.solution import Status, failure
 
 from .base import Adjoint, Job, Result
 from .captured import Unchanged
+from .mode import Mode
 from .once import once
 from .opening import opened
 from .replay import Costs, merged, replayed
@@ -117,6 +118,7 @@ class RunData:
 
     def __post_init__(self) -> None:
         self.inputs, self.parameters = Unchanged(self.job.tensors), Unchanged(self.captured)
+        self.mode = Mode(self.job.y0.device.type)
 
     def integrate(self) -> Outcome:
         """The forward solve; keeps its dense output where the backward one needs it."""
@@ -153,7 +155,8 @@ class _Continuous(torch.autograd.Function):
         y1, ys = ctx.states
         ctx.run_data.inputs.check()
         integrands = Integrands(ctx.run_data.job.plan, g_costs)
-        grads = ctx.run_data.adjoint.sweep(ctx.run_data, integrands).run(ctx.t1, y1, ys, g_y1, g_ys)
+        with ctx.run_data.mode.again():
+            grads = ctx.run_data.adjoint.sweep(ctx.run_data, integrands).run(ctx.t1, y1, ys, g_y1, g_ys)
         ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
         return None, *grads
 

@@ -19,6 +19,7 @@ from .capabilities import Capabilities
 from .captured import Unchanged, sequence_number
 from .captured_step import CapturedSteps
 from .checkpoints import first_checkpoint
+from .mode import Mode
 from .opening import opened
 from .replay import (
     Costs,
@@ -112,6 +113,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.like = replayed(self.job.plan, self.started, self.job.plan.t0)
+        self.mode = Mode(self.job.y0.device.type)
         self.inputs, self.parameters = Unchanged([self.job.y0, *self.job.tensors]), Unchanged(self.captured)
 
 
@@ -136,12 +138,13 @@ class _Replay(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *rest: Tensor | None) -> Any:
-        if torch.is_grad_enabled():  # backward(create_graph=True)
-            return None, *_in_graph(ctx.run, ctx.saved_tensors, (y1, flat, pieces, *rest))
-        count = 0 if ctx.run.job.plan.events is None else len(Logged._fields)
-        sweep = ctx.run.adjoint.sweep(ctx.run, y1, flat, pieces, rest[:count], rest[count:])
-        sweep.run()
-        return None, sweep.state, *sweep.grads, *sweep.costs
+        with ctx.run.mode.again():
+            if torch.is_grad_enabled():  # backward(create_graph=True)
+                return None, *_in_graph(ctx.run, ctx.saved_tensors, (y1, flat, pieces, *rest))
+            count = 0 if ctx.run.job.plan.events is None else len(Logged._fields)
+            sweep = ctx.run.adjoint.sweep(ctx.run, y1, flat, pieces, rest[:count], rest[count:])
+            sweep.run()
+            return None, sweep.state, *sweep.grads, *sweep.costs
 
 
 def _in_graph(run: _Run, saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:

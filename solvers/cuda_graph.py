@@ -6,7 +6,8 @@ copies its inputs, and what it leaves in its outputs is copied out before the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -83,7 +84,8 @@ class Captured:
     def __init__(self, function: Function, inputs: Sequence[Tensor]) -> None:
         self.inputs = [x.detach().clone() for x in inputs]
         self.graph: Graph = DeviceGraph()
-        self.outputs = self.graph.capture(function, self.inputs)
+        with _casting_anew():
+            self.outputs = self.graph.capture(function, self.inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The function's value, in memory of the caller's own."""
@@ -92,6 +94,17 @@ class Captured:
                 static.copy_(x)
             self.graph.replay()
             return [x.clone() for x in self.outputs]
+
+
+@contextmanager
+def _casting_anew() -> Iterator[None]:
+    """Without autocast's cache: a weight that was cast before the capture would be a constant of the graph."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 class Layout:
@@ -161,7 +174,8 @@ def signature(tensors: Sequence[Tensor], *callables: Any) -> list[Any]:
         key.append(callable_)
         for value in held(callable_):
             if isinstance(value, Tensor):
-                key.append((value.data_ptr(), value.shape, value.dtype, value.requires_grad))
+                place = value.data_ptr() if value.layout is torch.strided else id(value)
+                key.append((place, value.shape, value.dtype, value.requires_grad))
             elif isinstance(value, torch.nn.Module):
                 key.extend(module.training for module in value.modules())
     return key

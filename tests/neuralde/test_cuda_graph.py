@@ -149,6 +149,24 @@ def test_gradients_of_the_ends_and_of_reversible_steps(per_sample, operators):
             assert (a - b).norm() <= 1e-8 * a.norm()
 
 
+def test_weights_cast_by_autocast_are_cast_in_the_graph(operators):
+    torch.manual_seed(0)
+    net, driver, y0 = torch.nn.Linear(3, 3), nde.Blocks(size=2, cuda_graph=True), torch.randn(4, 3)
+    problem = nde.ODEProblem(lambda t, y: torch.tanh(net(y)).float(), y0, (0.0, 1.0))
+    for _ in range(2):
+        ends, grads = [], []
+        for how in (driver, nde.Blocks(size=2)):
+            with torch.autocast("cpu", torch.bfloat16):
+                sol = nde.solve(problem, nde.Midpoint(), dt=0.25, controller=nde.ConstantStep(), driver=how)
+                grads.append(torch.autograd.grad(sol.y1.square().sum(), net.weight)[0])
+            ends.append(sol.y1)
+        assert torch.allclose(*ends, rtol=1e-5)
+        assert torch.allclose(*grads, rtol=1e-2, atol=1e-3)
+        with torch.no_grad():
+            net.weight.mul_(-2.0)
+    assert driver.graphs.captures == 2
+
+
 def test_what_is_captured_anew(again):
     field, driver = Field(), nde.Blocks(size=3, cuda_graph=True)
     y0, k = inputs(0)

@@ -211,7 +211,13 @@ def test_a_failed_lane_and_masked_attempts_leave_the_gradients_alone():
             assert abs(grad.item() + (1.0 - 1.9 / 2) * 1.9) < 1e-4  # y = (1 - k t / 2)^2
 
 
-def test_trace_progress_and_empty_intervals():
+def test_progress():
+    pytest.importorskip("tqdm")
+    for per_sample in (False, True):
+        nde.solve(problem()[0], progress=True, driver=nde.Blocks(), per_sample=per_sample)
+
+
+def test_trace_and_empty_intervals():
     described, _ = problem()
     eager, blocks = (
         nde.solve(described, trace=True, driver=driver, rtol=1e-6) for driver in (None, nde.Blocks(size=3))
