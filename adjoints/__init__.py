@@ -13,6 +13,7 @@ from .forward import ForwardSensitivity
 from .implicit import ImplicitAdjoint
 from .interpolating import GaussAdjoint, InterpolatingAdjoint
 from .reversible import ReversibleAdjoint
+from .ways import composability
 
 __all__ = [
     "Adjoint",
@@ -26,5 +27,6 @@ __all__ = [
     "InterpolatingAdjoint",
     "ReversibleAdjoint",
     "check",
+    "composability",
     "table",
 ]

@@ -48,7 +48,7 @@ class _Aliases:
         if not outputs:
             return [None] * (len(self.aliases) + len(captured))
         wanted = [*(alias for alias in self.aliases if alias.requires_grad), *captured]
-        got = torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True)
+        got = torch.autograd.grad(outputs, wanted, cotangents, create_graph=torch.is_grad_enabled(), allow_unused=True)
         for remove in self._hooks:
             remove()
         return [*(self.got.get(place) for place in range(len(self.aliases))), *got[len(got) - len(captured) :]]
@@ -75,16 +75,18 @@ def gradient_again(
     Returns:
         The gradients of ``y0``, of ``job.live``, of the captured tensors and of ``costs``.
     """
-    aliases, since = _Aliases(), sequence_number()
-    job, copies = replace(job, y0=aliases(job.y0)).copied(aliases)
-    costs = tuple(tuple(aliases(x) for x in state) for state in costs)
-    again = retake(job, records, costs, seen)
-    outputs: list[Tensor | None] = [again.y]
-    outputs.append(torch.cat(again.emitted) if again.emitted else None)
-    outputs.append(torch.stack(again.pieces) if again.pieces else None)
-    if job.plan.events is not None:
-        outputs += [torch.cat(x) for x in zip(*again.logged, strict=True)] or [None] * len(Logged._fields)
-    outputs += [x for state in again.costs for x in state]
+    aliases = _Aliases()
+    with torch.enable_grad():
+        since = sequence_number()
+        job, copies = replace(job, y0=aliases(job.y0)).copied(aliases)
+        costs = tuple(tuple(aliases(x) for x in state) for state in costs)
+        again = retake(job, records, costs, seen)
+        outputs: list[Tensor | None] = [again.y]
+        outputs.append(torch.cat(again.emitted) if again.emitted else None)
+        outputs.append(torch.stack(again.pieces) if again.pieces else None)
+        if job.plan.events is not None:
+            outputs += [torch.cat(x) for x in zip(*again.logged, strict=True)] or [None] * len(Logged._fields)
+        outputs += [x for state in again.costs for x in state]
     pairs = [
         (x, cotangent)
         for x, cotangent in zip(outputs, cotangents, strict=True)

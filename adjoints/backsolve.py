@@ -53,6 +53,7 @@ class BacksolveAdjoint(ContinuousAdjoint):
         saves=("end", "times"),
         dense=False,
         regularizers=False,
+        many_cotangents=False,
     )
 
     @property

@@ -117,6 +117,8 @@ class Adjoint(ABC):
     """What it can do; the only thing that :meth:`check` reads."""
     through_steps: bool = False
     """Whether this instance differentiates step sizes as well."""
+    follows_calls: ClassVar[bool] = False
+    """Whether autograd itself records the field's calls in the solve, in one graph."""
 
     @property
     def name(self) -> str:

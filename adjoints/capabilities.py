@@ -27,8 +27,10 @@ class Capabilities:
         running_costs: gradients reach integrals along the solution, ``RunningCost``.
         per_sample: every sample may have its own clock.
         compiles: the solve may run under ``torch.compile``.
+        compiled_field: the field may be compiled by itself, in an eager solve.
         double_backward: gradients can be differentiated again.
         forward_mode: ``torch.func`` and forward-mode differentiation reach through the solve.
+        many_cotangents: a backward pass may run for many cotangents at once.
         through_steps: step sizes can be differentiated as well.
 
     Example:
@@ -49,8 +51,10 @@ class Capabilities:
     running_costs: bool = True
     per_sample: bool = True
     compiles: bool = False
+    compiled_field: bool = True
     double_backward: bool = False
     forward_mode: bool = False
+    many_cotangents: bool = True
     through_steps: bool = False
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.field import Field
@@ -20,11 +20,19 @@ from neuralde.solvers.held import held
 from neuralde.solvers.quadrature import PathIntegral, as_field
 
 from .base import Job
+from .setting import Setting
+
+
+def held_by(f: Any) -> tuple[list[Tensor], list[nn.Module]]:
+    """What ``f`` holds, in a module, list, closure, partial, object or global: tensors that require grad, and modules."""
+    values = list(held(f))
+    tensors = [value for value in values if isinstance(value, Tensor) and value.requires_grad]
+    return tensors, [value for value in values if isinstance(value, nn.Module)]
 
 
 def held_tensors(f: Any) -> list[Tensor]:
-    """Every tensor that requires grad and that ``f`` holds, in a module, list, closure, partial, object or global."""
-    return [value for value in held(f) if isinstance(value, Tensor) and value.requires_grad]
+    """The tensors among what ``f`` holds."""
+    return held_by(f)[0]
 
 
 def graph_tensors(
@@ -74,18 +82,24 @@ def _cached_cast(node: Any) -> bool:
     return node.name() == "ToCopyBackward0" and len(parents) == 1 and hasattr(parents[0], "variable")
 
 
-def captured_tensors(f: Any, outputs: Iterable[Tensor], own: Iterable[Tensor], since: int) -> list[Tensor]:
-    """Every captured tensor the field's gradient may need: the union of both walks, checked for double counting.
+def captured_tensors(
+    f: Any, outputs: Sequence[Tensor], own: Iterable[Tensor], since: int
+) -> tuple[list[Tensor], Setting]:
+    """Every captured tensor the field's gradient may need, and what surrounds its calls.
+
+    The tensors are the union of both walks, checked for double counting.
 
     What the call itself computed and left in the field (a cached output, a normalized weight) is no input of it.
     """
     mine = {id(tensor) for tensor in own}
-    held = [tensor for tensor in held_tensors(f) if id(tensor) not in mine and not _made_since(tensor, since)]
-    met = graph_tensors(outputs, own, held, since)
-    known = {id(tensor) for tensor in held}
-    tensors = held + [tensor for tensor in met if id(tensor) not in known]
+    every, modules = held_by(f)
+    made = {id(tensor) for tensor in every if _made_since(tensor, since)}
+    ours = [tensor for tensor in every if id(tensor) not in mine and id(tensor) not in made]
+    met = graph_tensors(outputs, own, ours, since)
+    known = {id(tensor) for tensor in ours}
+    tensors = ours + [tensor for tensor in met if id(tensor) not in known]
     _refuse_overlap(tensors)
-    return tensors
+    return tensors, Setting(modules, made, outputs[0].device)
 
 
 def _made_since(tensor: Tensor, since: int) -> bool:
@@ -154,8 +168,8 @@ def sequence_number() -> int:
     return int(node._sequence_nr())
 
 
-def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """What the field captures, and the field at the start (one call serves both)."""
+def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Setting]:
+    """What the field captures, the field at the start (one call serves both), and what surrounds its calls."""
     plan = job.plan
     with torch.enable_grad():
         y0 = plan.method.lower(job.y0.detach()).requires_grad_()
@@ -165,4 +179,5 @@ def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tenso
         found = field.probe(plan.t0, y0) if isinstance(field, Field) else [field(plan.t0, y0)]
         integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
         densities = [cost.density(as_field(plan.field), plan.t0, y0) for cost in integrals]
-    return captured_tensors(job.callables, [*found, *densities], [y0, *copies], since), found[0].detach()
+    captured, setting = captured_tensors(job.callables, [*found, *densities], [y0, *copies], since)
+    return captured, found[0].detach(), setting

@@ -30,10 +30,9 @@ from neuralde.solvers.solution import Status, failure
 
 from .base import Adjoint, Job, Result
 from .captured import Unchanged
-from .mode import Mode
-from .once import once
-from .opening import opened
-from .replay import Costs, merged, replayed
+from .once import once, refuse_batches
+from .opening import Opening, opened
+from .replay import merged, replayed
 
 
 class ContinuousAdjoint(Adjoint):
@@ -78,9 +77,7 @@ class ContinuousAdjoint(Adjoint):
             return opening
         detached = replace(opening.job, y0=job.y0.detach())
         backward_plan = self._backward_plan(detached.plan)
-        run_data = RunData(
-            self, detached, opening.copies, opening.captured, opening.slope, opening.started, backward_plan
-        )
+        run_data = RunData(self, detached, opening, backward_plan)
         y1, ys, *costs = _Continuous.apply(run_data, job.y0, *opening.inputs)
         outcome, run_data.outcome = run_data.outcome, None
         assert outcome is not None
@@ -108,23 +105,20 @@ class RunData:
 
     adjoint: ContinuousAdjoint
     job: Job
-    copies: list[Tensor]
-    captured: list[Tensor]
-    slope: Tensor
-    started: Costs
+    opening: Opening
     backward_plan: Plan
     outcome: Outcome | None = None
     path: DenseOutput | None = None
 
     def __post_init__(self) -> None:
+        self.copies, self.captured = self.opening.copies, self.opening.captured
         self.inputs, self.parameters = Unchanged(self.job.tensors), Unchanged(self.captured)
-        self.mode = Mode(self.job.y0.device.type)
 
     def integrate(self) -> Outcome:
         """The forward solve; keeps its dense output where the backward one needs it."""
         job, keep = self.job, self.adjoint.keeps_path
         options = replace(job.options, save=replace(job.options.save, dense=True)) if keep else job.options
-        outcome = integrate(job.plan, job.y0, options, self.slope, costs=self.started)
+        outcome = integrate(job.plan, job.y0, options, self.opening.slope, costs=self.opening.started)
         if keep and outcome.steps is not None:
             pieces, outcome.steps.coefficients = outcome.steps.coefficients, []
             coefficients = torch.stack(pieces) if pieces else None
@@ -153,9 +147,10 @@ class _Continuous(torch.autograd.Function):
     @once(lambda ctx: ctx.run_data.adjoint.name)
     def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None, *g_costs: Tensor | None) -> Any:
         y1, ys = ctx.states
+        refuse_batches(ctx.run_data.adjoint.name, (g_y1, g_ys, *g_costs))
         ctx.run_data.inputs.check()
         integrands = Integrands(ctx.run_data.job.plan, g_costs)
-        with ctx.run_data.mode.again():
+        with ctx.run_data.opening.setting.restored(ctx.run_data.captured):
             grads = ctx.run_data.adjoint.sweep(ctx.run_data, integrands).run(ctx.t1, y1, ys, g_y1, g_ys)
         ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
         return None, *grads
@@ -235,14 +230,16 @@ class Sweep(ABC):
         """State and cotangent at ``t_end``, earlier in the solve than ``t``; the parameters' share is added up on the way."""
         plan = replace(self.plan, field=self.slope, t0=t, t1=t_end, direction=-self.plan.direction)
         with torch.no_grad():
-            carry, _ = drive(plan, self.pack(y, a), self.options, [self.hear])
+            carry, _ = drive(plan, self.pack(y, a), replace(self.options, compact=False), [self.hear])
         status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
         if status != Status.SUCCESS:
             raise failure(status, f"the backward solve of {self.data.adjoint.name}: ")
         return *self.unpack(carry.y, y), t_end
 
-    def pull(self, t: Scalar, y: Tensor, a: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The field, and its pull of the cotangent on the state and on other tensors."""
+    def pull(
+        self, t: Scalar, y: Tensor, a: Tensor, wanted: Sequence[Tensor], touched: set[int] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The field, and its pull of the cotangent on the state and on other tensors; ``touched`` collects those it uses."""
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             slope = self.plan.field(t, y)
@@ -251,6 +248,8 @@ class Sweep(ABC):
         got: Sequence[Tensor | None] = [None] * len(inputs)
         if outputs:
             got = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
+        if touched is not None:
+            touched.update(place for place, g in enumerate(got[1:]) if g is not None)
         return slope.detach(), [torch.zeros_like(x) if g is None else g for g, x in zip(got, inputs, strict=True)]
 
 

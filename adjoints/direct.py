@@ -46,6 +46,8 @@ class DirectAdjoint(Adjoint):
         through_steps=True,
     )
 
+    follows_calls = True
+
     def __init__(self, through_steps: bool = False) -> None:
         self.through_steps = through_steps
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.event_log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
+from neuralde.solvers.scalars import transformed
 
 from .again import gradient_again
 from .base import Adjoint, Job, Result
@@ -19,8 +20,7 @@ from .capabilities import Capabilities
 from .captured import Unchanged, sequence_number
 from .captured_step import CapturedSteps
 from .checkpoints import first_checkpoint
-from .mode import Mode
-from .opening import opened
+from .opening import Opening, opened
 from .replay import (
     Costs,
     Record,
@@ -88,8 +88,7 @@ class DiscreteAdjoint(Adjoint):
         opening = opened(job)
         if isinstance(opening, Result):
             return opening
-        recorder = self._recorder()
-        run = _Run(self, job, opening.job, opening.copies, opening.captured, recorder, opening.slope, opening.started)
+        run = _Run(self, job, opening, self._recorder())
         y1, flat, coefficients, *rest = _Replay.apply(run, job.y0, *opening.inputs, *opening.states)
         outcome, run.outcome = run.outcome, None
         assert outcome is not None
@@ -102,18 +101,15 @@ class _Run:
 
     adjoint: DiscreteAdjoint
     live: Job
-    job: Job
-    copies: list[Tensor]
-    captured: list[Tensor]
+    opening: Opening
     recorder: Recorder
-    slope: Tensor
-    started: Costs
     outcome: Outcome | None = None
     final: Tensor | None = None
 
     def __post_init__(self) -> None:
+        self.job, self.copies, self.captured = self.opening.job, self.opening.copies, self.opening.captured
+        self.slope, self.started = self.opening.slope, self.opening.started
         self.like = replayed(self.job.plan, self.started, self.job.plan.t0)
-        self.mode = Mode(self.job.y0.device.type)
         self.inputs, self.parameters = Unchanged([self.job.y0, *self.job.tensors]), Unchanged(self.captured)
 
 
@@ -138,13 +134,13 @@ class _Replay(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *rest: Tensor | None) -> Any:
-        with ctx.run.mode.again():
-            if torch.is_grad_enabled():  # backward(create_graph=True)
-                return None, *_in_graph(ctx.run, ctx.saved_tensors, (y1, flat, pieces, *rest))
-            count = 0 if ctx.run.job.plan.events is None else len(Logged._fields)
-            sweep = ctx.run.adjoint.sweep(ctx.run, y1, flat, pieces, rest[:count], rest[count:])
+        run, count = ctx.run, 0 if ctx.run.job.plan.events is None else len(Logged._fields)
+        with run.opening.setting.restored(run.captured):
+            if torch.is_grad_enabled() or transformed():  # backward(create_graph=True), or vmap over it
+                return None, *_in_graph(run, ctx.saved_tensors, (y1, flat, pieces, *rest))
+            sweep = run.adjoint.sweep(run, y1, flat, pieces, rest[:count], rest[count:])
             sweep.run()
-            return None, sweep.state, *sweep.grads, *sweep.costs
+        return None, sweep.state, *sweep.grads, *sweep.costs
 
 
 def _in_graph(run: _Run, saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:

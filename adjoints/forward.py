@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial
+from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result
@@ -18,6 +20,10 @@ from .discrete import assembled
 from .once import once
 from .opening import Opening, opened
 from .replay import Recorder, refuse_lost, replay, replayable, replayed
+from .setting import gradients_of_many, muted
+
+# What torch says of operations whose backward pass cannot be differentiated.
+_ONCE = ("create_graph=False", "does not currently support double backward", "once_differentiable")
 
 
 class ForwardSensitivity(Adjoint):
@@ -45,6 +51,7 @@ class ForwardSensitivity(Adjoint):
         exact=True,
         memory="a state per input number and output",
         cost="with the solve: each step again for every input number",
+        compiled_field=False,
         forward_mode=True,
     )
 
@@ -83,6 +90,7 @@ class _Tangents(Recorder):
         first = [self._columns(place) for place in range(len(self.inputs))]
         self.state, self.fixed = first[0], first[1 : 1 + len(self.own)]
         self.costs = first[1 + len(self.own) :]
+        self.touched: set[int] = set()
         self.emitted: list[Tensor] = []
         self.pieces: list[Tensor] = []
 
@@ -117,7 +125,8 @@ class _Tangents(Recorder):
         outputs = [again.y, again.emitted, again.coefficients, *(x for state in again.costs for x in state)]
         wanted = [y, *self.own, *flat_costs]
         tangents = [_lanes(self.state, rows), *self.fixed, *(_lanes(x, rows) for x in self.costs)]
-        moved = _push(outputs, wanted, tangents)
+        moved, touched = _push(outputs, wanted, tangents)
+        self.touched |= touched
         self.state = _put(self.state, rows, moved[0])
         emitted, piece = moved[1:3]
         if emitted is not None:
@@ -137,8 +146,8 @@ class _Tangents(Recorder):
                 along = tangent.reshape(len(columns), -1) @ cotangent.reshape(-1).conj().to(tangent.dtype)
                 columns = columns + along.real
         out: list[Tensor | None] = []
-        for x, size, part in zip(self.inputs, self.sizes, columns.split(self.sizes), strict=True):
-            if not size:
+        for place, (x, size, part) in enumerate(zip(self.inputs, self.sizes, columns.split(self.sizes), strict=True)):
+            if not size or (0 < place <= len(self.own) and place not in self.touched):
                 out.append(None)
             elif x.is_complex():
                 out.append(torch.complex(*part.reshape(2, -1)).reshape(x.shape).to(x.dtype))
@@ -158,8 +167,8 @@ def _put(old: Tensor, rows: Tensor | None, new: Tensor | None) -> Tensor:
 
 def _push(
     outputs: Sequence[Tensor | None], inputs: Sequence[Tensor], tangents: Sequence[Tensor]
-) -> list[Tensor | None]:
-    """The outputs' tangents, one for each column of the inputs' tangents.
+) -> tuple[list[Tensor | None], set[int]]:
+    """The outputs' tangents, one for each column of the inputs' tangents; and which inputs the outputs depend on.
 
     A forward derivative as the derivative of a backward one, which is linear in the cotangent: so it reaches captured
     tensors where they are, and needs no forward formulas of the operations in the field.
@@ -167,24 +176,38 @@ def _push(
     live = [x for x in outputs if x is not None and x.requires_grad]
     moved: list[Tensor | None] = [None if x is None else x.new_zeros((len(tangents[0]), *x.shape)) for x in outputs]
     if not live:
-        return moved
+        return moved, set()
     cotangents = [torch.zeros_like(x).requires_grad_() for x in live]
-    usable = [(x, v) for x, v in zip(inputs, tangents, strict=True) if x.requires_grad]
-    with torch.enable_grad():
-        pulled = torch.autograd.grad(live, [x for x, _ in usable], cotangents, create_graph=True, allow_unused=True)
-    pairs = [(g, v) for g, (_, v) in zip(pulled, usable, strict=True) if g is not None and g.requires_grad]
-    if not pairs:
-        return moved
-    got = iter(
-        torch.autograd.grad(
-            [g for g, _ in pairs], cotangents, [v for _, v in pairs], allow_unused=True, is_grads_batched=True
-        )
-    )
+    usable = [place for place, x in enumerate(inputs) if x.requires_grad]
+    with _differentiated_twice():
+        with torch.enable_grad():
+            pulled = torch.autograd.grad(
+                live, [inputs[place] for place in usable], cotangents, create_graph=True, allow_unused=True
+            )
+        used = {place: g for place, g in zip(usable, pulled, strict=True) if g is not None}
+        pairs = [(g, tangents[place]) for place, g in used.items() if g.requires_grad]
+        if not pairs:
+            return moved, set(used)
+        got = iter(gradients_of_many([g for g, _ in pairs], cotangents, [v for _, v in pairs]))
     for place, x in enumerate(outputs):
         if x is not None and x.requires_grad:
             new = next(got)
             moved[place] = moved[place] if new is None else new.detach()
-    return moved
+    return moved, set(used)
+
+
+@contextmanager
+def _differentiated_twice() -> Iterator[None]:
+    """Say of a field whose backward pass cannot be differentiated what is the matter."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(mark in str(error) for mark in _ONCE):
+            raise
+        raise InvalidProblemError(
+            "f: has first derivatives only (it is compiled, say, or uses an autograd.Function marked once_differentiable), "
+            "and ForwardSensitivity differentiates its backward pass; expected a field without them, or DiscreteAdjoint()"
+        ) from error
 
 
 class _Forward(torch.autograd.Function):
@@ -194,7 +217,8 @@ class _Forward(torch.autograd.Function):
     def forward(ctx: Any, tangents: _Tangents, slope: Tensor, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(y0, *inputs)
         job = tangents.job
-        outcome = integrate(job.plan, y0.detach(), job.options, slope, tangents, tangents.started)
+        with muted(tangents.captured):
+            outcome = integrate(job.plan, y0.detach(), job.options, slope, tangents, tangents.started)
         tangents.attach(None)
         tangents.outcome, ctx.tangents = outcome, tangents
         ctx.set_materialize_grads(False)

@@ -21,7 +21,8 @@ from neuralde.solvers.steady import Found, Residual, Stop
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities, who_has
 from .captured import Unchanged, captured_tensors, refuse_unknown, sequence_number
-from .once import once
+from .once import once, refuse_batches
+from .setting import Setting, muted, uncached_casts
 
 # How far what is left of the residual may move the gradient, before it says more about the residual than the equilibrium.
 _TRUSTED = 0.1
@@ -74,6 +75,7 @@ class ImplicitAdjoint(Adjoint):
         regularizers=False,
         running_costs=False,
         double_backward=True,
+        many_cotangents=False,
     )
 
     def __init__(
@@ -115,11 +117,13 @@ class ImplicitAdjoint(Adjoint):
         residual = Residual(problem, packing, args)
         since = sequence_number()
         found = _borrowed(found)
-        at = Linearized(residual, found.x)
-        captured = captured_tensors((problem.f, problem.args), [at.out], [at.x, *copies, *live], since)
+        with uncached_casts(found.x.device):
+            at = Linearized(residual, found.x)
+        captured, setting = captured_tensors((problem.f, problem.args), [at.out], [at.x, *copies, *live], since)
         if not y0.requires_grad and not live and not captured:
             return y
-        run = _Run(self, residual, found, stop, copies, captured, at.value, Unchanged(live), Unchanged(captured))
+        watched = Unchanged(live), Unchanged(captured)
+        run = _Run(self, residual, found, stop, copies, captured, setting, at.value, *watched)
         return _Implicit.apply(run, y0, y, *live, *captured)
 
 
@@ -145,6 +149,7 @@ class _Run:
     stop: Stop
     copies: list[Tensor]
     captured: list[Tensor]
+    setting: Setting
     value: Tensor
     inputs: Unchanged
     parameters: Unchanged
@@ -182,12 +187,14 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         run, (y0, *inputs) = ctx.run, ctx.saved_tensors
+        refuse_batches(run.adjoint.name, (g,))
         zero = torch.zeros_like(y0) if y0.requires_grad else None
-        if torch.is_grad_enabled():
-            grads = _Twice.apply(run, g, *inputs)
-            return None, zero, None, *((grads,) if isinstance(grads, Tensor) else grads)
-        at, _, adjoint = _adjoint(run, run.residual.flat(g))
-        grads = torch.autograd.grad(at.out, run.wanted, adjoint, allow_unused=True) if run.wanted else ()
+        with run.setting.restored(run.captured):
+            if torch.is_grad_enabled():
+                grads = _Twice.apply(run, g, *inputs)
+                return None, zero, None, *((grads,) if isinstance(grads, Tensor) else grads)
+            at, _, adjoint = _adjoint(run, run.residual.flat(g))
+            grads = torch.autograd.grad(at.out, run.wanted, adjoint, allow_unused=True) if run.wanted else ()
         _unchanged(run, grads)
         return None, zero, None, *grads
 
@@ -328,7 +335,8 @@ class _Twice(torch.autograd.Function):
         if not pairs:
             return (None,) * (len(wanted) + 1)
         outputs, given = zip(*pairs, strict=True)
-        return None, *torch.autograd.grad(outputs, wanted, given, allow_unused=True, retain_graph=True)
+        with muted(run.captured):
+            return None, *torch.autograd.grad(outputs, wanted, given, allow_unused=True, retain_graph=True)
 
 
 class _Solve(torch.autograd.Function):

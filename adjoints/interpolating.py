@@ -12,6 +12,7 @@ from neuralde.solvers.scalars import Scalar, choose
 
 from .capabilities import Capabilities
 from .continuous import ContinuousAdjoint, Quadrature, Sweep
+from .setting import gradients_of_many
 
 
 class GaussAdjoint(ContinuousAdjoint):
@@ -54,6 +55,7 @@ class GaussAdjoint(ContinuousAdjoint):
         saves=("end", "times"),
         dense=False,
         regularizers=False,
+        many_cotangents=False,
     )
 
     @property
@@ -96,6 +98,7 @@ class InterpolatingAdjoint(GaussAdjoint):
         saves=("end", "times"),
         dense=False,
         regularizers=False,
+        many_cotangents=False,
     )
 
     @property
@@ -149,6 +152,7 @@ class _WithParameters(_OnPath):
     def prepare(self) -> None:
         """The sums over the segments."""
         self.total = [torch.zeros_like(x) for x in self.parameters]
+        self.touched: set[int] = set()
 
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
         """The cotangent, and integrals that start at zero."""
@@ -170,7 +174,7 @@ class _WithParameters(_OnPath):
             pulled = self.pull(t, y, a, [])[1][0]
             shares = self._pull_each(t, y, a)
         else:
-            _, (pulled, *each) = self.pull(t, y, a, self.parameters)
+            _, (pulled, *each) = self.pull(t, y, a, self.parameters, self.touched)
             shares = [share.unsqueeze(0) for share in each]
         parts = [self._rows(pulled), *(share.reshape(len(share), -1).to(a.dtype) for share in shares)]
         return -torch.cat(parts, dim=1)
@@ -179,8 +183,8 @@ class _WithParameters(_OnPath):
         """Nothing to add: the shares are part of the state."""
 
     def gradients(self) -> list[Tensor | None]:
-        """The sums."""
-        return list(self.total)
+        """The sums; None for parameters on which the field does not depend."""
+        return [total if place in self.touched else None for place, total in enumerate(self.total)]
 
     def _rows(self, a: Tensor) -> Tensor:
         return a.reshape(len(a), -1) if self.plan.per_sample else a.reshape(1, -1)
@@ -199,7 +203,8 @@ class _WithParameters(_OnPath):
         if not outputs or not self.parameters:
             return [y.new_zeros(shape) for shape in shapes]
         alone = [_each_alone(x) for x in cotangents]
-        got = torch.autograd.grad(outputs, self.parameters, alone, allow_unused=True, is_grads_batched=True)
+        got = gradients_of_many(outputs, self.parameters, alone)
+        self.touched.update(place for place, g in enumerate(got) if g is not None)
         return [y.new_zeros(shape) if g is None else g for g, shape in zip(got, shapes, strict=True)]
 
 

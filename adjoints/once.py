@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.scalars import transformed
 
 from .capabilities import who_has
 
@@ -34,17 +36,17 @@ def once(
         @functools.wraps(backward)
         def wrapped(ctx: Any, *cotangents: Any) -> Any:
             again = torch.is_grad_enabled()  # backward(create_graph=True)
+            name = who if isinstance(who, str) else who(ctx)
+            if again and transformed():
+                raise _refusal(name, gives, expected)
             with torch.no_grad():
                 grads = backward(ctx, *cotangents)
             if not again:
                 return grads
             # On the inputs themselves: autograd leaves out what does not lead to a tensor that it was asked about.
             inputs = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
-            name = who if isinstance(who, str) else who(ctx)
-            return tuple(
-                _Last.apply((name, gives, expected), grad, *inputs) if isinstance(grad, Tensor) else grad
-                for grad in grads
-            )
+            said = (name, gives, expected)
+            return tuple(_Last.apply(said, grad, *inputs) if isinstance(grad, Tensor) else grad for grad in grads)
 
         return wrapped
 
@@ -61,8 +63,21 @@ class _Last(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        name, gives, expected = ctx.who
+        raise _refusal(*ctx.who)
+
+
+def _refusal(who: str, gives: str, expected: str | None) -> InvalidProblemError:
+    return InvalidProblemError(
+        f"adjoint: {who} gives {gives}, and its gradient was differentiated again (create_graph=True); expected "
+        f"{who_has(double_backward=True) if expected is None else expected}"
+    )
+
+
+def refuse_batches(who: str, cotangents: Sequence[Tensor | None]) -> None:
+    """Refuse a backward pass for many cotangents at once, where each needs steps of its own."""
+    # is_grads_batched still uses the vmap from before functorch.
+    if transformed() or any(x is not None and is_legacy_batchedtensor(x) for x in cotangents):
         raise InvalidProblemError(
-            f"adjoint: {name} gives {gives}, and its gradient was differentiated again (create_graph=True); expected "
-            f"{who_has(double_backward=True) if expected is None else expected}"
+            f"adjoint: {who} solves backwards for one cotangent at a time, and got many (torch.func.vmap over a backward "
+            f"pass, is_grads_batched=True, vectorize=True); expected one, or {who_has(exact=True)}"
         )

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import start_costs
+from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.integrate import integrate
 from neuralde.solvers.scalars import transformed
 
 from .base import Job, Result, plain
 from .captured import captured_by
 from .replay import Costs, replayed
+from .setting import Setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +34,21 @@ class Opening:
     """The reductions before the first step, without a graph."""
     states: list[Tensor]
     """Those that gradients flow through, in a row and in the caller's graph."""
+    setting: Setting
+    """What surrounds the field's calls."""
 
 
 def opened(job: Job) -> Opening | Result:
     """The opening of a job; of one that needs no gradient, or that autograd itself must follow, the result."""
     if not torch.is_grad_enabled() or transformed():
         return plain(integrate(job.plan, job.y0, job.options), job.y0)
+    if job.y0.is_inference():
+        raise InvalidProblemError(
+            "y0: got a tensor that was made under torch.inference_mode(), which no gradient can pass; expected its clone, "
+            "y0.clone(), or a solve under torch.no_grad()"
+        )
     detached, copies = job.detached()
-    captured, slope = captured_by(detached, copies)
+    captured, slope, setting = captured_by(detached, copies)
     inputs = [*job.live, *captured]
     if not job.y0.requires_grad and not inputs:
         with torch.no_grad():
@@ -47,4 +56,4 @@ def opened(job: Job) -> Opening | Result:
     started = start_costs(job.plan, job.y0)
     states = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
     constant = tuple(tuple(x.detach() for x in state) for state in started)
-    return Opening(detached, copies, captured, slope, inputs, constant, states)
+    return Opening(detached, copies, captured, slope, inputs, constant, states, setting)

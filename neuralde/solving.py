@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.adjoints.base import Job, Result
+from neuralde.adjoints.setting import uncached_casts
 from neuralde.solvers import (
     Blocks,
     Controller,
@@ -197,7 +199,8 @@ def solve(
     if compiling():
         result = _in_graph(adjoint, job)
     else:
-        result = _with_progress(adjoint, job) if progress else adjoint.solve(job)
+        with nullcontext() if adjoint.follows_calls else uncached_casts(y0.device):
+            result = _with_progress(adjoint, job) if progress else adjoint.solve(job)
     if first is not None:
         result = _with_first_events(plan, result, first, y0, y_start)
     solution = _solution(plan, options, packing, y_start, result, shown, regularizers, probes)
