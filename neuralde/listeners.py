@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neuralde.adjoints.base import Job
-from neuralde.solvers import Method, Solution
+from neuralde.solvers import Method, Solution, SteadyStateMethod
 from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.graph import compiling
 
@@ -65,11 +65,11 @@ class Solved:
         solution: the result, failed or not.
         rtol: relative tolerance.
         atol: absolute tolerance.
-        peaks: the largest error and stiffness; None for a compiled solve, which keeps neither.
+        peaks: the largest error and stiffness; None for a compiled solve and for a steady state, which keep neither.
     """
 
     problem: Any
-    method: Method
+    method: Method | SteadyStateMethod
     solution: Solution
     rtol: float | Tensor
     atol: float | Tensor
@@ -115,7 +115,12 @@ def watched(job: Job) -> tuple[Job, Peaks | None]:
 
 
 def announce(
-    problem: Any, method: Method, solution: Solution, rtol: Any, atol: Any, peaks: Peaks | None = None
+    problem: Any,
+    method: Method | SteadyStateMethod,
+    solution: Solution,
+    rtol: Any,
+    atol: Any,
+    peaks: Peaks | None = None,
 ) -> None:
     """Tell every listener of a finished solve."""
     if compiling() or not _LISTENERS:

@@ -21,6 +21,7 @@ from .prepare import prepare_plan
 from .problems import ODEProblem, SteadyStateProblem
 from .runge_kutta import Tsit5
 from .scalars import Scalar, any_true, both, maximum, real_dtype, select, spread
+from .sde.method import SDEMethod
 from .solution import Status
 from .state import Packing
 
@@ -134,8 +135,13 @@ class SteadyStateMethod(ABC):
 
     norm: str
 
+    @property
+    def name(self) -> str:
+        """The name that messages and records use."""
+        return type(self).__name__
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        return f"{self.name}()"
 
     @abstractmethod
     def find(self, problem: SteadyStateProblem, residual: Residual, x: Tensor, stop: Stop, max_steps: int) -> Found:
@@ -186,9 +192,9 @@ class DynamicSS(SteadyStateMethod):
         polish: SteadyStateMethod | None = None,
     ) -> None:
         self.solver = Tsit5() if solver is None else solver
-        if not isinstance(self.solver, Method) or self.solver.reversible:
+        if not isinstance(self.solver, Method) or isinstance(self.solver, SDEMethod) or self.solver.reversible:
             raise InvalidProblemError(
-                f"solver: got {solver!r}; expected a method such as Tsit5(), not a Reversible one"
+                f"solver: got {solver!r}; expected a method for ODEs such as Tsit5(), not a Reversible one"
             )
         if isinstance(t_max, bool) or not isinstance(t_max, (int, float)) or not 0 < t_max < math.inf:
             raise InvalidProblemError(f"t_max: got {t_max!r}; expected a positive, finite number")

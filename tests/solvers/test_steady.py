@@ -216,6 +216,15 @@ def test_counts_add_up(method):
     assert sol.stats.steps == sol.stats.accepted + sol.stats.rejected
 
 
+def test_the_cost_of_a_search_is_recorded(method):
+    problem = nde.SteadyStateProblem(lambda t, y: 1.0 - y, torch.zeros(2, 1, dtype=FLOAT))
+    with nde.testing.CostRecorder() as cost:
+        joint, lanes = (nde.solve(problem, method, per_sample=each, **TIGHT) for each in (False, True))
+    assert [solve.solver for solve in cost.solves] == [method.name] * 2
+    assert cost.nfe == joint.stats.nfe + int(lanes.stats.nfe.sum())
+    assert cost.totals["products"] == joint.stats.products + int(lanes.stats.products.sum())
+
+
 FAILURES = {
     "t_max": (nde.DynamicSS(t_max=0.5), lambda t, y: 1.0 - y, nde.ConvergenceError),
     "steps": (nde.DynamicSS(nde.RK4(), dt=0.01), lambda t, y: 1.0 - y, nde.MaxStepsError),
@@ -294,6 +303,7 @@ WRONG = {
     "path_rtol": lambda: nde.DynamicSS(path_rtol=0.0),
     "polish": lambda: nde.DynamicSS(polish=nde.DynamicSS()),
     "dt ": lambda: nde.solve(PROBLEM, nde.Euler()),
+    "solver  ": lambda: nde.solve(PROBLEM, nde.EulerMaruyama(), dt=0.1),
     "solver ": lambda: nde.DynamicSS(nde.Reversible(nde.Tsit5())),
     "controller ": lambda: nde.DynamicSS(controller=1.0),
     "linear ": lambda: nde.ImplicitAdjoint("lu"),
