@@ -117,6 +117,8 @@ class Adjoint(ABC):
     """What it can do; the only thing that :meth:`check` reads."""
     through_steps: bool = False
     """Whether this instance differentiates step sizes as well."""
+    own_steps: bool = False
+    """Whether this instance may take other steps than the solve without a gradient."""
 
     @property
     def name(self) -> str:
