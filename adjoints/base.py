@@ -119,6 +119,8 @@ class Adjoint(ABC):
     """Whether this instance differentiates step sizes as well."""
     follows_calls: ClassVar[bool] = False
     """Whether autograd itself records the field's calls in the solve, in one graph."""
+    own_steps: bool = False
+    """Whether this instance may take other steps than the solve without a gradient."""
 
     @property
     def name(self) -> str:

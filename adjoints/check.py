@@ -156,7 +156,7 @@ def check(
             f"adjoint: got {type(adjoint).__name__}; expected an instance, such as DiscreteAdjoint()"
         )
     options = options | {"solver": solver, "rtol": rtol, "atol": atol}
-    subject = Subject(problem, options, _combination(seed) if loss is None else loss, seed)
+    subject = Subject(problem, options, _combination(seed) if loss is None else loss, seed, adjoint)
     result = _compare(subject, adjoint, directions, seed)
     if show:
         print(result)
@@ -175,7 +175,7 @@ def _compare(subject: Subject, adjoint: Adjoint, directions: int, seed: int) -> 
         _, grads = subject.gradients(adjoint=adjoint)
     except (InvalidProblemError, RuntimeError) as error:
         return GradientCheck(adjoint=adjoint.name, rows=(), refused=str(error))
-    _, direct = subject.gradients(adjoint=DirectAdjoint())
+    _, direct = subject.gradients(**subject.frozen)
     closer = None
     if not adjoint.capabilities.exact:
         finer = {name: float(subject.options[name]) / 100 for name in ("rtol", "atol")}

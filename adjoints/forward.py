@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from .discrete import assembled
 from .once import once
 from .opening import Opening, opened
 from .replay import Recorder, refuse_lost, replay, replayable, replayed
+from .sensitivity_norm import Variational, with_sensitivities
 from .setting import gradients_of_many, muted
 
 # What torch says of operations whose backward pass cannot be differentiated.
@@ -38,6 +40,12 @@ class ForwardSensitivity(Adjoint):
     single product. Cost: each step once more, and a forward derivative for every number. No double backward; under
     ``torch.func`` it is plain forward or reverse mode through the steps.
 
+    Args:
+        in_error_norm: choose steps that are short enough for the sensitivities as well: the error norm is that of state
+            and sensitivities together, each in units of its own tolerance. Otherwise, as with every other adjoint, the
+            steps fit the state, and the gradient, though exact for these steps, may be far from that of the equation
+            where the sensitivities change faster than the state. Costs one more solve, of both together; joint solves.
+
     Example:
         >>> import torch, neuralde as nde
         >>> k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
@@ -55,16 +63,24 @@ class ForwardSensitivity(Adjoint):
         forward_mode=True,
     )
 
+    def __init__(self, in_error_norm: bool = False) -> None:
+        if not isinstance(in_error_norm, bool):
+            raise InvalidProblemError(f"in_error_norm: got {in_error_norm!r}; expected True or False")
+        self.in_error_norm = self.own_steps = in_error_norm
+
     def solve(self, job: Job) -> Result:
         """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
         opening = opened(job)
         if isinstance(opening, Result):
             return opening
         tangents = _Tangents(opening, job.y0.requires_grad)
+        if self.in_error_norm:
+            tangents.fit_steps()
         inputs = [job.y0, *opening.inputs, *opening.states]
         y1, flat, coefficients, *costs = _Forward.apply(tangents, opening.slope, *inputs)
         outcome, tangents.outcome = tangents.outcome, None
         assert outcome is not None
+        outcome = replace(outcome, carry=outcome.carry._replace(nfe=outcome.carry.nfe + tangents.calls))
         return assembled(job, outcome, y1, flat, coefficients, costs)
 
 
@@ -82,6 +98,7 @@ class _Tangents(Recorder):
         self.started, self.copies, self.captured = opening.started, opening.copies, opening.captured
         self.own = [*self.copies, *self.captured]
         self.outcome: Outcome | None = None
+        self.calls = 0
         live = [state_requires_grad, *[True] * len(self.own), *(x.requires_grad for x in opening.states)]
         self.inputs = [x.detach() for x in (job.y0, *self.own, *opening.states)]
         self.sizes = [
@@ -93,6 +110,14 @@ class _Tangents(Recorder):
         self.touched: set[int] = set()
         self.emitted: list[Tensor] = []
         self.pieces: list[Tensor] = []
+
+    def fit_steps(self) -> None:
+        """Take steps that are short enough for the tangents."""
+        state = self.plan.method.lower(self.state)
+        # The ends of the interval are not in the field: they move the solution in the first and the last step only.
+        field = Variational(self.job.plan.field, self.own, self.fixed, _push)
+        self.job, self.calls = with_sensitivities(self.job, state, field)
+        self.plan = replayable(self.job.plan)
 
     def _columns(self, place: int) -> Tensor:
         """The tangents of one input: the identity in its own columns, zero in all others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from neuralde.solvers.controllers import as_list
 from neuralde.solvers.integrate import Outcome
 from neuralde.solvers.scalars import real_dtype
 
-from .base import Job, Result
+from .base import Adjoint, Job, Result
 from .captured import held_tensors
 from .direct import DirectAdjoint, again, recorded
 from .names import names_of
@@ -41,9 +42,10 @@ class Subject:
         options: what ``solve`` is asked for.
         loss: a number from the solution.
         seed: of torch's generator before every solve, for regularizers that draw random numbers.
+        adjoint: whose steps they are.
     """
 
-    def __init__(self, problem: ODEProblem, options: dict[str, Any], loss: Loss, seed: int) -> None:
+    def __init__(self, problem: ODEProblem, options: dict[str, Any], loss: Loss, seed: int, adjoint: Adjoint) -> None:
         self.options, self.loss, self.seed = options, loss, seed
         copies: dict[int, Tensor] = {}
         self.inputs: list[Input] = []
@@ -64,7 +66,7 @@ class Subject:
         self.inputs += [Input(*pair) for pair in zip(names_of(roots, held), held, strict=True)]
         self.inputs += [Input(name, time) for name, time in zip(("t0", "t1"), times, strict=True)]
         self.ends = (1.0, 1.0)
-        self.frozen = self._freeze()
+        self.frozen = self._freeze(adjoint)
         self.baseline = self.value()
 
     def _copied(self, label: str, tree: Any, copies: dict[int, Tensor]) -> Any:
@@ -109,14 +111,14 @@ class Subject:
         self.seed -= 1
         return again != self.baseline and not abs(again - self.baseline) <= 1e3 * self.eps * abs(self.baseline)
 
-    def _freeze(self) -> dict[str, Any]:
+    def _freeze(self, adjoint: Adjoint) -> dict[str, Any]:
         """The options that keep the steps where they are.
 
         A joint solve steps to the times of the steps again, and finds its events anew. A per-sample solve takes the
         recorded steps again, where every sample has its own; the times of events would stay where they were.
         """
-        with torch.no_grad():
-            sol = self.run(saveat="steps", dense=False, adjoint=None)
+        with nullcontext() if adjoint.own_steps else torch.no_grad():
+            sol = self.run(saveat="steps", dense=False, adjoint=adjoint if adjoint.own_steps else None)
         lengths = sol.ts.diff(dim=0).abs().nan_to_num(torch.inf)
         if self.options.get("per_sample"):
             if self.options.get("events") is not None:

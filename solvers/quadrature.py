@@ -15,14 +15,23 @@ from .method import VectorField
 from .scalars import Scalar
 
 
+def _gauss(count: int) -> list[tuple[float, float]]:
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return [((node + 1) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
+
+
+# Made once: a graph that is traced cannot call numpy, and every step asks again.
+_GAUSS = [_gauss(count) for count in range(1, 13)]
+
+
 def gauss_points(order: float) -> list[tuple[float, float]]:
     """Nodes and weights on [0, 1] that integrate polynomials of degree ``order - 1`` exactly.
 
     >>> gauss_points(2)
     [(0.5, 1.0)]
     """
-    nodes, weights = np.polynomial.legendre.leggauss(max(1, (math.ceil(order) + 1) // 2))
-    return [((node + 1) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
+    count = max(1, (math.ceil(order) + 1) // 2)
+    return _GAUSS[count - 1] if count <= len(_GAUSS) else _gauss(count)
 
 
 class PathIntegral(Cost):

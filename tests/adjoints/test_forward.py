@@ -76,3 +76,58 @@ def test_a_tensor_that_turns_up_later_is_refused():
     )
     with pytest.raises(nde.InvalidProblemError, match="later in the solve"):
         nde.solve(problem, adjoint=nde.ForwardSensitivity(), rtol=1e-6)
+
+
+class TestInErrorNorm:
+    """Steps for the sensitivities: where the state stands still and its derivative does not."""
+
+    @staticmethod
+    def problem(y0):
+        return nde.ODEProblem(lambda t, y: 5 * torch.cos(10 * t) * torch.sin(y), y0, (0.0, 2.0))
+
+    def gradient(self, adjoint, tol, solver=None):
+        y0 = torch.zeros(1, requires_grad=True)
+        sol = nde.solve(self.problem(y0), solver, adjoint=adjoint, rtol=tol, atol=tol)
+        return torch.autograd.grad(sol.y1, y0)[0].item(), sol.stats
+
+    @pytest.mark.parametrize("solver", [nde.Tsit5(), nde.Reversible(nde.Bosh3())], ids=["tsit5", "reversible"])
+    def test_the_gradient_follows_the_tolerance(self, solver):
+        """dy1/dy0 = exp(sin(20) / 2) at y0 = 0, which no step of any size misses."""
+        wanted = torch.exp(torch.tensor(20.0).sin() / 2).item()
+        for tol in (1e-3, 1e-5, 1e-7):
+            off = abs(self.gradient(nde.ForwardSensitivity(in_error_norm=True), tol, solver)[0] - wanted)
+            assert off < 100 * tol
+            assert abs(self.gradient(nde.ForwardSensitivity(), tol, solver)[0] - wanted) > 1.0
+
+    def test_it_is_the_gradient_of_its_own_steps(self):
+        w = torch.tensor([0.3, 0.7], requires_grad=True)
+        problem = nde.ODEProblem(
+            lambda t, y, k: torch.sin(w * y + k * t), torch.ones(2), (0.0, 2.0), (torch.tensor(2.0),)
+        )
+        result = nde.adjoints.check(
+            problem, adjoint=nde.ForwardSensitivity(in_error_norm=True), saveat=[0.4, 1.5], show=False
+        )
+        assert {row.verdict for row in result.rows} == {"right"}
+        assert len(result.rows) == 5
+
+    def test_its_calls_are_counted(self):
+        calls = []
+
+        def field(t, y):
+            calls.append(1)
+            return -y * torch.cos(t)
+
+        y0 = torch.ones(1, requires_grad=True)
+        sol = nde.solve(nde.ODEProblem(field, y0, (0.0, 2.0)), adjoint=nde.ForwardSensitivity(in_error_norm=True))
+        plain = nde.solve(nde.ODEProblem(field, y0, (0.0, 2.0)))
+        assert sol.stats.nfe >= plain.stats.nfe + 6 * sol.stats.accepted  # the solve of both, and the steps again
+        fixed = {"dt": 0.25, "controller": nde.ConstantStep()}
+        same = nde.solve(self.problem(y0), adjoint=nde.ForwardSensitivity(in_error_norm=True), **fixed)
+        assert same.stats.nfe == nde.solve(self.problem(y0), **fixed).stats.nfe
+
+    def test_bad_input(self):
+        with pytest.raises(nde.InvalidProblemError, match="in_error_norm: got 1"):
+            nde.ForwardSensitivity(in_error_norm=1)
+        y0 = torch.ones(2, 1, requires_grad=True)
+        with pytest.raises(nde.InvalidProblemError, match="with per_sample=True"):
+            nde.solve(self.problem(y0), adjoint=nde.ForwardSensitivity(in_error_norm=True), per_sample=True)
