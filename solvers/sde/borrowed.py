@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class BorrowedPath:
                 "with increment(s, t) -> (W, H)"
             )
         self.path = path
+        self.rows: Tensor | None = None
         self.shape = torch.Size(path.shape)
         self.levy_area = "none" if path.levy_area_approximation == "none" else "space-time"
 
@@ -63,6 +65,13 @@ class BorrowedPath:
             assert w is not None
             return Increment(w, h)
 
+    def take(self, rows: Tensor) -> BorrowedPath:
+        """The path of some of the samples."""
+        path = copy.copy(self)
+        path.rows = rows if self.rows is None else self.rows[rows]
+        path.shape = torch.Size((len(rows), *self.shape[1:]))
+        return path
+
     def _interval(self, s: float, t: float) -> Increment:
         low, high = min(s, t), max(s, t)
         if self.levy_area == "none":
@@ -70,4 +79,6 @@ class BorrowedPath:
         else:
             w, u = self.path(low, high, return_U=True)
             h = u / (high - low) - 0.5 * w if high > low else torch.zeros_like(w)
+        if self.rows is not None:
+            w, h = w[self.rows], None if h is None else h[self.rows]
         return Increment(w if s <= t else -w, h)

@@ -66,3 +66,33 @@ def test_an_object_that_is_no_path_is_refused():
         nde.InvalidProblemError, match="path: got int; expected a BrownianPath, a Brownian motion of torchsde"
     ):
         BorrowedPath(3)
+
+
+def test_a_solve_takes_it_and_agrees_with_torchsde():
+    class Linear(torch.nn.Module):
+        sde_type, noise_type = "ito", "diagonal"
+
+        def f(self, t, y):
+            return -y + t
+
+        def g(self, t, y):
+            return 0.5 * y
+
+    y0, field = torch.ones(3, 2, dtype=F64), Linear()
+    made = torchsde.BrownianInterval(0.0, 1.0, size=(3, 2), dtype=F64, entropy=5)
+    theirs = torchsde.sdeint(field, y0, torch.tensor([0.0, 1.0], dtype=F64), bm=made, method="euler", dt=1 / 32)
+    problem = nde.SDEProblem(field.f, field.g, y0, (0.0, 1.0))
+    ours = nde.solve(problem, nde.EulerMaruyama(), dt=1 / 32, path=made)
+    torch.testing.assert_close(ours.y1, theirs[-1], rtol=0, atol=1e-13)
+    alone = nde.solve(problem, nde.EulerMaruyama(), dt=1 / 32, path=made, per_sample=True, compact=True)
+    torch.testing.assert_close(alone.y1, theirs[-1], rtol=0, atol=1e-13)
+    with pytest.raises(nde.InvalidProblemError, match=r"path: got increments of shape \(3, 2\); expected \(4, 2\)"):
+        nde.solve(nde.SDEProblem(field.f, field.g, y0.new_ones(4, 2), (0.0, 1.0)), dt=1 / 32, path=made)
+
+
+def test_some_samples_have_their_rows():
+    path, rows = interval((5, 2)), torch.tensor([3, 1])
+    some = path.take(rows)
+    assert some.shape == (2, 2)
+    assert torch.equal(some.increment(0.1, 0.4).h, path.increment(0.1, 0.4).h[rows])
+    assert torch.equal(some.take(torch.tensor([1])).increment(0.1, 0.4).w, path.increment(0.1, 0.4).w[[1]])
