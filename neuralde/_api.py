@@ -9,11 +9,13 @@ from neuralde.solvers import __all__ as _solvers
 
 from . import models, regularizers, testing
 from ._version import __version__
+from .ensemble import EnsembleSolution, solve_ensemble
 from .models import NeuralODE
 from .regularizers import RunningCost
 from .solving import solve
 
 __all__ = [
+    "EnsembleSolution",
     "NeuralODE",
     "RunningCost",
     "__version__",
@@ -21,6 +23,7 @@ __all__ = [
     "models",
     "regularizers",
     "solve",
+    "solve_ensemble",
     "solvers",
     "testing",
 ]

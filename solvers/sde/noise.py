@@ -12,6 +12,7 @@ from ..brownian import BrownianPath, Increment
 from ..errors import InvalidProblemError
 from ..random import draw_seed
 from ..scalars import Scalar
+from .borrowed import BorrowedPath
 
 _BLOCK = 1 << 16
 """How many numbers a block of increments may hold."""
@@ -71,9 +72,7 @@ class Noise:
 def checked_path(path: Any, shape: Sequence[int], times: tuple[Scalar, Scalar], y0: Tensor, area: str) -> Any:
     """A path that the user passed, if it can drive this solve."""
     if not callable(getattr(path, "increment", None)):
-        raise InvalidProblemError(
-            f"path: got {type(path).__name__}; expected a BrownianPath, or an object with increment(s, t) -> (W, H)"
-        )
+        path = BorrowedPath(path)
     got = tuple(getattr(path, "shape", shape))
     if got != tuple(shape):
         raise InvalidProblemError(
