@@ -126,7 +126,10 @@ def trained(target, steps=150, first=1.0):
     return sum(counts[-30:]) / 30
 
 
-@pytest.mark.parametrize(("target", "first"), [(26, 1.0), pytest.param(26, 0.01, marks=pytest.mark.slow), pytest.param(38, 1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("target", "first"),
+    [(26, 1.0), pytest.param(26, 0.01, marks=pytest.mark.slow), pytest.param(38, 1.0, marks=pytest.mark.slow)],
+)
 def test_training_reaches_the_target_whatever_the_first_weight(target, first):
     # A step of Tsit5 is 6 calls: a mean within half a step of the target is on it.
     assert abs(trained(target, first=first) - target) <= 3
