@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neuralde.adjoints.base import Job
-from neuralde.solvers import Method, Solution
+from neuralde.solvers import Method, Solution, SteadyStateMethod
 from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.graph import compiling
 
@@ -69,7 +69,7 @@ class Solved:
     """
 
     problem: Any
-    method: Method
+    method: Method | SteadyStateMethod
     solution: Solution
     rtol: float | Tensor
     atol: float | Tensor
@@ -115,7 +115,12 @@ def watched(job: Job) -> tuple[Job, Peaks | None]:
 
 
 def announce(
-    problem: Any, method: Method, solution: Solution, rtol: Any, atol: Any, peaks: Peaks | None = None
+    problem: Any,
+    method: Method | SteadyStateMethod,
+    solution: Solution,
+    rtol: Any,
+    atol: Any,
+    peaks: Peaks | None = None,
 ) -> None:
     """Tell every listener of a finished solve."""
     if compiling() or not _LISTENERS:

@@ -24,6 +24,8 @@ from neuralde.solvers.scalars import transformed
 from neuralde.solvers.state import Packing
 from neuralde.solvers.steady import COUNTS, Found, Residual, Stop
 
+from .listeners import announce
+
 
 def solve_steady(
     problem: SteadyStateProblem,
@@ -66,6 +68,7 @@ def solve_steady(
         found = how.find(problem, residual, residual.flat(y0.detach()), stop, max_steps)
     y1 = adjoint.attach(problem, packing, y0, found, stop)
     solution = _solution(packing, found, y1)
+    announce(problem, how, solution, rtol, atol)
     if throw:
         solution.raise_on_failure()
     return solution

@@ -122,10 +122,10 @@ class Run:
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Adam, or gradient descent with momentum 0.9."""
-        options = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
+        rate, decay = self.config.learning_rate, self.config.weight_decay
         if self.config.optimizer == "sgd":
-            return torch.optim.SGD(model.parameters(), momentum=0.9, **options)
-        return torch.optim.Adam(model.parameters(), **options)
+            return torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay, momentum=0.9)
+        return torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
 
     def _line(self, history: dict[str, list[float]], epoch: int) -> str:
         return f"{self.arm}/{self.seed}: accuracy {100 * history['accuracy'][epoch]:.1f} %, nfe {history['nfe'][epoch]:.0f}"

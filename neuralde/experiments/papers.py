@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neuralde.adjoints import Adjoint, InterpolatingAdjoint
 
@@ -89,7 +89,16 @@ _MNIST_ARMS = {
         InterpolatingAdjoint,
     ),
 }
-_SGD = {"optimizer": "sgd", "learning_rate": 0.1, "learning_rate_decay": 1e-5}
+_MNIST = Config(
+    "regnde-mnist-ode",
+    epochs=75,
+    batch_size=512,
+    hidden=100,
+    tolerance=1.4e-8,
+    optimizer="sgd",
+    learning_rate=0.1,
+    learning_rate_decay=1e-5,
+)
 
 TABLES: dict[str, Table] = {
     "regnde-mnist-ode": Table(
@@ -97,27 +106,9 @@ TABLES: dict[str, Table] = {
         f"{_OPENING}, Table 1; local rows: {_LOCAL}",
         _MNIST_ARMS,
         {
-            "smoke": Config(
-                "regnde-mnist-ode",
-                epochs=2,
-                batch_size=64,
-                hidden=8,
-                tolerance=1e-3,
-                train_size=64,
-                test_size=32,
-                **_SGD,
-            ),
-            "cpu": Config(
-                "regnde-mnist-ode",
-                epochs=10,
-                batch_size=128,
-                hidden=100,
-                tolerance=1e-6,
-                train_size=10_000,
-                test_size=2_000,
-                **_SGD,
-            ),
-            "paper": Config("regnde-mnist-ode", epochs=75, batch_size=512, hidden=100, tolerance=1.4e-8, **_SGD),
+            "smoke": replace(_MNIST, epochs=2, batch_size=64, hidden=8, tolerance=1e-3, train_size=64, test_size=32),
+            "cpu": replace(_MNIST, epochs=10, batch_size=128, tolerance=1e-6, train_size=10_000, test_size=2_000),
+            "paper": _MNIST,
         },
         {"smoke": 1, "cpu": 3, "paper": 3},
         notes=(
