@@ -20,7 +20,7 @@ from neuralde.solvers.stops import Stops
 
 from .base import Job
 
-Push = Callable[[Sequence[Tensor | None], Sequence[Tensor], Sequence[Tensor]], list[Tensor | None]]
+Push = Callable[[Sequence[Tensor | None], Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor | None], set[int]]]
 
 
 class Variational:
@@ -43,7 +43,7 @@ class Variational:
         y = z[0].detach().requires_grad_()
         with torch.enable_grad():
             slope = self.field(t, y)
-        (moved,) = self.push([slope], [y, *self.inputs], [z[1:], *self.fixed])
+        (moved,), _ = self.push([slope], [y, *self.inputs], [z[1:], *self.fixed])
         assert moved is not None
         return torch.cat([slope.detach().unsqueeze(0), moved])
 

@@ -12,7 +12,7 @@ from ._version import __version__
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     from . import bench
-    from .experiments import train
+    from .experiments import reproduce, train
 
     parser = argparse.ArgumentParser(
         prog="neuralde", description="Differential equations in PyTorch that know their cost."
@@ -22,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     training = commands.add_parser("train", help="train a neural ODE, plainly and with the solver's cost in the loss")
     train.add_arguments(training)
     training.set_defaults(run=train.main)
+    reproducing = commands.add_parser("reproduce", help="a paper's table: our numbers beside theirs")
+    reproduce.add_arguments(reproducing)
+    reproducing.set_defaults(run=reproduce.main)
     benching = commands.add_parser("bench", help="measure this library beside its peers")
     bench.add_arguments(benching)
     benching.set_defaults(run=bench.main)

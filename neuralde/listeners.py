@@ -22,6 +22,8 @@ class Peaks:
     Reading them costs no call of the field, only arithmetic on stages that the step has already.
     """
 
+    reads_stiffness = True
+
     def __init__(self) -> None:
         self.errors: list[Any] = []
         self.stiffnesses: list[Tensor] = []
@@ -48,11 +50,12 @@ class Peaks:
 
 
 def _accepted(value: Any, accept: Any) -> Any:
+    value = value.detach() if isinstance(value, Tensor) else value
     return torch.where(accept, value, 0.0) if isinstance(accept, Tensor) else value
 
 
 def _largest(values: list[Any]) -> float | None:
-    return max(float(torch.as_tensor(value).detach().max()) for value in values) if values else None
+    return max(float(torch.as_tensor(value).max()) for value in values) if values else None
 
 
 @dataclass(frozen=True, eq=False)

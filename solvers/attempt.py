@@ -216,6 +216,7 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
     """The carry after an attempt: moved where it was accepted, with a new step size either way."""
     accept, step = trial.accept, trial.step
     running = carry.status == RUNNING
+    costs = advance_costs(plan, carry.costs, trial, carry.accepted)  # may call the field
     t = select(accept, trial.t_end, carry.t)
     steps = carry.steps + select(running, 1, 0)
     return Carry(
@@ -224,11 +225,11 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
         y=choose(accept, step.y, carry.y),
         slope=_next_slope(plan, carry, trial),
         control=trial.control,
-        costs=advance_costs(plan, carry.costs, trial, carry.accepted),
+        costs=costs,
         status=_status(plan, carry, trial, t, steps),
         steps=steps,
         accepted=carry.accepted + select(accept, 1, 0),
-        nfe=carry.nfe + select(running, step.calls, 0),
+        nfe=carry.nfe + select(running, step.calls + step.asked, 0),
         events=carry.events,
     )
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from .method import Method, Step, VectorField
-from .norms import rms, scaled_error
+from .norms import largest, rms, scaled_error
 from .scalars import Scalar, real_dtype, spread
 
 
@@ -20,7 +20,7 @@ class StepView:
         rtol: relative tolerance.
         atol: absolute tolerance.
         index: how many steps were accepted before this one.
-        field: what was integrated.
+        vector_field: what was integrated.
     """
 
     def __init__(
@@ -30,10 +30,10 @@ class StepView:
         rtol: float | Tensor,
         atol: float | Tensor,
         index: Scalar,
-        field: VectorField | None = None,
+        vector_field: VectorField | None = None,
     ) -> None:
         self.step, self.method, self.rtol, self.atol, self.index = step, method, rtol, atol, index
-        self.field = field
+        self.vector_field = vector_field
         self.t0, self.t1, self.y0, self.y1 = step.t0, step.t1, step.y0, step.y
 
     @property
@@ -57,16 +57,45 @@ class StepView:
     @property
     def error_ratio(self) -> Tensor:
         """The norm that the controller compares with 1: root mean square of the error in units of the tolerance."""
-        return rms(scaled_error(self.step.error, self.y0, self.y1, self.rtol, self.atol), self.per_sample)
+        return self.rms(self.scaled_error)
+
+    @property
+    def scaled_error(self) -> Tensor:
+        """The local error estimate in units of the tolerance, shaped like the state."""
+        return scaled_error(self.step.error, self.y0, self.y1, self.rtol, self.atol)
 
     @property
     def stiffness(self) -> Tensor:
         """The method's stiffness estimate, 1/time."""
         return self.step.stiffness
 
+    @property
+    def slopes(self) -> list[tuple[float, Tensor]]:
+        """Weights that sum to 1, and the field's values that go with them: the step as a quadrature, at no call."""
+        return self.step.slopes
+
+    def call(self, t: Scalar, y: Tensor) -> Tensor:
+        """A further call of the field, in the graph, counted among the solve's."""
+        self.step.asked += 1
+        return self.step.field(t, y)
+
+    def at(self, theta: float) -> tuple[Scalar, Tensor]:
+        """Time and state at a relative time of the step, from its dense output."""
+        return self.t0 + theta * (self.t1 - self.t0), self.method.lower(self.step.at(theta))
+
     def rms(self, x: Tensor) -> Tensor:
         """Root mean square of a state-shaped tensor over each lane."""
         return rms(x, self.per_sample)
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The largest modulus of a state-shaped tensor over each lane."""
+        return largest(x, self.per_sample)
+
+    def squares(self, x: Tensor, norm: str) -> Tensor:
+        """The sum (``norm="sum"``) or mean (``"mean"``) of the squared moduli of a state-shaped tensor over each lane."""
+        squared = self.rms(x).square()  # of the norm, whose derivative at 0 is 0
+        entries = x[0].numel() if self.per_sample and len(x) else x.numel()
+        return squared * entries if norm == "sum" else squared
 
     def spread(self, x: Scalar) -> Scalar:
         """A number per lane, shaped to broadcast against the state."""

@@ -32,8 +32,12 @@ class Step(ABC):
     t1: Scalar
     y0: Tensor
     y: Tensor
+    field: VectorField
+    """What the step calls; a reader of the step may call it too, and then adds to :attr:`asked`."""
     calls: Scalar
     """How often this step has called the field so far, for each lane where lanes differ."""
+    asked: int = 0
+    """How often its readers have."""
 
     @property
     @abstractmethod
@@ -54,6 +58,11 @@ class Step(ABC):
     @abstractmethod
     def stiffness(self) -> Tensor:
         r"""An estimate of the field's Lipschitz constant on the step, 1/time: 0-d, or one per sample."""
+
+    @property
+    def slopes(self) -> list[tuple[float, Tensor]]:
+        r"""Weights :math:`w_i` and slopes :math:`k_i` with :math:`y = y_0 + h \sum_i w_i k_i`: the step as a quadrature."""
+        raise InvalidProblemError("solver: its steps are no weighted sum of slopes; expected a Runge-Kutta method")
 
     @abstractmethod
     def polynomial(self) -> list[Tensor]:

@@ -32,3 +32,12 @@ def tolerance(size: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tenso
     """What an entry of this size may be wrong by; never 0, so that an entry that stays 0 has error 0 with ``atol=0``."""
     scale = atol + rtol * size
     return scale if not isinstance(atol, Tensor) and atol > 0.0 else scale.clamp(min=torch.finfo(scale.dtype).tiny)
+
+
+def largest(x: Tensor, per_sample: bool = False) -> Tensor:
+    """The largest modulus over the whole tensor, or over each sample; 0 for a lane without entries."""
+    rows = x.shape[0] if per_sample else 1
+    entries = x.numel() // rows if rows else 0
+    if not entries:
+        return x.real.new_zeros((rows,) if per_sample else ())
+    return x.abs().reshape(rows, entries).amax(dim=1) if per_sample else x.abs().amax()

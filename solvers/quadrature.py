@@ -57,7 +57,7 @@ class PathIntegral(Cost):
         share = torch.zeros_like(total)
         for node, weight in gauss_points(view.method.order):
             y = view.method.lower(view.step.at(node))
-            share = share + weight * self.density(as_field(view.field), view.t0 + node * length, y)
+            share = share + weight * self.density(as_field(view.vector_field), view.t0 + node * length, y)
         return (total + (share * length).to(total.dtype),)
 
 

@@ -25,7 +25,7 @@ class ReversibleStep(Step):
         pair: Tensor,
         slope: Tensor | None,
     ) -> None:
-        self.t0, self.t1, self.y0 = t0, t1, pair
+        self.field, self.t0, self.t1, self.y0 = field, t0, t1, pair
         y, z = pair.unbind(-1)
         self.forward = base.step(field, t0, t1, z, slope)
         moved = coupling * y + (1.0 - coupling) * z + (self.forward.y - z)
@@ -47,6 +47,11 @@ class ReversibleStep(Step):
     def end_slope(self) -> None:
         """Not at hand."""
         return None
+
+    @property
+    def slopes(self) -> list[tuple[float, Tensor]]:
+        """Those of the first half."""
+        return self.forward.slopes
 
     @property
     def error(self) -> Tensor:

@@ -102,6 +102,11 @@ class RungeKuttaStep(Step):
         return self._evaluate(index + 1)[index]
 
     @property
+    def slopes(self) -> list[tuple[float, Tensor]]:
+        """The stages that the solution is made of, and their weights."""
+        return [(weight, stage) for weight, stage in zip(self.tableau.b, self.stages, strict=False) if weight != 0.0]
+
+    @property
     def error(self) -> Tensor:
         """The difference of the two embedded solutions."""
         weights = self.tableau.error_weights

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..regularizers import STEER, ErrorEstimate, Local, Regularizer, StiffnessEstimate
+from ..regularizers import STEER, ErrorEstimate, Exponential, Local, Regularizer, StiffnessEstimate
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Term:
 
     def weight(self, epoch: int, epochs: int) -> float:
         """The weight during an epoch (counted from 0), as in Pal et al. (2021)."""
-        return self.first * math.exp(-math.log(self.first / self.last) * epoch / epochs) if self.first else 0.0
+        return Exponential(self.first, self.last, epochs)(epoch) if self.first else 0.0
 
 
 _ERROR = Term(ErrorEstimate, 10.0, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuralde.adjoints import Adjoint
 from neuralde.solvers import Tsit5
 
 from ..models import NeuralODE, TimeConditionedMLP
-from .arms import ARMS
+from .arms import ARMS, Term
 from .data import Images
 
 
@@ -33,12 +34,16 @@ class Config:
     tolerance: float = 1e-7
     train_size: int | None = None
     test_size: int | None = None
+    optimizer: str = "adam"
+    learning_rate_decay: float = 0.0
+    """The rate at the n-th batch is divided by 1 + decay n."""
+    device: str = "cpu"
 
 
 class Classifier(nn.Module):
     """A neural ODE on the pixels, then a linear layer."""
 
-    def __init__(self, pixels: int, config: Config, arm: str) -> None:
+    def __init__(self, pixels: int, config: Config, terms: Sequence[Term], adjoint: Adjoint | None = None) -> None:
         super().__init__()
         field = TimeConditionedMLP(pixels, [config.hidden], bounded=True)
         self.node = NeuralODE(
@@ -46,7 +51,8 @@ class Classifier(nn.Module):
             solver=Tsit5(),
             rtol=config.tolerance,
             atol=config.tolerance,
-            regularizers=[term.make() for term in ARMS[arm]],
+            adjoint=adjoint,
+            regularizers=[term.make() for term in terms],
         )
         self.head = nn.Linear(pixels, 10)
 
@@ -69,6 +75,9 @@ class Run:
     config: Config
     data: Images
     checkpoint: Path
+    terms: tuple[Term, ...] | None = None
+    """The regularizers and weights; None: those of :data:`ARMS` under the arm's name."""
+    adjoint: Adjoint | None = None
 
     def train(self, resume: bool, tick: Callable[[str], None]) -> dict[str, Any]:
         """Train, from the last finished epoch if ``resume``; returns the numbers of the run.
@@ -77,10 +86,8 @@ class Run:
         from the same parameters and the same random numbers.
         """
         torch.manual_seed(self.seed)
-        model = Classifier(self.data.train_x.shape[1], self.config, self.arm).to(self.data.train_x.dtype)
-        optimizer = torch.optim.Adam(
-            model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
+        model = Classifier(self.data.train_x.shape[1], self.config, self._terms, self.adjoint).to(self.data.train_x)
+        optimizer = self._optimizer(model)
         history: dict[str, list[float]] = {
             name: [] for name in ("loss", "accuracy", "nfe", "accepted", "rejected", "seconds")
         }
@@ -91,6 +98,7 @@ class Run:
         for epoch in range(len(history["loss"]), self.config.epochs):
             start = time.perf_counter()
             loss = self._epoch(model, optimizer, epoch)
+            self._finished()
             history["seconds"].append(time.perf_counter() - start)
             history["loss"].append(loss)
             for name, value in self.measure(model).items():
@@ -102,20 +110,35 @@ class Run:
             "arm": self.arm,
             "seed": self.seed,
             **final,
+            "train_accuracy": self._accuracy(model, self.data.train_x, self.data.train_y),
             "training_seconds": sum(history["seconds"]),
             "prediction_seconds": self._prediction_seconds(model),
             "history": history,
         }
+
+    @property
+    def _terms(self) -> tuple[Term, ...]:
+        return ARMS[self.arm] if self.terms is None else self.terms
+
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Adam, or gradient descent with momentum 0.9."""
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        if self.config.optimizer == "sgd":
+            return torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay, momentum=0.9)
+        return torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
 
     def _line(self, history: dict[str, list[float]], epoch: int) -> str:
         return f"{self.arm}/{self.seed}: accuracy {100 * history['accuracy'][epoch]:.1f} %, nfe {history['nfe'][epoch]:.0f}"
 
     def _epoch(self, model: Classifier, optimizer: torch.optim.Optimizer, epoch: int) -> float:
         model.train()
-        terms, total = ARMS[self.arm], 0.0
+        terms, total = self._terms, 0.0
         order = torch.randperm(len(self.data.train_x))
         batches = order.split(self.config.batch_size)
-        for batch in batches:
+        for place, batch in enumerate(batches, start=epoch * len(batches)):
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate / (1.0 + self.config.learning_rate_decay * place)
+            batch = batch.to(self.data.train_x.device)
             logits, values = model(self.data.train_x[batch])
             task = nn.functional.cross_entropy(logits, self.data.train_y[batch])
             weighted = [
@@ -131,14 +154,19 @@ class Run:
     @torch.no_grad()
     def measure(self, model: Classifier) -> dict[str, float]:
         """Accuracy on the held-out images, and the solver's counts for predicting the first 512 of them."""
-        model.eval()
-        parts = self.data.test_x.split(2048)
-        guesses = torch.cat([model(part)[0].argmax(dim=1) for part in parts])
-        accuracy = (guesses == self.data.test_y).double().mean().item()
+        accuracy = self._accuracy(model, self.data.test_x, self.data.test_y)
         model(self.data.test_x[:512])
         stats = model.node.stats
         assert stats is not None
         return {"accuracy": accuracy, "nfe": stats.nfe, "accepted": stats.accepted, "rejected": stats.rejected}
+
+    @staticmethod
+    @torch.no_grad()
+    def _accuracy(model: Classifier, x: Tensor, y: Tensor) -> float:
+        """The part of the images that is recognized."""
+        model.eval()
+        guesses = torch.cat([model(part)[0].argmax(dim=1) for part in x.split(2048)])
+        return (guesses == y).double().mean().item()
 
     @torch.no_grad()
     def _prediction_seconds(self, model: Classifier) -> float:
@@ -149,8 +177,14 @@ class Run:
         for _ in range(15):
             start = time.perf_counter()
             model(batch)
+            self._finished()
             times.append(time.perf_counter() - start)
         return statistics.median(times)
+
+    def _finished(self) -> None:
+        """Wait for the device, so that a clock shows what was computed."""
+        if self.data.test_x.is_cuda:
+            torch.cuda.synchronize(self.data.test_x.device)
 
     def _save(self, model: nn.Module, optimizer: torch.optim.Optimizer, history: dict[str, list[float]]) -> None:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +192,7 @@ class Run:
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.data.train_x.device) if self.data.train_x.is_cuda else None,
             "history": history,
             "config": json.dumps(asdict(self.config), sort_keys=True),
         }
@@ -178,4 +213,6 @@ class Run:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.data.train_x.device)
         history.update(state["history"])

@@ -66,22 +66,32 @@ def _against_vanilla(results: list[Result], arm: str) -> str:
 
 def write(results: list[Result], config: Config, out: Path) -> list[Path]:
     """Write ``results.json`` and, where matplotlib is installed, ``results.png``; returns what was written."""
+    return [write_numbers(results, config, out), *draw(results, config, out)]
+
+
+def write_numbers(results: list[Result], config: Config, out: Path, more: dict[str, Any] | None = None) -> Path:
+    """Write ``results.json``."""
     out.mkdir(parents=True, exist_ok=True)
     about = {
         "config": asdict(config),
         "versions": {"neuralde": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"processor": platform.machine(), "system": platform.system(), "threads": torch.get_num_threads()},
+        **(more or {}),
         "results": results,
     }
     (out / "results.json").write_text(json.dumps(about, indent=1))
-    written = [out / "results.json"]
+    return out / "results.json"
+
+
+def draw(results: list[Result], config: Config, out: Path) -> list[Path]:
+    """Draw ``results.png`` where matplotlib is installed."""
     try:
         import matplotlib
     except ImportError:
-        return written
+        return []
     matplotlib.use("Agg")
     _picture(results, config, out / "results.png")
-    return [*written, out / "results.png"]
+    return [out / "results.png"]
 
 
 def _picture(results: list[Result], config: Config, path: Path) -> None:

@@ -30,20 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", choices=sorted(EXPERIMENTS), help="which experiment")
     parser.add_argument("--list", action="store_true", help="list the experiments and arms")
     parser.add_argument("--arms", nargs="+", default=["vanilla", "error"], metavar="ARM", help=f"of: {', '.join(ARMS)}")
-    parser.add_argument("--seeds", type=_positive, default=3, help="how many seeds (default 3)")
-    parser.add_argument("--epochs", type=_positive, help="passes over the training images")
-    parser.add_argument("--batch-size", type=_positive)
+    parser.add_argument("--seeds", type=positive, default=3, help="how many seeds (default 3)")
+    parser.add_argument("--epochs", type=positive, help="passes over the training images")
+    parser.add_argument("--batch-size", type=positive)
     parser.add_argument("--tolerance", type=float, help="rtol and atol of the solves")
-    parser.add_argument("--hidden", type=_positive, help="hidden width of the field")
+    parser.add_argument("--hidden", type=positive, help="hidden width of the field")
     parser.add_argument("--data", type=Path, help="the folder with MNIST's idx files")
-    parser.add_argument("--train-size", type=_positive, help="use only so many training images (mnist)")
-    parser.add_argument("--test-size", type=_positive, help="use only so many test images (mnist)")
+    parser.add_argument("--train-size", type=positive, help="use only so many training images (mnist)")
+    parser.add_argument("--test-size", type=positive, help="use only so many test images (mnist)")
     parser.add_argument("--out", type=Path, help="where results and checkpoints go (default runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A positive whole number from the command line."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {text}; expected a positive number")
@@ -97,7 +98,7 @@ def _run(arguments: argparse.Namespace, config: Config, out: Path) -> int:
         for arm in arguments.arms
     ]
     results = []
-    with _Bar(len(runs) * config.epochs, arguments.quiet) as bar:
+    with Bar(len(runs) * config.epochs, arguments.quiet) as bar:
         for run in runs:
             results.append(run.train(arguments.resume, bar.tick))
     results.sort(key=lambda result: arguments.arms.index(result["arm"]))
@@ -107,7 +108,7 @@ def _run(arguments: argparse.Namespace, config: Config, out: Path) -> int:
     return 0
 
 
-class _Bar:
+class Bar:
     """A progress bar over epochs, silent where nobody watches."""
 
     def __init__(self, total: int, quiet: bool) -> None:
@@ -119,7 +120,7 @@ class _Bar:
                 return
             self.bar = tqdm(total=total, unit="epoch", dynamic_ncols=True)
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,8 +2,31 @@
 
 from .base import Regularizer, StepReduction
 from .estimates import ErrorEstimate, StiffnessEstimate
+from .integrals import JacobianFrobenius, KineticEnergy, TaylorDerivative
 from .local import Local
+from .penalty import Penalty
 from .running import RunningCost
+from .schedules import Constant, Cosine, Exponential, Schedule, TargetNFE, Warmup
 from .steer import STEER
+from .step_count import StepCount
 
-__all__ = ["STEER", "ErrorEstimate", "Local", "Regularizer", "RunningCost", "StepReduction", "StiffnessEstimate"]
+__all__ = [
+    "STEER",
+    "Constant",
+    "Cosine",
+    "ErrorEstimate",
+    "Exponential",
+    "JacobianFrobenius",
+    "KineticEnergy",
+    "Local",
+    "Penalty",
+    "Regularizer",
+    "RunningCost",
+    "Schedule",
+    "StepCount",
+    "StepReduction",
+    "StiffnessEstimate",
+    "TargetNFE",
+    "TaylorDerivative",
+    "Warmup",
+]

@@ -64,10 +64,13 @@ class StepReduction(Regularizer):
     def update(self, state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:
         """Take in one more step."""
         (total,) = state
-        value = self.measure(view)
+        return (self.combined(total, self.measure(view), view),)
+
+    def combined(self, total: Tensor, value: Tensor, view: StepView) -> Tensor:
+        """What was reduced so far, with one more step's number."""
         if self.dt_power:
             value = value * view.dt**self.dt_power
-        return (torch.maximum(total, value) if self.reduction == "max" else total + value,)
+        return torch.maximum(total, value) if self.reduction == "max" else total + value
 
     def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Plan) -> tuple[Tensor, int]:
         """The reduced number; 0 for a solve without steps."""

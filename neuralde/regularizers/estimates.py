@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from neuralde.solvers import Method
+from neuralde.solvers import InvalidProblemError, Method
 from neuralde.solvers.costs import StepView
 
 from .base import StepReduction, check_method
@@ -23,7 +23,8 @@ class ErrorEstimate(StepReduction):
         reduction: ``"mean"`` (default), ``"sum"`` or ``"max"``. The weights for them differ by a factor of the number
             of steps.
         dt_power: :math:`p`, 1; the paper also mentions 2.
-        scaled: False takes the root mean square of the error itself, in units of the state.
+        scaled: False takes the norm of the error itself, in units of the state.
+        norm: ``"rms"`` (default), over the entries of the state, or ``"max"``.
         start_value: a further value to reduce along; the paper's code has its initial estimate there, 0.
 
     References:
@@ -40,10 +41,17 @@ class ErrorEstimate(StepReduction):
     """
 
     def __init__(
-        self, reduction: str = "mean", dt_power: float = 1, scaled: bool = True, start_value: float | None = None
+        self,
+        reduction: str = "mean",
+        dt_power: float = 1,
+        scaled: bool = True,
+        start_value: float | None = None,
+        norm: str = "rms",
     ) -> None:
         super().__init__(reduction, dt_power, start_value)
-        self.scaled = scaled
+        if norm not in ("rms", "max"):
+            raise InvalidProblemError(f'norm: got {norm!r}; expected "rms" or "max"')
+        self.scaled, self.norm = scaled, norm
 
     def check(self, method: Method) -> None:
         """Refuse a method without error estimate."""
@@ -51,6 +59,8 @@ class ErrorEstimate(StepReduction):
 
     def measure(self, view: StepView) -> Tensor:
         """The norm of the step's error."""
+        if self.norm == "max":
+            return view.largest(view.scaled_error if self.scaled else view.error)
         return view.error_ratio if self.scaled else view.rms(view.error)
 
 

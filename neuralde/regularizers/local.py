@@ -146,4 +146,4 @@ class Local(Regularizer):
         lanes = torch.zeros_like(t, dtype=real_dtype(y))
         measured = self.regularizer.update(self.regularizer.start(y, lanes, (t, t)), view)
         value, _ = self.regularizer.value(measured, 1, plan)
-        return value, calls + step.calls
+        return value, calls + step.calls + step.asked

@@ -98,7 +98,14 @@ def _row(solve: SolveCost) -> dict[str, Any]:
     row = {"solver": row.pop("solver"), "dtype": row.pop("dtype"), **row.pop("counts"), **row}
     for name in ("steps_per_time", "max_error", "max_stiffness"):
         row[name] = None if row[name] is None else float(f"{row[name]:.3g}")
-    plain = {"samples": None, "slowest": None, "max_error": None, "max_stiffness": None, "status": "SUCCESS"}
+    plain = {
+        "samples": None,
+        "steps_per_time": None,
+        "slowest": None,
+        "max_error": None,
+        "max_stiffness": None,
+        "status": "SUCCESS",
+    }
     return {name: value for name, value in row.items() if not (name in plain and value == plain[name])}
 
 

@@ -28,7 +28,7 @@ class SolveCost:
         counts: the solve's statistics by name: ``nfe``, ``steps``, ``accepted``, ``rejected`` and what else the method
             counts; with ``per_sample`` the sums over the samples.
         slowest: with ``per_sample`` the field calls of the sample that needed most.
-        steps_per_time: accepted steps (of the slowest sample) per unit of time.
+        steps_per_time: accepted steps (of the slowest sample) per unit of time; None for a steady state.
         max_error: the largest error estimate of an accepted step in units of the tolerance; None where there is none.
         max_stiffness: the largest stiffness estimate, 1/time; None where there is none.
         status: how the solve ended; of several samples the worst.
@@ -48,7 +48,7 @@ class SolveCost:
     samples: int | None
     counts: dict[str, int]
     slowest: int | None
-    steps_per_time: float
+    steps_per_time: float | None
     max_error: float | None
     max_stiffness: float | None
     status: str
@@ -63,7 +63,7 @@ class SolveCost:
         status = torch.as_tensor(solution.status)
         worst = Status(int(status.max())) if status.numel() else Status.SUCCESS
         return cls(
-            solver=solved.method.name,
+            solver=getattr(solved.method, "name", type(solved.method).__name__),
             dtype=_dtype(solved.problem.y0),
             rtol=float(solved.rtol),
             atol=float(solved.atol),
@@ -82,10 +82,10 @@ def _dtype(state: Any) -> str:
     return "+".join(sorted(kinds))
 
 
-def _rate(accepted: Tensor, problem: Any) -> float:
+def _rate(accepted: Tensor, problem: Any) -> float | None:
     span = getattr(problem, "tspan", None)
     if span is None:
-        return 0.0
+        return None
     length = torch.as_tensor(span[1] - span[0]).detach().abs().to(accepted.device, torch.float64)
     rate = torch.where(length > 0, accepted / length, 0.0)
     return float(rate.max()) if rate.numel() else 0.0

@@ -23,6 +23,8 @@ COMMUTATIVE = ("diagonal", "scalar", "commutative")
 class SDEStep(Step):
     """One step of a stochastic method. Between its ends the solution is interpolated linearly."""
 
+    field: SDEField
+
     def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor) -> None:
         self.field, self.t0, self.t1, self.y0 = cast(SDEField, field), t0, t1, y0
         self.h = spread(t1 - t0, y0)

@@ -55,6 +55,19 @@ def test_one_hard_sample_in_an_easy_batch(solver_cost, compact):
     solver_cost.check(name, lambda: nde.solve(problem, per_sample=True, compact=compact))
 
 
+STEADY = {"DynamicSS": nde.DynamicSS(), "Newton": nde.Newton(), "Anderson": nde.Anderson()}
+
+
+@pytest.mark.parametrize("name", STEADY)
+def test_every_search_for_a_steady_state(solver_cost, name):
+    matrix = torch.tensor([[0.2, -0.5], [0.4, 0.1]], dtype=torch.float64)
+    problem = nde.SteadyStateProblem(
+        lambda t, y: torch.tanh(y @ matrix.T) + 0.3 - y, torch.zeros(2, dtype=torch.float64)
+    )
+    cost = solver_cost.check(name, lambda: nde.solve(problem, STEADY[name], rtol=1e-8, atol=1e-8))
+    assert {"jacobians", "linear_solves", "products"} < set(cost.totals)
+
+
 def test_events_and_save_times(solver_cost):
     problem = nde.ODEProblem(
         lambda t, y: torch.stack([y[1], -9.81 + 0.0 * y[1]]),

@@ -1,0 +1,170 @@
+"""``neuralde reproduce``: a paper's table, from data to report, in one command that can be interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .beside import hardware, markdown, versions
+from .classify import CheckpointError, Config, Run
+from .data import DataError, Images, digits, mnist
+from .papers import TABLES, Table
+from .report import Result, draw, write_numbers
+from .train import Bar, positive
+
+STAND_IN = "These are scikit-learn's 8x8 digits, not MNIST (no --data): a run of the machinery, not a reproduction."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``neuralde reproduce``."""
+    parser.add_argument("table", nargs="?", choices=sorted(TABLES), metavar="TABLE", help="which table (see --list)")
+    parser.add_argument(
+        "--list", action="store_true", help="list the tables, and what those lack that cannot be run yet"
+    )
+    parser.add_argument(
+        "--scale", choices=("smoke", "cpu", "paper"), default="cpu", help="how much of it (default cpu)"
+    )
+    parser.add_argument("--data", type=Path, help="the folder with the data, MNIST's idx files say")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these rows")
+    parser.add_argument("--seeds", type=positive, help="how many seeds instead of the scale's")
+    parser.add_argument("--device", default="cpu", help="where to compute, cuda say (default cpu)")
+    parser.add_argument("--out", type=Path, help="where everything goes (default runs/reproduce/TABLE-SCALE)")
+    parser.add_argument("--fresh", action="store_true", help="begin anew; otherwise finished epochs in --out are kept")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Reproduce a table; the exit status."""
+    if arguments.list or arguments.table is None:
+        for name, table in TABLES.items():
+            print(f"{name:<18} {table.title}; {'missing: ' + table.missing if table.missing else 'ready'}")
+        return 0 if arguments.list else 2
+    table = TABLES[arguments.table]
+    wrong = [arm for arm in arguments.arms or () if arm not in table.arms]
+    if table.missing:
+        print(f"{arguments.table} cannot be run yet; missing: {table.missing}", file=sys.stderr)
+        return 2
+    if wrong:
+        print(f"--arms: got {', '.join(wrong)}; expected some of {', '.join(table.arms)}", file=sys.stderr)
+        return 2
+    out = arguments.out or Path("runs") / "reproduce" / f"{arguments.table}-{arguments.scale}"
+    try:
+        return _reproduce(arguments, table, out)
+    except (DataError, CheckpointError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; what is finished is kept in {out}: the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _reproduce(arguments: argparse.Namespace, table: Table, out: Path) -> int:
+    config = replace(table.scales[arguments.scale], device=arguments.device)
+    data, warnings = _data(arguments, config)
+    seeds = list(range(arguments.seeds or table.seeds[arguments.scale]))
+    names = arguments.arms or list(table.arms)
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    results: list[Result] = []
+    with Bar(len(seeds) * len(names) * config.epochs, arguments.quiet) as bar:
+        # Seed by seed, so that an interrupted run can be compared row by row.
+        for seed in seeds:
+            for name in names:
+                results.append(_one(table, name, seed, config, data, out, arguments.fresh, bar.tick))
+                ordered = _report(arguments, table, results, config, out, seeds, started, warnings)
+    draw(ordered, config, out)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    for name in ("table.md", "results.json", "results.png"):
+        if (out / name).exists():
+            print(out / name)
+    return 0
+
+
+def _data(arguments: argparse.Namespace, config: Config) -> tuple[Images, list[str]]:
+    """The images on their device, and what the report must say about them."""
+    if arguments.data is None and arguments.scale != "smoke":
+        raise DataError("--data: got none; expected the folder with MNIST's four idx files")
+    if arguments.data is None:
+        images, warnings = digits(torch.float64), [STAND_IN]
+        images = Images(
+            images.train_x[: config.train_size],
+            images.train_y[: config.train_size],
+            images.test_x[: config.test_size],
+            images.test_y[: config.test_size],
+        )
+    else:
+        images, warnings = mnist(arguments.data, torch.float64, config.train_size, config.test_size), []
+    if arguments.scale == "smoke":
+        warnings.append(
+            "Smoke scale: a handful of images and steps, to see that everything runs. No number means anything."
+        )
+    device = torch.device(config.device)
+    parts = (images.train_x, images.train_y, images.test_x, images.test_y)
+    return Images(*(part.to(device) for part in parts)), warnings
+
+
+def _one(
+    table: Table,
+    name: str,
+    seed: int,
+    config: Config,
+    data: Images,
+    out: Path,
+    fresh: bool,
+    tick: Callable[[str], None],
+) -> Result:
+    """One row with one seed: read if it is finished, gone on with if it has begun, else begun."""
+    arm, finished = table.arms[name], out / "runs" / f"{name}-{seed}.json"
+    # Also what the options do not say: which images, and how many.
+    key = {"config": asdict(config), "images": [len(data.train_x), len(data.test_x), data.train_x.shape[1]]}
+    if finished.is_file() and not fresh:
+        kept = json.loads(finished.read_text(encoding="utf-8"))
+        if kept["key"] != key:
+            raise CheckpointError(f"{finished}: was made with {kept['key']}; expected {key}, --fresh, or another --out")
+        for epoch in range(config.epochs):
+            tick(f"{name}/{seed}: epoch {epoch + 1} was finished before")
+        return dict(kept["result"])
+    adjoint = None if arm.adjoint is None else arm.adjoint()
+    run = Run(name, seed, config, data, out / "checkpoints" / f"{name}-{seed}.pt", arm.terms, adjoint)
+    result = run.train(not fresh, tick)
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    part = finished.with_suffix(".part")
+    part.write_text(json.dumps({"key": key, "result": result}), encoding="utf-8")
+    part.replace(finished)
+    return result
+
+
+def _report(
+    arguments: argparse.Namespace,
+    table: Table,
+    results: list[Result],
+    config: Config,
+    out: Path,
+    seeds: list[int],
+    started: str,
+    warnings: list[str],
+) -> list[Result]:
+    """Write the table after every run, so that an interrupted command leaves one of what there is; the rows in order."""
+    training = sum(result["training_seconds"] for result in results)
+    about: dict[str, Any] = {
+        "table": arguments.table,
+        "scale": arguments.scale,
+        "seeds": seeds,
+        "started": started,
+        "training_seconds": training,
+        "versions": versions(),
+        "hardware": hardware(config.device),
+        "warnings": warnings,
+    }
+    ordered = sorted(results, key=lambda result: list(table.arms).index(result["arm"]))
+    paper = {name: asdict(arm.reported) for name, arm in table.arms.items() if arm.reported is not None}
+    write_numbers(ordered, config, out, {**about, "paper": paper})
+    (out / "table.md").write_text(markdown(table, ordered, config, about), encoding="utf-8")
+    return ordered

@@ -1,0 +1,108 @@
+"""``neuralde reproduce``: the whole path at smoke scale, interruption, other data, and what cannot be run."""
+
+import json
+
+import pytest
+import torch
+
+from neuralde import cli
+from neuralde.experiments import classify
+from neuralde.experiments.papers import TABLES
+
+COMMAND = ["reproduce", "regnde-mnist-ode", "--scale", "smoke", "--quiet"]
+
+
+def numbers(out):
+    results = json.loads((out / "results.json").read_text())["results"]
+    for result in results:
+        for timed in ("training_seconds", "prediction_seconds"):
+            assert result.pop(timed) > 0
+        result["history"].pop("seconds")
+    return results
+
+
+def test_every_row_of_the_table_from_one_command(tmp_path, capsys):
+    assert cli.main([*COMMAND, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    table = (tmp_path / "table.md").read_text()
+    assert table in printed
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    arms = TABLES["regnde-mnist-ode"].arms
+    whole = json.loads((tmp_path / "results.json").read_text())
+    assert [result["arm"] for result in whole["results"]] == list(arms)
+    assert whole["seeds"] == [0]
+    assert whole["versions"]["torch"] == torch.__version__
+    assert whole["paper"]["ernode"]["nfe"] == [177.0, 0.0]
+    assert all(arm.label in table for arm in arms.values())
+    # The paper's ratios stand beside ours: NFE 177 / 253, prediction 0.060 / 0.094, training 0.82 / 0.98.
+    (row,) = (line for line in table.splitlines() if line.startswith("| ERNODE") and "x" in line)
+    assert [cell.strip() for cell in row.split("|")[3::2]][:4] == ["-0.62", "x0.70", "x0.64", "x0.84"]
+    # It says itself that it is not the real thing.
+    assert "not MNIST" in table
+    assert "No number means anything" in table
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+    command = [*COMMAND, "--arms", "vanilla", "steer+ernode", "local-unbiased"]
+    assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
+    calls, forward = [0], classify.Classifier.forward
+
+    def interrupted(self, x):
+        calls[0] += 1
+        if self.training and calls[0] > 25:  # in the second row
+            raise KeyboardInterrupt
+        return forward(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify.Classifier, "forward", interrupted)
+        assert cli.main([*command, "--out", str(tmp_path / "parts")]) == 130
+    assert [result["arm"] for result in numbers(tmp_path / "parts")] == ["vanilla"]
+    calls[0] = 0
+
+    def counted(self, x):
+        calls[0] += self.training
+        return forward(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify.Classifier, "forward", counted)
+        assert cli.main([*command, "--out", str(tmp_path / "parts")]) == 0
+        first = calls[0]
+        assert cli.main([*command, "--out", str(tmp_path / "parts")]) == 0
+    assert 0 < first < 6  # the finished row was not trained again
+    assert calls[0] == first  # nor anything, the third time
+    assert numbers(tmp_path / "whole") == numbers(tmp_path / "parts")
+
+
+def test_another_configuration_is_refused(tmp_path, capsys, monkeypatch):
+    command = [*COMMAND, "--arms", "vanilla", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    path = tmp_path / "runs" / "vanilla-0.json"
+    path.write_text(path.read_text().replace('"hidden": 8', '"hidden": 9'))
+    assert cli.main(command) == 2
+    assert "--fresh" in capsys.readouterr().err
+    assert cli.main([*command, "--fresh"]) == 0
+
+
+def test_what_cannot_be_run_says_what_is_missing(capsys, tmp_path):
+    assert cli.main(["reproduce", "--list"]) == 0
+    listed = capsys.readouterr().out
+    for name, table in TABLES.items():
+        assert name in listed
+        if table.missing:
+            assert cli.main(["reproduce", name, "--scale", "smoke"]) == 2
+            assert table.missing in capsys.readouterr().err
+    assert cli.main(["reproduce", "regnde-mnist-ode", "--scale", "cpu"]) == 2
+    assert "--data" in capsys.readouterr().err
+    assert cli.main([*COMMAND, "--arms", "magic"]) == 2
+    assert "magic" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["reproduce", "nothing"])
+
+
+def test_the_paper_scale_is_the_papers():
+    config = TABLES["regnde-mnist-ode"].scales["paper"]
+    assert (config.epochs, config.batch_size, config.hidden, config.tolerance) == (75, 512, 100, 1.4e-8)
+    field = classify.Classifier(784, config, ())
+    assert sum(p.numel() for p in field.parameters()) == 166_418
+    term = TABLES["regnde-mnist-ode"].arms["ernode"].terms[0]
+    assert (term.weight(0, 75), term.weight(75, 75)) == (100.0, pytest.approx(10.0))
