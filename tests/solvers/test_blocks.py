@@ -4,10 +4,17 @@ import math
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import neuralde as nde
 from neuralde.bench.harness import host_syncs
 from neuralde.regularizers import ErrorEstimate, StiffnessEstimate
+from neuralde.solvers.block import block, packed
+from neuralde.solvers.blocks import in_tensors
+from neuralde.solvers.loop import start
+from neuralde.solvers.prepare import prepare_plan
+from neuralde.solvers.state import Packing
 
 D = torch.float64
 SIZE = 4
@@ -269,3 +276,33 @@ def test_bad_arguments_and_transforms_are_refused():
         torch.func.jvp(end, (x,), (x,))
     with pytest.raises(Exception, match="driver"):
         torch.compile(end, fullgraph=True, backend="eager")(x)
+
+
+class OnDevice(TorchDispatchMode):
+    """Refuses operators on tensors of another device than the state's, which on a GPU are copies from the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in pytree.tree_leaves((args, kwargs, out)):
+            assert not isinstance(x, torch.Tensor) or x.is_meta, f"{func} on {x.device}"
+        return out
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("method", [nde.Tsit5(), nde.RK4(), nde.Reversible(nde.Heun())], ids=repr)
+def test_a_block_stays_on_the_device(method, per_sample):
+    """On tensors without values nothing can be read, and every tensor of the block is where the state is."""
+    y0, weight = torch.empty(4, 3, device="meta"), torch.empty(3, 3, device="meta")
+    described = nde.ODEProblem(lambda t, y: (y @ weight) * torch.cos(t), y0, (0.0, 1.0))
+    stops = dict(step_ts=[0.3], jump_ts=[0.5])
+    controller = nde.PIController(dtmin=1e-5, **stops) if method.adaptive else nde.ConstantStep(**stops)
+    costs = (ErrorEstimate(), StiffnessEstimate()) if isinstance(method, nde.Tsit5) else ()
+    state = method.lift(y0)
+    packing = Packing(y0, per_sample)
+    options = dict(rtol=1e-3, atol=1e-6, max_steps=100, per_sample=per_sample, costs=costs)
+    plan = in_tensors(prepare_plan(described, packing, state, method, controller, **options), y0.device)
+    carry = start(plan, state, None if method.adaptive else 0.1)
+    with torch.no_grad(), OnDevice():
+        attempts, after, _ = block(plan, carry, 3, lambda step: step.polynomial())
+        numbers = packed(attempts, after, numbers=True)
+    assert numbers.shape == (2 * 4 + 10 * 4 * (4 if per_sample else 1),)
