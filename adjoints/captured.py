@@ -66,7 +66,7 @@ def graph_tensors(
                 found[id(leaf)] = leaf
         elif node in by_node:
             found[id(by_node[node])] = by_node[node]
-        elif node._sequence_nr() < since and not _cached_cast(node):
+        elif node._sequence_nr() < since:
             raise InvalidProblemError(
                 f"{who}: uses a tensor that was computed from others before the solve ({node.name()}) and that the adjoint "
                 "cannot reach; expected such tensors in args, or DirectAdjoint()"
@@ -74,12 +74,6 @@ def graph_tensors(
         else:
             stack.extend(parent for parent, _ in node.next_functions)
     return list(found.values())
-
-
-def _cached_cast(node: Any) -> bool:
-    """Whether this is a leaf in another precision, as autocast keeps it for all calls: what leads to the leaf itself."""
-    parents = [parent for parent, _ in node.next_functions]
-    return node.name() == "ToCopyBackward0" and len(parents) == 1 and hasattr(parents[0], "variable")
 
 
 def captured_tensors(

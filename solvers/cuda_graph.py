@@ -6,8 +6,7 @@ copies its inputs, and what it leaves in its outputs is copied out before the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -76,6 +75,9 @@ def check_capture(device: torch.device) -> None:
 class Captured:
     """A captured function: call it with tensors like those at the capture.
 
+    Autocast must not remember casts meanwhile (``solve`` and the backward passes see to it): a weight that was cast
+    before the capture would be a constant of the graph.
+
     Args:
         function: takes tensors and gives a list of tensors; never waits for the device, and does the same each time.
         inputs: tensors to capture it with.
@@ -84,8 +86,7 @@ class Captured:
     def __init__(self, function: Function, inputs: Sequence[Tensor]) -> None:
         self.inputs = [x.detach().clone() for x in inputs]
         self.graph: Graph = DeviceGraph()
-        with _casting_anew():
-            self.outputs = self.graph.capture(function, self.inputs)
+        self.outputs = self.graph.capture(function, self.inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The function's value, in memory of the caller's own."""
@@ -94,17 +95,6 @@ class Captured:
                 static.copy_(x)
             self.graph.replay()
             return [x.clone() for x in self.outputs]
-
-
-@contextmanager
-def _casting_anew() -> Iterator[None]:
-    """Without autocast's cache: a weight that was cast before the capture would be a constant of the graph."""
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(before)
 
 
 class Layout:
