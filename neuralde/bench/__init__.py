@@ -12,6 +12,7 @@ BENCHMARKS = {
     "workprecision": "error against field calls and time over DETEST's 25 nonstiff problems, against torchdiffeq, SciPy",
     "persample": "one hard sample in an easy batch: field rows evaluated, against torchdiffeq and torchode",
     "memory": "peak bytes against steps and parameters for each adjoint; live tensors over many solves",
+    "adjoints": "field calls, peak bytes, time and gradient error against the tolerance, for each adjoint",
     "scaling": "cost per step against batch, dimension, steps and parameters, beside that of the field",
     "cuda": "on a GPU: host syncs and time of the eager loop, blocks, captured blocks and a compiled solve",
     "overhead": "microseconds per step beyond the field; the time to import the library",

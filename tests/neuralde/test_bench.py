@@ -65,6 +65,23 @@ def test_memory(tmp_path, capsys):
     assert all(row["after"] == row["before"] for row in result["leaks"])
 
 
+def test_adjoints(tmp_path, capsys):
+    result, printed = run("adjoints", tmp_path, capsys)
+    rows = {(row["problem"], row["adjoint"], row["tol"]): row for row in result["rows"]}
+    few = {name: rows["Lotka-Volterra", name, 1e-5] for _, name, _ in rows if ("Lotka-Volterra", name, 1e-5) in rows}
+    assert len(few) == 9
+    assert few["DirectAdjoint"]["backward"] == 0 < few["DiscreteAdjoint"]["backward"]
+    assert few["DirectAdjoint"]["bytes"] > 2 * few["DiscreteAdjoint"]["bytes"]
+    # The exact adjoints give one gradient, and all converge with the tolerance.
+    assert few["DirectAdjoint"]["error"] == pytest.approx(few["ForwardSensitivity"]["error"], rel=1e-6)
+    assert all(row["error"] < rows["Lotka-Volterra", name, 1e-3]["error"] / 5 for name, row in few.items())
+    # Steps that fit the state alone are no help where the state stands still.
+    still = {name: rows["equilibrium", name, 1e-5]["error"] for name in few}
+    assert still["DiscreteAdjoint"] > 0.5
+    assert still["ForwardSensitivity(in_error_norm=True)"] < 1e-3
+    assert "gradient's error" in printed
+
+
 @pytest.mark.parametrize("name", ["scaling", "overhead"])
 def test_costs(name, tmp_path, capsys):
     result, _ = run(name, tmp_path, capsys)
