@@ -119,7 +119,7 @@ class ImplicitAdjoint(Adjoint):
         found = _borrowed(found)
         with uncached_casts(found.x.device):
             at = Linearized(residual, found.x)
-        captured, setting = captured_tensors((problem.f, problem.args), [at.out], [at.x, *copies, *live], since)
+        captured, setting = captured_tensors((problem.f, args), [at.out], [at.x, *copies], since)
         if not y0.requires_grad and not live and not captured:
             return y
         watched = Unchanged(live), Unchanged(captured)
@@ -189,6 +189,8 @@ class _Implicit(torch.autograd.Function):
         run, (y0, *inputs) = ctx.run, ctx.saved_tensors
         refuse_batches(run.adjoint.name, (g,))
         zero = torch.zeros_like(y0) if y0.requires_grad else None
+        if not g.numel():
+            return None, zero, None, *(torch.zeros_like(x) for x in inputs)
         with run.setting.restored(run.captured):
             if torch.is_grad_enabled():
                 grads = _Twice.apply(run, g, *inputs)
