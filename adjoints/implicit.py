@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class ImplicitAdjoint(Adjoint):
             raise InvalidProblemError(f"max_products: got {max_products!r}; expected a positive int")
         self.rtol, self.max_products, self.checks = rtol, max_products, bool(check)
 
-    def check(self, job: Job) -> None:
+    def check(self, job: Job) -> NoReturn:
         """Refuse everything but a steady state, which has no job."""
         raise InvalidProblemError(
             f"adjoint: {self.name} is for a SteadyStateProblem; for an ODEProblem expected {who_has(exact=True)}"
@@ -97,7 +97,6 @@ class ImplicitAdjoint(Adjoint):
     def solve(self, job: Job) -> Result:
         """Refuse, for the same reason."""
         self.check(job)
-        raise AssertionError("unreachable")
 
     def attach(self, problem: SteadyStateProblem, packing: Packing, y0: Tensor, found: Found, stop: Stop) -> Tensor:
         """The packed steady state that was found, in the graph if anything that it depends on requires grad."""
