@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class ImplicitAdjoint(Adjoint):
             raise InvalidProblemError(f"max_products: got {max_products!r}; expected a positive int")
         self.rtol, self.max_products, self.checks = rtol, max_products, bool(check)
 
-    def check(self, job: Job) -> None:
+    def check(self, job: Job) -> NoReturn:
         """Refuse everything but a steady state, which has no job."""
         raise InvalidProblemError(
             f"adjoint: {self.name} is for a SteadyStateProblem; for an ODEProblem expected {who_has(exact=True)}"
@@ -97,7 +97,6 @@ class ImplicitAdjoint(Adjoint):
     def solve(self, job: Job) -> Result:
         """Refuse, for the same reason."""
         self.check(job)
-        raise AssertionError("unreachable")
 
     def attach(self, problem: SteadyStateProblem, packing: Packing, y0: Tensor, found: Found, stop: Stop) -> Tensor:
         """The packed steady state that was found, in the graph if anything that it depends on requires grad."""
@@ -119,7 +118,7 @@ class ImplicitAdjoint(Adjoint):
         found = _borrowed(found)
         with uncached_casts(found.x.device):
             at = Linearized(residual, found.x)
-        captured, setting = captured_tensors((problem.f, problem.args), [at.out], [at.x, *copies, *live], since)
+        captured, setting = captured_tensors((problem.f, args), [at.out], [at.x, *copies], since)
         if not y0.requires_grad and not live and not captured:
             return y
         watched = Unchanged(live), Unchanged(captured)
@@ -189,6 +188,8 @@ class _Implicit(torch.autograd.Function):
         run, (y0, *inputs) = ctx.run, ctx.saved_tensors
         refuse_batches(run.adjoint.name, (g,))
         zero = torch.zeros_like(y0) if y0.requires_grad else None
+        if not g.numel():
+            return None, zero, None, *(torch.zeros_like(x) for x in inputs)
         with run.setting.restored(run.captured):
             if torch.is_grad_enabled():
                 grads = _Twice.apply(run, g, *inputs)

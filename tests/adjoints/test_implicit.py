@@ -383,3 +383,32 @@ def test_float32_converges_and_is_differentiated(implicit):
 def test_the_table_has_it_for_steady_states_only():
     assert nde.ImplicitAdjoint in every_adjoint()
     assert nde.ImplicitAdjoint.capabilities.terms == ("steady state",)
+
+
+def test_every_way_to_the_same_tensor_counts_once(implicit, make):
+    w = make(1.5)
+    derived = 2.0 * w**2  # an argument computed from what the field also captures: y* = sqrt(2 w)
+    problem = nde.SteadyStateProblem(lambda t, y, a: a - w * y**2, torch.ones(()), args=(derived,))
+    y = nde.solve(problem, nde.Newton(), adjoint=implicit, **TIGHT).y1
+    (first,) = torch.autograd.grad(y, w, create_graph=True)
+    assert first.item() == pytest.approx(3.0**-0.5, rel=1e-9)
+    assert torch.autograd.grad(first, w)[0].item() == pytest.approx(-(3.0**-1.5), rel=1e-9)
+    k = make(2.0)  # twice an argument, and captured: y* = k**3
+    problem = nde.SteadyStateProblem(lambda t, y, a, b: a * b * k - y, torch.ones(()), args=(k, k))
+    y = nde.solve(problem, nde.Newton(), adjoint=implicit, **TIGHT).y1
+    (first,) = torch.autograd.grad(y, k, create_graph=True)
+    assert first.item() == pytest.approx(12.0, rel=1e-9)
+    assert torch.autograd.grad(first, k)[0].item() == pytest.approx(12.0, rel=1e-9)
+    v = 2.0 * w
+    with pytest.raises(nde.InvalidProblemError, match="captures both a tensor and another one computed from it"):
+        nde.solve(nde.SteadyStateProblem(lambda t, y: v - w * y, torch.ones(())), adjoint=implicit)
+
+
+@pytest.mark.parametrize("how", [nde.DynamicSS(), nde.Newton(), nde.Newton(linear="gmres"), nde.Anderson()])
+def test_empty_states_and_batches(how, make):
+    k = make(1.0)
+    for shape, per_sample in (((0, 3), True), ((2, 0), True), ((0,), False)):
+        problem = nde.SteadyStateProblem(lambda t, y: k - y, torch.zeros(shape))
+        sol = nde.solve(problem, how, per_sample=per_sample)
+        assert sol.y1.shape == shape
+        assert torch.autograd.grad(sol.y1.sum(), k)[0].item() == 0.0
