@@ -6,23 +6,11 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import Recorder
+from neuralde.solvers.testing import TIGHT, Recorder, decay, number, state
 
 D = torch.float64
-TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+pytestmark = pytest.mark.usefixtures("on_device")
 per_sample = pytest.mark.parametrize("per_sample", [False, True], ids=["joint", "per_sample"])
-
-
-def number(*values):
-    return torch.tensor(values, dtype=D)
-
-
-def state(per_sample, *values):
-    return number(*values).expand(2, len(values)).clone() if per_sample else number(*values)
-
-
-def decay(t, y):
-    return -y
 
 
 class TestScheduled:
@@ -75,7 +63,9 @@ class TestScheduled:
 class TestBadInput:
     """Each mistake is named."""
 
-    problem = nde.ODEProblem(decay, number(1.0, 2.0), (0.0, 3.0))
+    @property
+    def problem(self):
+        return nde.ODEProblem(decay, number(1.0, 2.0), (0.0, 3.0))
 
     @pytest.mark.parametrize(
         ("make", "message"),
