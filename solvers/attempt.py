@@ -111,6 +111,8 @@ class Plan:
             direction=self.direction[rows],
             live_t0=None if self.live_t0 is None else self.live_t0[rows],
             live_t1=None if self.live_t1 is None else self.live_t1[rows],
+            stops=self.stops.take(rows),
+            events=None if self.events is None else self.events.take(rows),
         )
 
     def ends(self, t: Scalar, t_end: Scalar, first: Scalar, last: Scalar) -> tuple[Scalar, Scalar]:

@@ -6,6 +6,7 @@ packed states. Finding an event inside a step, and going on behind it, is ``cros
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,9 @@ class ScheduledEvent:
     gradients flow to the times.
 
     Args:
-        ts: when, a sequence or a 1-D tensor in any order. A time ``t0`` changes the initial state before anything is
-            saved; one at ``t1`` belongs to the solve that goes on from there; those outside the interval are passed over.
+        ts: when, a sequence or a 1-D tensor in any order; with ``per_sample`` also ``(T, B)``, each sample's own times, with
+            NaN where a sample has fewer. A time ``t0`` changes the initial state before anything is saved; one at ``t1``
+            belongs to the solve that goes on from there; those outside the interval are passed over.
         apply: ``apply(t, y, *args) -> y``, the state with which the solve goes on.
 
     Example:
@@ -132,9 +134,12 @@ class ScheduledEvent:
         except (TypeError, ValueError, RuntimeError):
             raise InvalidProblemError(f"ts: got {self.ts!r}; expected a sequence of times") from None
         refuse_lanes(times, "ts", "times")
-        if times.dim() != 1 or not (times.is_floating_point() or times.dtype in (torch.int32, torch.int64)):
-            raise InvalidProblemError(f"ts: got {times.dtype} of shape {tuple(times.shape)}; expected 1-D real times")
-        if not bool(times.isfinite().all()):
+        if times.dim() not in (1, 2) or not (times.is_floating_point() or times.dtype in (torch.int32, torch.int64)):
+            raise InvalidProblemError(
+                f"ts: got {times.dtype} of shape {tuple(times.shape)}; expected 1-D real times, or (T, B) with per_sample"
+            )
+        given = times[~times.isnan()] if times.dim() == 2 else times
+        if not bool(given.isfinite().all()):
             raise InvalidProblemError(f"ts: got {times.tolist()}; expected finite times")
         object.__setattr__(self, "ts", times.to(torch.float64))
 
@@ -236,13 +241,28 @@ class Events:
         return [function for function in found if function is not None]
 
     def scheduled(self) -> set[float]:
-        """Every given time."""
-        return {t for times in self.times if times is not None for t in times.tolist()}
+        """Every time that is given for all lanes."""
+        return {t for times in self.times if times is not None and times.dim() == 1 for t in times.tolist()}
+
+    def scheduled_each(self) -> Tensor | None:
+        """The times that each lane has for itself, a column for each."""
+        own = [times for times in self.times if times is not None and times.dim() == 2]
+        return torch.cat(own) if own else None
+
+    def take(self, rows: Tensor) -> Events:
+        """The events of some of the samples."""
+        if self.scheduled_each() is None:
+            return self
+        taken = copy.copy(self)
+        for name in ("times", "live"):
+            each = [x[:, rows] if x is not None and x.dim() == 2 else x for x in getattr(self, name)]
+            setattr(taken, name, each)
+        return taken
 
     def due(self, t: Tensor) -> Tensor:
         """Which events are scheduled for just this time, lanes first."""
         never = torch.zeros_like(t, dtype=torch.bool)
-        flags = [never if times is None else (t.unsqueeze(-1) == times).any(-1) for times in self.times]
+        flags = [never if times is None else _matches(times, t).any(0) for times in self.times]
         return torch.stack(flags, dim=-1)
 
     def value(self, index: int, t: Scalar, y: Tensor) -> Tensor:
@@ -356,7 +376,8 @@ class Events:
             return t_end
         assert times is not None
         end = torch.as_tensor(_constant(t_end), dtype=torch.float64, device=times.device)
-        return live[(times == end.unsqueeze(-1)).to(torch.int64).argmax(-1)]
+        which = _matches(times, end).to(torch.int64).argmax(0)
+        return live[which] if live.dim() == 1 else live.gather(0, which.unsqueeze(0)).squeeze(0)
 
     def _root_time(self, index: int, plan: Plan, field: VectorField, t: Scalar, end: Tensor, y: Tensor) -> Tensor:
         def value(end: Tensor, t: Scalar, y: Tensor) -> Tensor:
@@ -384,6 +405,11 @@ class Events:
             f"{order}; expected torch.func transforms inside each other (such as grad(grad(grad(f)))), which tell how "
             "many there are",
         )
+
+
+def _matches(times: Tensor, t: Tensor) -> Tensor:
+    """Which of the times, those of each lane or of all, are the lanes' ``t``: times first."""
+    return times == t if times.dim() == 2 else times.reshape(-1, *[1] * t.dim()) == t
 
 
 def _constant(x: Scalar) -> Scalar:

@@ -14,7 +14,7 @@ from .blocks import Blocks
 from .controllers import ConstantStep, Controller, PIController, StepTo, as_list
 from .costs import Cost
 from .errors import InvalidProblemError
-from .events import Events, as_events
+from .events import Events, ScheduledEvent, as_events
 from .field import Field
 from .integrate import Options
 from .lanes import refuse_lanes
@@ -76,12 +76,15 @@ def prepare_plan(
         direction = -1.0 if t1 < t0 else 1.0
     watched = _events(events, packing, problem, method, y0, through_steps)
     landed = watched.scheduled() if watched is not None else set()
+    landed_each = watched.scheduled_each() if watched is not None else None
     return Plan(
         field=field,
         method=method,
         controller=controller.bind(method),
         stops=Stops(
-            (*as_list(controller.step_ts), *landed), (*as_list(controller.jump_ts), *_knots(field, problem.args))
+            (*as_list(controller.step_ts), *landed),
+            (*as_list(controller.jump_ts), *_knots(field, problem.args)),
+            landed_each,
         ),
         t0=t0,
         t1=t1,
@@ -109,6 +112,13 @@ def _events(
         raise InvalidProblemError(
             "events cannot be compiled, because how many there are is not known; expected an eager solve"
         )
+    for event in described:
+        wanted = (y0.shape[0],) if packing.per_sample else ()
+        if isinstance(event, ScheduledEvent) and tuple(torch.as_tensor(event.ts).shape[1:]) not in ((), wanted):
+            raise InvalidProblemError(
+                f"ts: got times of shape {tuple(torch.as_tensor(event.ts).shape)}; expected (T,)"
+                + (f", or (T, {y0.shape[0]}) for each sample" if packing.per_sample else "; per_sample takes (T, B)")
+            )
     if method.reversible:
         raise InvalidProblemError(
             f"events: got some with {method!r}, which steps two copies of the state at once; expected another solver"

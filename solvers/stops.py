@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_left, bisect_right
 
 import torch
@@ -18,15 +19,22 @@ class Stops:
     Args:
         step_ts: sorted times to land on.
         jump_ts: sorted times to land on, where the field is discontinuous.
+        each: times that each lane has for itself, ``(T, B)`` in any order; NaN is none.
     """
 
-    def __init__(self, step_ts: tuple[float, ...], jump_ts: tuple[float, ...]) -> None:
+    def __init__(self, step_ts: tuple[float, ...], jump_ts: tuple[float, ...], each: Tensor | None = None) -> None:
+        self.each = each
         self.ts = sorted({*step_ts, *jump_ts})
         self.jumps = frozenset(jump_ts)
         self._tensors: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def after(self, t: Scalar, t1: Scalar, direction: Scalar) -> Scalar:
         """The next of the times strictly ahead of ``t``, or ``t1`` where that comes first."""
+        if self.each is not None:
+            ahead = (self.each - t) * direction
+            nearest = torch.where(ahead > 0, ahead, torch.inf).min(dim=0)
+            own = self.each.gather(0, nearest.indices.unsqueeze(0)).squeeze(0)
+            t1 = torch.where(nearest.values < (t1 - t) * direction, own, t1)
         if not self.ts:
             return t1
         if not isinstance(t, Tensor):
@@ -39,6 +47,14 @@ class Stops:
         ahead = (ts - t.unsqueeze(-1)) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
         nearest = torch.where(ahead > 0, ahead, torch.inf).min(dim=-1)
         return torch.where(nearest.values < (t1 - t) * direction, ts.take(nearest.indices), t1)
+
+    def take(self, rows: Tensor) -> Stops:
+        """The stops of some of the lanes."""
+        if self.each is None:
+            return self
+        taken = copy.copy(self)
+        taken.each = self.each[:, rows]
+        return taken
 
     def is_jump(self, t: Scalar) -> Scalar:
         """Whether the field is discontinuous at ``t``."""

@@ -26,14 +26,49 @@ __all__ = [
     "LIMIT_CYCLE",
     "REFERENCES",
     "SINE",
+    "TIGHT",
     "Recorder",
     "Reference",
     "ScriptedController",
     "StubMethod",
     "StubStep",
+    "decay",
     "methods",
+    "number",
     "observed_order",
+    "state",
 ]
+
+TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+"""Tolerances at which a solution is exact for most tests."""
+
+
+def number(*values: float) -> Tensor:
+    """Numbers in float64, on the default device.
+
+    >>> number(1.0, 2.0)
+    tensor([1., 2.], dtype=torch.float64)
+    """
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def state(per_sample: bool, *values: float) -> Tensor:
+    """A state in float64, or two samples of it.
+
+    >>> state(True, 1.0, 2.0).shape
+    torch.Size([2, 2])
+    """
+    return number(*values).expand(2, len(values)).clone() if per_sample else number(*values)
+
+
+def decay(t: Tensor, y: Tensor) -> Tensor:
+    """The field whose solutions are multiples of ``exp(-t)``.
+
+    >>> decay(number(0.0), number(3.0))
+    tensor([-3.], dtype=torch.float64)
+    """
+    del t
+    return -y
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,3 +47,10 @@ def seed() -> int:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device to compute on: the CPU and, where there is one, the CUDA device."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def on_device(device: torch.device):
+    """Make new tensors on each device by default."""
+    with torch.device(device):
+        yield device

@@ -44,6 +44,10 @@ OPTIONS = {
     "regularizers": ({"regularizers": [ErrorEstimate()]}, lambda sol: sol.regularization[0]),
     "dense": ({"dense": True}, lambda sol: sol(0.5).sum()),
     "per_sample": ({"per_sample": True}, lambda sol: sol.y1.sum()),
+    "events": (
+        {"events": nde.Event(lambda t, y: y[0, 0] - 0.4, terminal=False, apply=lambda t, y: 1.1 * y)},
+        lambda sol: sol.y1.sum() + sol.events.ts.sum() + sol.events.ys.square().sum(),
+    ),
     "steps": ({"saveat": "steps"}, lambda sol: sol.ys.sum()),
 }
 

@@ -503,3 +503,27 @@ class TestRefused:
         dose = nde.ScheduledEvent(make(0.0, 0.5), lambda t, y: y + 1)
         with pytest.raises(nde.InvalidProblemError, match="ts: got the start of the interval"):
             nde.solve(self.problem, events=dose)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize(
+    "adjoint", [nde.DirectAdjoint(), nde.DiscreteAdjoint(), nde.DiscreteAdjoint(checkpoints=2)], ids=["direct", "all", "some"]
+)
+def test_each_samples_own_schedule(adjoint, compact):
+    """y' = -k y and doses d at a sample's own times: everything in closed form."""
+    ts = torch.tensor([[0.5, math.nan, 1.7], [1.5, 0.25, 0.9]]).requires_grad_()
+    k, d = torch.tensor(1.3).requires_grad_(), torch.tensor(0.7).requires_grad_()
+    problem = nde.ODEProblem(lambda t, y, k, d: -k * y, torch.ones(3, 1), (0.0, 2.0), (k, d))
+    dose = nde.ScheduledEvent(ts, lambda t, y, k, d: y + d)
+    sol = nde.solve(
+        problem, events=dose, per_sample=True, compact=compact, adjoint=adjoint, saveat=[1.0, 2.0], rtol=1e-9, atol=1e-9
+    )
+    at = torch.tensor([1.0, 2.0]).reshape(2, 1, 1)
+    given = ~ts.isnan() & (ts <= at)
+    times = torch.where(given, ts, at)
+    exact = (-k * at[:, :, 0]).exp() + torch.where(given, d * (-k * (at - times)).exp(), 0.0).sum(1)
+    assert (sol.ys[..., 0] - exact).abs().max() < 1e-8
+    wanted = torch.autograd.grad(exact.square().sum(), (ts, k, d))
+    got = torch.autograd.grad(sol.ys.square().sum(), (ts, k, d))
+    for a, b in zip(got, wanted, strict=True):
+        assert (torch.nan_to_num(a) - torch.nan_to_num(b)).abs().max() < 1e-7

@@ -6,23 +6,11 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import Recorder
+from neuralde.solvers.testing import TIGHT, Recorder, decay, number, state
 
 D = torch.float64
-TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+pytestmark = pytest.mark.usefixtures("on_device")
 per_sample = pytest.mark.parametrize("per_sample", [False, True], ids=["joint", "per_sample"])
-
-
-def number(*values):
-    return torch.tensor(values, dtype=D)
-
-
-def state(per_sample, *values):
-    return number(*values).expand(2, len(values)).clone() if per_sample else number(*values)
-
-
-def decay(t, y):
-    return -y
 
 
 class TestScheduled:
@@ -45,6 +33,34 @@ class TestScheduled:
         assert (sol.ys[..., 0].reshape(4, -1) - values.unsqueeze(1)).abs().max() < 1e-8
         assert (sol(ts)[..., 0].reshape(4, -1) - values.unsqueeze(1)).abs().max() < 1e-8
         assert (sol.y1 - values[-1]).abs().max() < 1e-8
+
+    @pytest.mark.parametrize("compact", [False, True])
+    def test_each_sample_has_times_of_its_own(self, compact):
+        """To the last bit the sample alone: the others' times are no times of its steps."""
+        ts = number(0.5, math.nan, 1.7, 1.5, 0.25, 0.0).reshape(2, 3)
+
+        def solve(ts, count):
+            dose = nde.ScheduledEvent(ts, lambda t, y: y + 0.7 * (1 + 0.1 * t))
+            problem = nde.ODEProblem(
+                lambda t, y: -y * (1 + 0.3 * torch.sin(t)), number(1.0, 2.0).expand(count, 2), (0.0, 2.0)
+            )
+            return nde.solve(
+                problem, events=dose, per_sample=True, compact=compact, saveat=[0.0, 1.0, 2.0], trace=True, **TIGHT
+            )
+
+        together = solve(ts, 3)
+        for sample in range(3):
+            own = ts[:, sample][~ts[:, sample].isnan()]
+            alone = solve(own, 1)
+            assert torch.equal(together.ys[:, sample], alone.ys[:, 0])
+            assert together.stats.steps[sample] == alone.stats.steps[0]
+            seen = together.events.ts[:, sample]
+            assert torch.equal(seen[~seen.isnan()], own.sort().values)
+
+    def test_times_of_each_sample_need_as_many(self):
+        problem = nde.ODEProblem(decay, number(1.0, 2.0).reshape(2, 1), (0.0, 1.0))
+        with pytest.raises(nde.InvalidProblemError, match=r"ts: got times of shape \(1, 3\); .* \(T, 2\)"):
+            nde.solve(problem, events=nde.ScheduledEvent([[0.1, 0.2, 0.3]], decay), per_sample=True)
 
     def test_with_an_event_at_the_same_time(self):
         problem = nde.ODEProblem(lambda t, y: torch.ones_like(y), number(0.0), (0.0, 1.0))
@@ -75,7 +91,9 @@ class TestScheduled:
 class TestBadInput:
     """Each mistake is named."""
 
-    problem = nde.ODEProblem(decay, number(1.0, 2.0), (0.0, 3.0))
+    @property
+    def problem(self):
+        return nde.ODEProblem(decay, number(1.0, 2.0), (0.0, 3.0))
 
     @pytest.mark.parametrize(
         ("make", "message"),
@@ -93,7 +111,8 @@ class TestBadInput:
             (lambda: nde.Event(decay, probes=True), "probes: got True"),
             (lambda: nde.ScheduledEvent([1.0], None), "apply: got NoneType"),
             (lambda: nde.ScheduledEvent("noon", decay), "ts: got"),
-            (lambda: nde.ScheduledEvent([[1.0]], decay), "ts: got torch.float64 of shape"),
+            (lambda: nde.ScheduledEvent([[[1.0]]], decay), "ts: got torch.float64 of shape"),
+            (lambda: nde.ScheduledEvent([[math.inf, 1.0]], decay), "ts: got .*; expected finite"),
             (lambda: nde.ScheduledEvent([math.nan], decay), "ts: got .nan.; expected finite"),
         ],
     )
@@ -107,6 +126,7 @@ class TestBadInput:
             (decay, "events: got function"),
             ([decay], "events: got function"),
             (nde.Event, "events: got type"),
+            (nde.ScheduledEvent([[1.0, 2.0]], decay), r"ts: got times of shape \(1, 2\); expected \(T,\); per_sample takes"),
             (nde.Event(lambda t, y: y), r"fn: got shape \(2,\); expected one real number"),
             (nde.Event(lambda t, y: 1.0), "fn: got float 1.0"),
             (nde.Event(lambda t, y: None), "fn: got NoneType"),

@@ -8,23 +8,11 @@ import torch
 
 import neuralde as nde
 from neuralde.solvers.brackets import find_root
-from neuralde.solvers.testing import Recorder, methods
+from neuralde.solvers.testing import TIGHT, Recorder, decay, methods, number, state
 
 D = torch.float64
-TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+pytestmark = pytest.mark.usefixtures("on_device")
 per_sample = pytest.mark.parametrize("per_sample", [False, True], ids=["joint", "per_sample"])
-
-
-def number(*values):
-    return torch.tensor(values, dtype=D)
-
-
-def state(per_sample, *values):
-    return number(*values).expand(2, len(values)).clone() if per_sample else number(*values)
-
-
-def decay(t, y):
-    return -y
 
 
 def fall(t, y, g=9.81):
@@ -141,7 +129,9 @@ def test_directions(direction, times, per_sample):
 class TestWhere:
     """An event at the ends of the interval, on save times, never."""
 
-    problem = nde.ODEProblem(lambda t, y: torch.ones_like(y), number(0.0), (0.0, 1.0))
+    @property
+    def problem(self):
+        return nde.ODEProblem(lambda t, y: torch.ones_like(y), number(0.0), (0.0, 1.0))
 
     @pytest.mark.parametrize("direction", ["any", "up", "down"])
     def test_at_the_start_it_does_not_fire(self, direction):
