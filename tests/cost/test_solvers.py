@@ -65,7 +65,8 @@ def test_every_search_for_a_steady_state(solver_cost, name):
         lambda t, y: torch.tanh(y @ matrix.T) + 0.3 - y, torch.zeros(2, dtype=torch.float64)
     )
     cost = solver_cost.check(name, lambda: nde.solve(problem, STEADY[name], rtol=1e-8, atol=1e-8))
-    assert {"jacobians", "linear_solves", "products"} < set(cost.totals)
+    if name == "Newton":
+        assert cost.totals["jacobians"] == cost.totals["linear_solves"] > 1
 
 
 def test_events_and_save_times(solver_cost):
