@@ -20,7 +20,7 @@ from .cuda_graph import Cache, check_capture
 from .errors import InvalidProblemError
 from .field import Field
 from .loop import Listener, start
-from .saving import Rows, Steps, Tracer
+from .saving import Rows, Steps
 from .scalars import Scalar, select, transformed
 
 
@@ -102,7 +102,7 @@ def run_blocks(
         attempts, carry, reading = advance(carry)
         for (before, trial), seen in zip(attempts, reading.attempts(), strict=True):
             if not seen.running:
-                masked += int(trial.step.calls)
+                masked += int(trial.step.calls) + trial.step.asked
                 continue
             extra = extra + _tell(plan, listeners, before, trial, seen)
         going = reading.going
@@ -123,7 +123,8 @@ def _advance(
     numbers, size = joint or anyone(Rows), blocks.size
     if blocks.cuda_graph and isinstance(plan.field, Field):
         polynomials = anyone(Rows) or any(isinstance(x, Steps) and x.polynomials for x in listeners)
-        wants = Wants(numbers, bool(listeners), polynomials, anyone(Tracer) and plan.method.has_stiffness)
+        stiffness = any(getattr(x, "reads_stiffness", False) for x in listeners) and plan.method.has_stiffness
+        wants = Wants(numbers, bool(listeners), polynomials, stiffness)
         return captured_block(plan, carry, size, wants, blocks.graphs)
 
     def run(carry: Carry) -> tuple[Attempts, Carry, Reading]:

@@ -32,8 +32,8 @@ class Step(ABC):
     t1: Scalar
     y0: Tensor
     y: Tensor
-    field: VectorField
-    """What the step calls; a reader of the step may call it too, and then adds to :attr:`asked`."""
+    field: Any
+    """What the step calls, ``field(t, y)``; a reader of the step may call it too, and then adds to :attr:`asked`."""
     calls: Scalar
     """How often this step has called the field so far, for each lane where lanes differ."""
     asked: int = 0

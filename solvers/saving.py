@@ -315,6 +315,8 @@ def widen_pieces(pieces: Tensor, rows: Tensor | None, samples: int | None) -> Te
 class Tracer:
     """The trace of every attempt."""
 
+    reads_stiffness = True
+
     def __init__(self, stiffness: bool, samples: int | None) -> None:
         self.stiffness, self.samples = stiffness, samples
         self.entries: list[tuple[object, ...]] = []

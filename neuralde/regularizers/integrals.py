@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralde.solvers import InvalidProblemError
+from neuralde.solvers import InvalidProblemError, Method
 from neuralde.solvers.costs import StepView
 from neuralde.solvers.quadrature import gauss_points
 from neuralde.solvers.scalars import Scalar
+from neuralde.solvers.sde.method import SDEMethod
 
 from .base import StepReduction
 
@@ -47,6 +48,10 @@ class KineticEnergy(StepReduction):
         super().__init__(reduction, dt_power)
         self.norm = checked_norm(norm)
 
+    def check(self, method: Method) -> None:
+        """Refuse a method that integrates noise."""
+        refuse_noise(method, type(self).__name__)
+
     def measure(self, view: StepView) -> Tensor:
         """The step's mean kinetic energy."""
         first, *rest = [weight * view.squares(slope, self.norm) for weight, slope in view.slopes]
@@ -62,6 +67,10 @@ class _PathIntegral(StepReduction):
         if isinstance(points, bool) or not isinstance(points, int) or points < 1:
             raise InvalidProblemError(f"points: got {points!r}; expected a positive int")
         self.nodes = gauss_points(2 * points)  # n points integrate degree 2n - 1 exactly
+
+    def check(self, method: Method) -> None:
+        """Refuse a method that integrates noise."""
+        refuse_noise(method, type(self).__name__)
 
     @abstractmethod
     def tensor(self, view: StepView, t: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
@@ -196,6 +205,15 @@ def _pushed(f: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tenso
     """The derivative of a function along a direction."""
     # Copies, because in a graph these are parts of buffers of unknown length, whose storage forward mode would compare.
     return torch.func.jvp(f, tuple(x.clone() for x in at), tuple(x.clone() for x in along))[1]
+
+
+def refuse_noise(method: Method, name: str) -> None:
+    """Refuse a method for stochastic equations, whose solutions have no time derivative."""
+    if isinstance(method, SDEMethod):
+        raise InvalidProblemError(
+            f"regularizers: got {name} with {method.name}, but a path driven by noise has no time derivative to integrate; "
+            "expected ErrorEstimate(), or RunningCost of the drift"
+        )
 
 
 def checked_norm(norm: Any) -> str:

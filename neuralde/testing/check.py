@@ -149,7 +149,7 @@ def _rows(pinned: Entry, now: Entry, tolerance: float) -> list[tuple[str, Any, A
     rows: list[tuple[str, Any, Any, Any, bool]] = []
     for name in dict.fromkeys([*before, *after]):
         most = allowed(name, before, tolerance)
-        judged = name != "solves" and name in before
+        judged = name != "solves"
         rows.append((name, before.get(name), after.get(name), most if judged else None, False))
         if judged and after.get(name, 0) > most:
             rows[-1] = (*rows[-1][:4], True)

@@ -25,8 +25,8 @@ class SolveCost:
         rtol: relative tolerance.
         atol: absolute tolerance.
         samples: how many samples had a clock of their own; None for a joint solve.
-        counts: the solve's statistics by name: ``nfe``, ``steps``, ``accepted``, ``rejected`` and what else the method
-            counts; with ``per_sample`` the sums over the samples.
+        counts: the solve's statistics by name: ``nfe``, ``steps``, ``accepted``, ``rejected``, and what else the
+            solve counts where it is not 0; with ``per_sample`` the sums over the samples.
         slowest: with ``per_sample`` the field calls of the sample that needed most.
         steps_per_time: accepted steps (of the slowest sample) per unit of time; None for a steady state.
         max_error: the largest error estimate of an accepted step in units of the tolerance; None where there is none.
@@ -68,13 +68,22 @@ class SolveCost:
             rtol=float(solved.rtol),
             atol=float(solved.atol),
             samples=len(stats["nfe"]) if lanes else None,
-            counts={name: int(value.sum()) for name, value in stats.items()},
+            counts=_counts(stats),
             slowest=int(stats["nfe"].max()) if lanes and stats["nfe"].numel() else None,
             steps_per_time=_rate(stats["accepted"], solved.problem),
             max_error=None if solved.peaks is None else solved.peaks.error,
             max_stiffness=None if solved.peaks is None else solved.peaks.stiffness,
             status=worst.name,
         )
+
+
+def _counts(stats: dict[str, Tensor]) -> dict[str, int]:
+    """The sums; of what only some solves count, what there was."""
+    sums = {name: int(value.sum()) for name, value in stats.items()}
+    return {name: value for name, value in sums.items() if value or name in _ALWAYS}
+
+
+_ALWAYS = ("nfe", "steps", "accepted", "rejected")
 
 
 def _dtype(state: Any) -> str:

@@ -146,6 +146,19 @@ def test_listening_changes_no_count_and_no_gradient(adjoint):
     assert [solve.counts["nfe"] for solve in cost.solves] == [stats.nfe]
 
 
+def test_a_solve_in_blocks_is_recorded_as_an_eager_one_is():
+    with CostRecorder() as cost:
+        decay(3.0)
+        decay(3.0, driver=nde.Blocks(size=4))
+    eager, blocks = cost.solves
+    assert eager.max_stiffness == pytest.approx(3.0)
+    assert blocks.max_stiffness == pytest.approx(eager.max_stiffness, rel=1e-9)
+    assert blocks.max_error == pytest.approx(eager.max_error, rel=1e-6)
+    assert {name: blocks.counts[name] for name in ("steps", "accepted")} == {
+        name: eager.counts[name] for name in ("steps", "accepted")
+    }
+
+
 def test_a_compiled_model_is_heard_and_a_compiled_function_says_that_it_is_not(tmp_path, monkeypatch):
     graph = functools.partial(torch.compile, backend="eager")  # the graph, without waiting for its code
     monkeypatch.setattr(torch, "compile", graph)

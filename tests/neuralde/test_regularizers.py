@@ -296,9 +296,16 @@ def test_states_of_every_kind():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=0.0)
 
 
+def noisy(regularizer):
+    problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: 0.1 * y, torch.ones(2, dtype=D), (0.0, 1.0))
+    return nde.solve(problem, dt=0.1, seed=0, regularizers=[regularizer])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: noisy(KineticEnergy()), r"KineticEnergy with .*, but a path driven by noise has no time derivative"),
+        (lambda: noisy(JacobianFrobenius()), r"JacobianFrobenius with .*, but a path driven by noise"),
         (lambda: TaylorDerivative(0), r"order: got 0"),
         (lambda: TaylorDerivative(2.0), r"order: got 2\.0"),
         (lambda: TaylorDerivative(points=0), r"points: got 0"),
