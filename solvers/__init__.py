@@ -38,12 +38,17 @@ from .runge_kutta import (
 from .sde.euler import EulerHeun, EulerMaruyama, ItoMilstein, StratonovichMilstein
 from .sde.method import SDEMethod
 from .sde.reversible_heun import ReversibleHeun
+from .sde.runge_kutta import SOSRI, SRA1, SRA3, SRIW1, ShARK, SlowRK, SPaRK, StochasticRungeKutta
 from .solution import EventLog, Solution, Stats, Status, SteadyStats, Trace
 from .steady import DynamicSS, SteadyStateMethod
 from .tableau import ButcherTableau, Interpolant, TableauError
 
 __all__ = [
     "RK4",
+    "SOSRI",
+    "SRA1",
+    "SRA3",
+    "SRIW1",
     "Anderson",
     "Blocks",
     "Bosh3",
@@ -81,7 +86,10 @@ __all__ = [
     "RungeKutta",
     "SDEMethod",
     "SDEProblem",
+    "SPaRK",
     "ScheduledEvent",
+    "ShARK",
+    "SlowRK",
     "Solution",
     "SolveError",
     "Stats",
@@ -92,6 +100,7 @@ __all__ = [
     "Step",
     "StepSizeError",
     "StepTo",
+    "StochasticRungeKutta",
     "StratonovichMilstein",
     "TableauError",
     "Trace",

@@ -158,8 +158,10 @@ class SDEMethod(Method):
 
 def suggestion(problem: SDEProblem) -> str:
     """A solver that takes the problem, as a message names it."""
+    if problem.noise == "additive":
+        return "ShARK() or SRA3()"
     if problem.noise == "general":
         return "EulerMaruyama()" if problem.calculus == "ito" else "EulerHeun() or Heun()"
-    if problem.calculus == "ito" or problem.noise == "additive":
-        return "ItoMilstein() or EulerMaruyama()" if problem.noise != "additive" else "EulerMaruyama() or Heun()"
-    return "StratonovichMilstein() or Heun()"
+    if problem.calculus == "stratonovich":
+        return "SPaRK() or SlowRK()"
+    return "ItoMilstein()" if problem.noise == "commutative" else "SOSRI() or ItoMilstein()"

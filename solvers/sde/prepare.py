@@ -16,10 +16,11 @@ from ..runge_kutta import Heun, RungeKutta
 from ..scalars import Scalar, as_time, real_dtype
 from ..state import Packing
 from .driven import DrivenRungeKutta
-from .euler import EulerMaruyama, ItoMilstein, StratonovichMilstein
+from .euler import EulerMaruyama, ItoMilstein
 from .field import SDEField, diffusion_leaves
-from .method import COMMUTATIVE, SDEMethod, suggestion
+from .method import SDEMethod, suggestion
 from .noise import Noise, checked_path, checked_seed
+from .runge_kutta import SOSRI, ShARK, SPaRK
 
 
 def stochastic_method(problem: SDEProblem, solver: Method | None) -> SDEMethod:
@@ -91,9 +92,13 @@ def noise_shape(y0: Tensor, columns: int | None, packing: Packing) -> tuple[int,
 
 def default_method(problem: SDEProblem) -> SDEMethod:
     """A solver that is right for the noise and the calculus that are declared."""
-    if problem.calculus == "ito":
-        return ItoMilstein() if problem.noise in COMMUTATIVE else EulerMaruyama()
-    return DrivenRungeKutta(Heun()) if problem.noise == "general" else StratonovichMilstein()
+    if problem.noise == "additive":
+        return ShARK()
+    if problem.calculus == "stratonovich":
+        return DrivenRungeKutta(Heun()) if problem.noise == "general" else SPaRK()
+    if problem.noise == "general":
+        return EulerMaruyama()
+    return ItoMilstein() if problem.noise == "commutative" else SOSRI()
 
 
 def _on_grid(controller: Controller) -> bool:

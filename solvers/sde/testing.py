@@ -64,13 +64,16 @@ class Reference:
     noises: int
 
 
-def logistic(samples: int, noise: str, calculus: str) -> Reference:
+def logistic(samples: int, noise: str, calculus: str, span: float = 1.0) -> Reference:
     r"""Two populations, :math:`dx = x (\lambda(t) - x) dt + x \circ L(t) dW`, seen in a basis in which they mix.
 
     With :math:`E = \exp(\int \lambda ds + \int L dW)` the solution is :math:`x = E / (1/x_0 + \int E ds)`. Diagonal noise
-    has no mixing, and a diagonal L; scalar noise one column, commutative noise three.
+    has no mixing, and a diagonal L; scalar noise one column, commutative noise three. Additive noise drives the mixed
+    logarithms instead, :math:`d \log x = (\lambda(t) - x) dt + L(t) dW`. The unit of time is ``span`` of
+    the formula's.
     """
-    noises = {"diagonal": 2, "scalar": 1, "commutative": 3}[noise]
+    noises = {"diagonal": 2, "scalar": 1, "commutative": 3, "additive": 3}[noise]
+    logs = noise == "additive"
     if noise == "diagonal":
         basis = torch.eye(2, dtype=torch.float64)
         start, slope = torch.diag(torch.tensor([0.9, 0.7])).double(), torch.diag(torch.tensor([-0.4, 0.5])).double()
@@ -78,18 +81,23 @@ def logistic(samples: int, noise: str, calculus: str) -> Reference:
         basis = torch.tensor([[1.0, 0.4], [-0.3, 1.0]], dtype=torch.float64)
         start = torch.tensor([[0.7, -0.4, 0.3], [0.3, 0.6, -0.4]], dtype=torch.float64)[:, :noises]
         slope = torch.tensor([[-0.3, 0.2, 0.4], [0.5, -0.2, 0.3]], dtype=torch.float64)[:, :noises]
+    start, slope = math.sqrt(span) * start, math.sqrt(span) * slope
     inverse = torch.linalg.inv(basis)
     growth, rise = torch.tensor([1.0, 0.5], dtype=torch.float64), torch.tensor([-0.6, 0.8], dtype=torch.float64)
     x0 = torch.tensor([0.5, 0.8], dtype=torch.float64)
 
     def drift(t: Tensor, y: Tensor) -> Tensor:
         x, rate = y @ inverse.T, growth + rise * t
+        if logs:
+            return span * (rate - torch.exp(x)) @ basis.T
         if calculus == "ito":
-            rate = rate + 0.5 * (start + slope * t).square().sum(-1)
-        return (x * (rate - x)) @ basis.T
+            rate = rate + 0.5 / span * (start + slope * t).square().sum(-1)
+        return span * (x * (rate - x)) @ basis.T
 
     def diffusion(t: Tensor, y: Tensor) -> Tensor:
         x, loads = y @ inverse.T, start + slope * t
+        if logs:
+            return (basis @ loads).expand(*y.shape, 3)
         return x * loads.diagonal() if noise == "diagonal" else basis @ (x.unsqueeze(-1) * loads)
 
     def exact(path: SampledPath) -> Tensor:
@@ -97,38 +105,14 @@ def logistic(samples: int, noise: str, calculus: str) -> Reference:
         middle, width = path.middles, path.width
         steps = path.w @ start.T + (middle * path.w - width * path.h) @ slope.T
         noisy = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])
-        e = torch.exp(growth * times + 0.5 * rise * times**2 + noisy)
+        e = torch.exp(span * (growth * times + 0.5 * rise * times**2) + noisy)
         bridge = path.h @ start.T + (middle * path.h) @ slope.T
         integral = (width * (0.5 * (e[1:] + e[:-1]) + (e[1:] * e[:-1]).sqrt() * bridge)).sum(0)
-        return (e[-1] / (1.0 / x0 + integral)) @ basis.T
+        x = e[-1] / (1.0 / x0 + span * integral)
+        return (x.log() if logs else x) @ basis.T
 
-    y0 = (x0 @ basis.T).expand(samples, 2).clone()
+    y0 = ((x0.log() if logs else x0) @ basis.T).expand(samples, 2).clone()
     return Reference(SDEProblem(drift, diffusion, y0, (0.0, 1.0), noise=noise, calculus=calculus), exact, noises)
-
-
-def additive(samples: int, calculus: str = "ito") -> Reference:
-    r"""A linear system, :math:`dy = A y\, dt + S(t)\, dW`: :math:`y(t) = e^{At} y_0 + \int e^{A(t-s)} S(s)\, dW_s`."""
-    a = torch.tensor([[-1.0, 2.0], [-1.5, 0.5]], dtype=torch.float64)
-    start = torch.tensor([[1.0, 0.3, -0.4], [-0.2, 0.8, 0.5]], dtype=torch.float64)
-    slope = torch.tensor([[0.5, -1.0, 0.3], [0.7, 0.4, -0.6]], dtype=torch.float64)
-
-    def exact(path: SampledPath) -> Tensor:
-        middle = path.middles.reshape(-1, 1, 1)
-        flow, s = torch.linalg.matrix_exp(a * (1.0 - middle)), start + slope * middle
-        weight, bend = flow @ s, flow @ (slope - a @ s)
-        moved = path.w @ weight.mT - path.width * path.h @ bend.mT
-        return torch.linalg.matrix_exp(a) @ torch.tensor([1.0, -0.5], dtype=torch.float64) + moved.sum(0)
-
-    y0 = torch.tensor([1.0, -0.5], dtype=torch.float64).expand(samples, 2).clone()
-    problem = SDEProblem(
-        lambda t, y: y @ a.T,
-        lambda t, y: (start + slope * t).expand(*y.shape, 3),
-        y0,
-        (0.0, 1.0),
-        noise="additive",
-        calculus=calculus,
-    )
-    return Reference(problem, exact, 3)
 
 
 def noncommutative(samples: int, calculus: str) -> Reference:

@@ -15,6 +15,10 @@ METHODS = [
     (nde.EulerHeun(), "stratonovich", "general"),
     (nde.Heun(), "stratonovich", "general"),
     (nde.StratonovichMilstein(), "stratonovich", "scalar"),
+    (nde.SOSRI(), "ito", "diagonal"),
+    (nde.SRIW1(), "ito", "scalar"),
+    (nde.SlowRK(), "stratonovich", "commutative"),
+    (nde.SPaRK(), "stratonovich", "general"),
     (nde.ReversibleHeun(), "stratonovich", "general"),
     (nde.ReversibleHeun(), "stratonovich", "diagonal"),
 ]

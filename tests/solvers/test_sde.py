@@ -76,18 +76,67 @@ def test_one_sample_alone_has_the_path_that_it_has_in_the_batch():
     assert torch.equal(nde.solve(alone, nde.EulerMaruyama(), dt=0.1, path=sol.path.sample(3)).y1, sol.y1[3])
 
 
-@pytest.mark.parametrize("method", [nde.EulerHeun(), nde.Heun(), nde.StratonovichMilstein(), nde.ReversibleHeun()])
+ADAPTIVE = [
+    nde.EulerHeun(),
+    nde.Heun(),
+    nde.StratonovichMilstein(),
+    nde.ReversibleHeun(),
+    nde.SPaRK(),
+    nde.SlowRK(),
+    nde.SOSRI(),
+    nde.SRIW1(),
+]
+
+
+@pytest.mark.parametrize("method", ADAPTIVE, ids=lambda method: method.name)
 def test_adaptive_steps_converge_to_the_solution_along_the_path(method):
-    problem = geometric(samples=20, calculus="stratonovich")
-    path = nde.BrownianPath((20, 2), 11, 0.0, 1.0, dtype=torch.float64)
+    problem = geometric(samples=20, calculus=getattr(method, "calculus", "stratonovich"))
+    path = nde.BrownianPath((20, 2), 11, 0.0, 1.0, "space-time", dtype=torch.float64)
     errors, rejected = [], 0
-    for tolerance in (1e-2, 1e-3, 1e-4):
+    # The first four estimate their error with a solution of order 1/2, so they need ten times shorter steps.
+    for tolerance in (1e-1, 1e-3) if method in ADAPTIVE[:4] else (1e-2, 1e-4):
         sol = nde.solve(problem, method, rtol=tolerance, atol=tolerance, path=path)
         errors.append((sol.y1 - exact(problem, sol)).abs().max().item())
         rejected += sol.stats.rejected
-    assert errors[2] < 0.1 * errors[0]
-    assert errors[2] < 5e-3
+    assert errors[1] < 0.2 * errors[0]
+    assert errors[1] < 1e-2
     assert rejected > 0
+
+
+@pytest.mark.parametrize("method", [nde.SRA1(), nde.SRA3(), nde.ShARK()], ids=lambda method: method.name)
+def test_adaptive_steps_with_additive_noise_agree_with_short_fixed_ones(method):
+    y0 = torch.linspace(-1.0, 1.0, 10, dtype=torch.float64).unsqueeze(-1)
+    problem = nde.SDEProblem(
+        lambda t, y: torch.sin(3.0 * y) - t,
+        lambda t, y: (0.4 + 0.2 * t).expand(10, 1, 2),
+        y0,
+        (0.0, 1.0),
+        noise="additive",
+    )
+    path = nde.BrownianPath((10, 2), 3, 0.0, 1.0, "space-time", dtype=torch.float64)
+    short = nde.solve(problem, nde.SRA1(), dt=1 / 64, path=path, controller=FIXED).y1
+    errors = []
+    for tolerance in (1e-1, 1e-3):
+        sol = nde.solve(problem, method, rtol=tolerance, atol=tolerance, path=path)
+        errors.append((sol.y1 - short).abs().max().item())
+    assert errors[1] < 2e-3
+    assert errors[1] < 0.2 * errors[0]
+
+
+def test_stiffness_is_that_of_the_drift():
+    y0 = torch.ones(1, dtype=torch.float64)
+    problem = nde.SDEProblem(lambda t, y: -20.0 * y, lambda t, y: 0.1 * y, y0, (0.0, 0.1))
+    sol = nde.solve(
+        problem, nde.SOSRI(), rtol=1e-3, seed=1, trace=True, regularizers=[nde.regularizers.StiffnessEstimate()]
+    )
+    assert torch.allclose(sol.trace.stiffness, torch.full_like(sol.trace.stiffness, 20.0))
+    assert sol.stats.diffusion_evaluations == 4 * sol.stats.steps + 3
+
+
+def test_a_path_without_areas_is_refused_by_a_method_that_needs_them():
+    path = nde.BrownianPath((8, 2), 1, 0.0, 1.0, dtype=torch.float64)
+    with pytest.raises(nde.InvalidProblemError, match='path: got levy_area="none"'):
+        nde.solve(geometric(), nde.SOSRI(), path=path)
 
 
 def test_adaptive_ito_milstein_is_not_biased_by_its_rejections():
@@ -103,15 +152,15 @@ def test_adaptive_ito_milstein_is_not_biased_by_its_rejections():
 def test_per_sample_steps_follow_each_path_alone():
     problem = geometric(samples=6, calculus="stratonovich")
     path = nde.BrownianPath((6, 2), 4, 0.0, 1.0, dtype=torch.float64)
-    together = nde.solve(problem, nde.EulerHeun(), rtol=1e-3, path=path, per_sample=True)
+    together = nde.solve(problem, nde.EulerHeun(), rtol=1e-2, path=path, per_sample=True)
     assert len(set(together.stats.steps.tolist())) > 1
     for row in (0, 5):
         one = nde.SDEProblem(
             problem.drift, problem.diffusion, problem.y0[row : row + 1], (0.0, 1.0), calculus="stratonovich"
         )
-        alone = nde.solve(one, nde.EulerHeun(), rtol=1e-3, path=path.take(torch.tensor([row])), per_sample=True)
+        alone = nde.solve(one, nde.EulerHeun(), rtol=1e-2, path=path.take(torch.tensor([row])), per_sample=True)
         assert torch.equal(alone.y1[0], together.y1[row])
-    compact = nde.solve(problem, nde.EulerHeun(), rtol=1e-3, path=path, per_sample=True, compact=True)
+    compact = nde.solve(problem, nde.EulerHeun(), rtol=1e-2, path=path, per_sample=True, compact=True)
     assert torch.equal(compact.y1, together.y1)
 
 
@@ -243,11 +292,11 @@ def test_the_default_solver_suits_noise_and_calculus():
             testing.logistic(10, "diagonal", calculus),
             testing.logistic(10, "scalar", calculus),
             testing.logistic(10, "commutative", calculus),
-            testing.additive(10, calculus),
+            testing.logistic(10, "additive", calculus),
             testing.noncommutative(10, calculus),
         ):
             path = testing.SampledPath.random((10, reference.noises), 1024, 0.0, 1.0, 0)
-            y1 = nde.solve(reference.problem, dt=1 / 256, path=path, controller=FIXED).y1
+            y1 = nde.solve(reference.problem, dt=1 / 64, path=path, controller=FIXED).y1
             assert (y1 - reference.exact(path)).abs().mean() < 0.05
 
 
