@@ -15,6 +15,7 @@ BENCHMARKS = {
     "adjoints": "field calls, peak bytes, time and gradient error against the tolerance, for each adjoint",
     "scaling": "cost per step against batch, dimension, steps and parameters, beside that of the field",
     "cuda": "on a GPU: host syncs and time of the eager loop, blocks, captured blocks and a compiled solve",
+    "sde": "stochastic solves with fixed steps, against torchsde and a loop by hand",
     "overhead": "microseconds per step beyond the field; the time to import the library",
 }
 

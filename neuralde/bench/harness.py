@@ -183,7 +183,18 @@ def machine(settings: Settings) -> Row:
 def versions() -> dict[str, str]:
     """Python and every library that takes part, where it is installed."""
     found = {"python": platform.python_version()}
-    for name in ("neuralde", "torch", "numpy", "scipy", "torchdiffeq", "torchode", "diffrax", "jax", "jaxlib"):
+    for name in (
+        "neuralde",
+        "torch",
+        "numpy",
+        "scipy",
+        "torchdiffeq",
+        "torchode",
+        "torchsde",
+        "diffrax",
+        "jax",
+        "jaxlib",
+    ):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -33,3 +33,7 @@ CUDA_SPEED: dict[tuple[str, str], dict[str, float]] = {
 """torchdiffeq's time divided by ours on a GPU, by what is computed and what drives our solve."""
 SYNCS_PER_BLOCK_AT_MOST = 1.0
 """Host syncs of a solve in blocks for each further block; what is read once, before the first, is extra."""
+SDE_AGAINST_TORCHSDE = 20.0
+"""torchsde's time divided by ours, the same method and steps, eager."""
+SDE_AGAINST_LOOP_AT_MOST = 1.3
+"""Our time divided by that of a loop over ``torch.randn``, Euler's method, eager."""

@@ -1,5 +1,6 @@
 """Networks that hold a differential equation and its solve."""
 
+from .latent_sde import LatentPath, LatentSDE
 from .ode import NeuralODE, TimeConditionedMLP
 
-__all__ = ["NeuralODE", "TimeConditionedMLP"]
+__all__ = ["LatentPath", "LatentSDE", "NeuralODE", "TimeConditionedMLP"]

@@ -57,6 +57,14 @@ def test_persample(tmp_path, capsys):
     assert rows["neuralde per_sample, compact"] < rows["neuralde per_sample"]
 
 
+@pytest.mark.filterwarnings("ignore")  # of torchsde
+def test_sde(tmp_path, capsys):
+    result, printed = run("sde", tmp_path, capsys)
+    rows = {row["solve"]: row["ms"] for row in result["rows"]}
+    assert {"EulerMaruyama", "ReversibleHeun", "loop by hand"} <= rows.keys()
+    assert "EulerMaruyama / loop by hand" in printed
+
+
 def test_memory(tmp_path, capsys):
     result, _ = run("memory", tmp_path, capsys)
     peak = {(row["adjoint"], row["axis"], row["steps"]): row["bytes"] for row in result["rows"]}

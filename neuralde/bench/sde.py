@@ -1,0 +1,132 @@
+"""What a stochastic solve costs, against torchsde and against a loop written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuralde.solvers import ConstantStep, EulerHeun, EulerMaruyama, ItoMilstein, Method, ReversibleHeun, SDEProblem
+
+from ..solving import solve
+from . import peers
+from .harness import Row, Run, Settings, alternate, mlp, table, verdict
+from .targets import SDE_AGAINST_LOOP_AT_MOST, SDE_AGAINST_TORCHSDE
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A method and its name in torchsde."""
+
+    method: Callable[[], Method]
+    peer: str
+    calculus: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+PAIRS = {
+    "EulerMaruyama": _Pair(EulerMaruyama, "euler", "ito"),
+    "ItoMilstein": _Pair(ItoMilstein, "milstein", "ito", (("grad_free", True),)),
+    "EulerHeun": _Pair(EulerHeun, "euler_heun", "stratonovich"),
+    "ReversibleHeun": _Pair(ReversibleHeun, "reversible_heun", "stratonovich"),
+}
+
+
+class _Field(nn.Module):
+    """A network drifts; each component has a noise that depends on it. Named as torchsde asks for."""
+
+    noise_type = "diagonal"
+
+    def __init__(self, dim: int, calculus: str, device: str) -> None:
+        super().__init__()
+        self.sde_type, self.net = calculus, mlp(dim, 32, device)
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """The drift."""
+        drift: Tensor = self.net(y)
+        return drift
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """The diffusion."""
+        return 0.2 + 0.1 * torch.sin(y)
+
+
+def run(settings: Settings) -> Row:
+    """Every pair over the same steps, eager, and Euler's method by hand."""
+    batch, dim, steps = (4, 2, 4) if settings.quick else (64, 4, 100)
+    y0 = torch.linspace(-1.0, 1.0, batch * dim, device=settings.device).reshape(batch, dim)
+    torchsde = peers.installed("torchsde")
+    runs: dict[str, Run] = {}
+    for name, pair in PAIRS.items():
+        field = _Field(dim, pair.calculus, settings.device)
+        runs[name] = _ours(field, pair, y0, steps)
+        if torchsde is not None:
+            runs[f"torchsde {pair.peer}"] = _theirs(torchsde, field, pair, y0, steps)
+    runs["loop by hand"] = _loop(_Field(dim, "ito", settings.device), y0, steps)
+    taken = alternate(runs, settings)
+    rows = [dict(solve=name, us=1e3 * each["ms"] / steps) | each for name, each in taken.items()]
+    return {"batch": batch, "dim": dim, "steps": steps, "rows": rows, "comparisons": _comparisons(taken)}
+
+
+def _ours(field: _Field, pair: _Pair, y0: Tensor, steps: int) -> Run:
+    problem = SDEProblem(field.f, field.g, y0, (0.0, 1.0), calculus=pair.calculus)
+    options: Row = dict(dt=1.0 / steps, controller=ConstantStep(), seed=0)
+    return torch.no_grad()(lambda: solve(problem, pair.method(), **options).y1)
+
+
+def _theirs(torchsde: Any, field: _Field, pair: _Pair, y0: Tensor, steps: int) -> Run:
+    span = torch.tensor([0.0, 1.0], device=y0.device)
+    options = dict(pair.options)
+    return torch.no_grad()(
+        lambda: torchsde.sdeint(field, y0, span, method=pair.peer, dt=1.0 / steps, options=options)[-1]
+    )
+
+
+def _loop(field: _Field, y0: Tensor, steps: int) -> Run:
+    @torch.no_grad()
+    def by_hand() -> Tensor:
+        y, h = y0, 1.0 / steps
+        for k in range(steps):
+            t = torch.tensor(k * h, device=y.device)
+            y = y + field.f(t, y) * h + field.g(t, y) * (torch.randn_like(y) * h**0.5)
+        return y
+
+    return by_hand
+
+
+def _comparisons(taken: dict[str, Row]) -> list[Row]:
+    """Ratios: the peer's time divided by ours; ours divided by the loop's."""
+    pairs = [(name, f"torchsde {pair.peer}", SDE_AGAINST_TORCHSDE, False) for name, pair in PAIRS.items()]
+    pairs.append(("EulerMaruyama", "loop by hand", SDE_AGAINST_LOOP_AT_MOST, True))
+    rows = []
+    for mine, other, target, at_most in pairs:
+        if other in taken:
+            ratio = taken[other]["ms"] / taken[mine]["ms"]
+            ratio = 1.0 / ratio if at_most else ratio
+            name = f"{mine} / {other}" if at_most else f"{other} / {mine}"
+            rows.append(dict(what=name, ratio=ratio, target=target, verdict=verdict(ratio, target, at_most)))
+    return rows
+
+
+def show(result: Row) -> str:
+    """Times, and ratios beside their targets."""
+    columns = [("solve", "solve", ""), ("ms", "ms", ".2f"), ("min", "low", ".2f"), ("max", "high", ".2f")]
+    columns += [("µs/step", "us", ".1f")]
+    ratios = [("ratio of times", "what", ""), ("ratio", "ratio", ".2f"), ("target", "target", ".1f")]
+    ratios += [("verdict", "verdict", "")]
+    size = f"state ({result['batch']}, {result['dim']}), diagonal noise, {result['steps']} steps"
+    return f"{size}\n{table(result['rows'], columns)}\n\n{table(result['comparisons'], ratios)}"
+
+
+def draw(result: Row, figure: Any) -> None:
+    """Bars of time, on a logarithmic axis."""
+    figure.set_size_inches(9, 4)
+    axis = figure.subplots()
+    names = [row["solve"] for row in result["rows"]]
+    colors = ["0.65" if name.startswith(("torchsde", "loop")) else "C0" for name in names]
+    axis.barh(names, [row["ms"] for row in result["rows"]], color=colors)
+    axis.set(xlabel="ms (median)", xscale="log")
+    axis.invert_yaxis()
