@@ -507,7 +507,9 @@ class TestRefused:
 
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize(
-    "adjoint", [nde.DirectAdjoint(), nde.DiscreteAdjoint(), nde.DiscreteAdjoint(checkpoints=2)], ids=["direct", "all", "some"]
+    "adjoint",
+    [nde.DirectAdjoint(), nde.DiscreteAdjoint(), nde.DiscreteAdjoint(checkpoints=2)],
+    ids=["direct", "all", "some"],
 )
 def test_each_samples_own_schedule(adjoint, compact):
     """y' = -k y and doses d at a sample's own times: everything in closed form."""

@@ -126,7 +126,10 @@ class TestBadInput:
             (decay, "events: got function"),
             ([decay], "events: got function"),
             (nde.Event, "events: got type"),
-            (nde.ScheduledEvent([[1.0, 2.0]], decay), r"ts: got times of shape \(1, 2\); expected \(T,\); per_sample takes"),
+            (
+                nde.ScheduledEvent([[1.0, 2.0]], decay),
+                r"ts: got times of shape \(1, 2\); expected \(T,\); per_sample takes",
+            ),
             (nde.Event(lambda t, y: y), r"fn: got shape \(2,\); expected one real number"),
             (nde.Event(lambda t, y: 1.0), "fn: got float 1.0"),
             (nde.Event(lambda t, y: None), "fn: got NoneType"),
