@@ -24,6 +24,7 @@ from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Outcome, drive, integrate
 from neuralde.solvers.interpolation import DenseOutput
 from neuralde.solvers.method import Method
+from neuralde.solvers.norms import rms
 from neuralde.solvers.quadrature import PathIntegral, as_field, gauss_points
 from neuralde.solvers.scalars import Scalar, choose, select, spread
 from neuralde.solvers.solution import Status, failure
@@ -166,6 +167,7 @@ class Sweep(ABC):
         self.times = {"t0": plan.live_t0, "t1": plan.live_t1, "ts": save.live}
         count = sum(time is not None for time in self.times.values())
         self.parameters = [*run_data.copies[count:], *run_data.captured]
+        self.size = integrands.size(run_data.job.y0)
         self.prepare()
 
     @abstractmethod
@@ -175,6 +177,11 @@ class Sweep(ABC):
     @abstractmethod
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
         """The backward state from state and cotangent."""
+
+    def units(self, like: Tensor, unit: Tensor) -> Tensor:
+        """What 1 is for each entry of the backward state: 1 for the state, ``unit`` (of each lane) for the cotangent."""
+        ones = torch.ones_like(like)
+        return self.pack(ones, spread(unit, like) * ones)
 
     @abstractmethod
     def unpack(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,7 +235,11 @@ class Sweep(ABC):
 
     def _solve(self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar]:
         """State and cotangent at ``t_end``, earlier in the solve than ``t``; the parameters' share is added up on the way."""
-        plan = replace(self.plan, field=self.slope, t0=t, t1=t_end, direction=-self.plan.direction)
+        # A cotangent has the units of the loss, about which the absolute tolerance knows nothing: it counts in units of the
+        # largest cotangent so far, so that the gradient of a loss times 1e-6 is the gradient times 1e-6.
+        self.size = torch.maximum(self.size, rms(a, self.plan.per_sample))
+        atol = self.plan.atol * self.units(y.real, torch.where(self.size > 0, self.size, 1.0))
+        plan = replace(self.plan, field=self.slope, t0=t, t1=t_end, direction=-self.plan.direction, atol=atol)
         with torch.no_grad():
             carry, _ = drive(plan, self.pack(y, a), replace(self.options, compact=False), [self.hear])
         status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
@@ -268,6 +279,13 @@ class Integrands:
         integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
         self.field, self.per_sample = plan.field, plan.per_sample
         self.pairs = [(cost, g) for cost, g in zip(integrals, cotangents, strict=True) if g is not None]
+
+    def size(self, like: Tensor) -> Tensor:
+        """How large the cotangents are, for each lane."""
+        out = like.real.new_zeros(like.shape[:1] if self.per_sample else ())
+        for _, g in self.pairs:
+            out = torch.maximum(out, g.abs() if self.per_sample else g.abs().max())
+        return out
 
     def beside(
         self, t: Scalar, y: Tensor, slope: Tensor, a: Tensor, share: Scalar = 1.0

@@ -139,3 +139,16 @@ def test_a_failed_backward_solve_raises(adjoint):
     calls["backward"] = True
     with pytest.raises(nde.SolveError, match=f"the backward solve of {adjoint.name}"):
         y1.sum().backward()
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["joint", "per_sample"])
+def test_the_units_of_the_loss_do_not_matter(adjoint, per_sample):
+    """A cotangent far below the absolute tolerance is integrated as one of size 1 is."""
+    case, calls = Case(per_sample=per_sample), []
+    for scale in (1.0, 1e-6):
+        loss = scale * case.loss(rtol=1e-5, atol=1e-3, adjoint=adjoint)
+        calls.append(torch.autograd.grad(loss, case.inputs, allow_unused=True))
+    pairs = [(a, b) for a, b in zip(*calls, strict=True) if a is not None]
+    assert len(pairs) >= 6
+    for whole, small in pairs:
+        torch.testing.assert_close(1e6 * small, whole, rtol=1e-9, atol=1e-12)
