@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuralde.solvers import ConstantStep, EulerHeun, EulerMaruyama, ItoMilstein, Method, ReversibleHeun, SDEProblem
+from neuralde.solvers import (
+    SRIW1,
+    ConstantStep,
+    EulerHeun,
+    EulerMaruyama,
+    ItoMilstein,
+    Method,
+    ReversibleHeun,
+    SDEProblem,
+)
 
 from ..solving import solve
 from . import peers
@@ -30,6 +39,7 @@ class _Pair:
 PAIRS = {
     "EulerMaruyama": _Pair(EulerMaruyama, "euler", "ito"),
     "ItoMilstein": _Pair(ItoMilstein, "milstein", "ito", (("grad_free", True),)),
+    "SRIW1": _Pair(SRIW1, "srk", "ito"),
     "EulerHeun": _Pair(EulerHeun, "euler_heun", "stratonovich"),
     "ReversibleHeun": _Pair(ReversibleHeun, "reversible_heun", "stratonovich"),
 }

@@ -69,8 +69,8 @@ def write(results: list[Result], config: Config, out: Path) -> list[Path]:
     return [write_numbers(results, config, out), *draw(results, config, out)]
 
 
-def write_numbers(results: list[Result], config: Config, out: Path, more: dict[str, Any] | None = None) -> Path:
-    """Write ``results.json``."""
+def write_numbers(results: list[Result], config: Any, out: Path, more: dict[str, Any] | None = None) -> Path:
+    """Write ``results.json``; ``config`` is a dataclass."""
     out.mkdir(parents=True, exist_ok=True)
     about = {
         "config": asdict(config),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from . import spiral
 from .arms import ARMS
 from .classify import CheckpointError, Config, Run
 from .data import DataError, Images, digits, mnist
@@ -18,6 +19,7 @@ from .report import table, write
 EXPERIMENTS = {
     "digits": "1,797 real 8x8 digits that scikit-learn bundles; about two minutes",
     "mnist": "MNIST's 28x28 digits from a folder with its idx files (--data)",
+    "spiral-sde": "a neural SDE fitted to means and variances of noisy spirals; minutes",
 }
 DEFAULTS = {
     "digits": Config(),
@@ -31,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the experiments and arms")
     parser.add_argument("--arms", nargs="+", default=["vanilla", "error"], metavar="ARM", help=f"of: {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=positive, default=3, help="how many seeds (default 3)")
-    parser.add_argument("--epochs", type=positive, help="passes over the training images")
-    parser.add_argument("--batch-size", type=positive)
+    parser.add_argument("--epochs", type=positive, help="passes over the training images; iterations of spiral-sde")
+    parser.add_argument("--batch-size", type=positive, help="images, or trajectories of spiral-sde")
     parser.add_argument("--tolerance", type=float, help="rtol and atol of the solves")
     parser.add_argument("--hidden", type=positive, help="hidden width of the field")
     parser.add_argument("--data", type=Path, help="the folder with MNIST's idx files")
@@ -54,23 +56,26 @@ def positive(text: str) -> int:
 def main(arguments: argparse.Namespace) -> int:
     """Run an experiment; the exit status."""
     if arguments.list or arguments.name is None:
-        print("\n".join(f"{name:<8} {text}" for name, text in EXPERIMENTS.items()))
-        print(f"arms: {', '.join(ARMS)}")
+        print("\n".join(f"{name:<11} {text}" for name, text in EXPERIMENTS.items()))
+        print(f"arms: {', '.join(ARMS)}; of spiral-sde: {', '.join(spiral.ARMS)}")
         return 0 if arguments.list else 2
-    unknown = [arm for arm in arguments.arms if arm not in ARMS]
+    arms = [*(spiral.ARMS if arguments.name == "spiral-sde" else ARMS)]
+    unknown = [arm for arm in arguments.arms if arm not in arms]
     if unknown:
-        print(f"--arms: got {', '.join(unknown)}; expected some of {', '.join(ARMS)}", file=sys.stderr)
+        print(f"--arms: got {', '.join(unknown)}; expected some of {', '.join(arms)}", file=sys.stderr)
         return 2
-    config = _config(arguments)
     out = arguments.out or Path("runs") / arguments.name
     try:
-        return _run(arguments, config, out)
+        if arguments.name == "spiral-sde":
+            return _spiral(arguments, out)
+        return _run(arguments, _config(arguments), out)
     except (DataError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
-            f"\ninterrupted; finished epochs are kept in {out}: the same command with --resume goes on", file=sys.stderr
+            f"\ninterrupted; finished epochs (of spiral-sde: runs) are kept in {out}: the same command with --resume goes on",
+            file=sys.stderr,
         )
         return 130
 
@@ -105,6 +110,17 @@ def _run(arguments: argparse.Namespace, config: Config, out: Path) -> int:
     print(table(results))
     for path in write(results, config, out):
         print(path)
+    return 0
+
+
+def _spiral(arguments: argparse.Namespace, out: Path) -> int:
+    names = {"iterations": "epochs", "trajectories": "batch_size", "tolerance": "tolerance", "hidden": "hidden"}
+    given = {name: getattr(arguments, option) for name, option in names.items()}
+    config = spiral.Config(**{name: value for name, value in given.items() if value is not None})
+    with Bar(arguments.seeds * len(arguments.arms) * config.iterations, arguments.quiet) as bar:
+        results = spiral.run(config, arguments.arms, arguments.seeds, out, arguments.resume, bar.tick)
+    print(spiral.table(results))
+    print(out / "results.json")
     return 0
 
 

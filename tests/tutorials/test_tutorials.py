@@ -7,6 +7,7 @@ import base64
 import contextlib
 import io
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -93,6 +94,18 @@ def test_gradients_and_events():
     assert memory["Discrete, 8 checkpoints"] < memory["Discrete"] < memory["Direct"]
     pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
     assert len(pictures) == 5
+
+
+def test_sdes():
+    notebook, space = execute(FOLDER / "03_sdes.ipynb")
+    for name, order in (("EulerMaruyama", 0.5), ("ItoMilstein", 1.0), ("SRIW1", 1.5)):
+        assert abs(space["orders"][name] - order) < 0.25, name
+    assert abs(space["mean"] - math.exp(space["rate"])) < 4 * space["error_of_mean"]
+    steps = space["ts"].diff()
+    assert steps[(space["ts"][1:] > 0.45) & (space["ts"][1:] < 0.6)].median() < 0.5 * steps.max()
+    assert space["loss"].isfinite()
+    pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
+    assert len(pictures) == 4
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
