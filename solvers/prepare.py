@@ -55,7 +55,7 @@ def prepare_plan(
         assert isinstance(method, SDEMethod)
         _check_stochastic(events, through_steps)
         state = method.lower(y0)
-        step = _checked_dt(dt)
+        step = dt if torch.compiler.is_compiling() and isinstance(dt, (int, float)) else _checked_dt(dt)
         field, method = stochastic_field(
             problem, packing, state, method, controller, (t0, t1), dt=step, seed=seed, path=path
         )

