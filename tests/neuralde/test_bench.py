@@ -73,6 +73,7 @@ def test_memory(tmp_path, capsys):
     assert all(row["after"] == row["before"] for row in result["leaks"])
 
 
+@pytest.mark.slow
 def test_adjoints(tmp_path, capsys):
     result, printed = run("adjoints", tmp_path, capsys)
     rows = {(row["problem"], row["adjoint"], row["tol"]): row for row in result["rows"]}
