@@ -68,7 +68,13 @@ class Newton(SteadyStateMethod):
             status = torch.where(going & stuck, int(Status.NOT_CONVERGED), status)
             going = going & ~stuck & ~stop.holds(x, value)
         status = torch.where(going, int(Status.NOT_CONVERGED), status)
-        return Found(x=x, residual=stop.size(value), status=status, t=torch.full_like(size, torch.inf), counts=counts)
+        return Found(
+            x=x,
+            residual=stop.size(value),
+            status=status,
+            t=torch.full_like(size, torch.inf, dtype=torch.float64),
+            counts=counts,
+        )
 
     def _direction(self, at: Linearized, going: Tensor, forcing: Tensor, counts: dict[str, Tensor]) -> Tensor:
         """The step to the root of the linearization."""
@@ -181,7 +187,11 @@ class Anderson(SteadyStateMethod):
             going = going & ~done
         status = torch.where(going, int(Status.NOT_CONVERGED), status)
         return Found(
-            x=best, residual=stop.size(kept), status=status, t=torch.full_like(least, torch.inf), counts=counts
+            x=best,
+            residual=stop.size(kept),
+            status=status,
+            t=torch.full_like(least, torch.inf, dtype=torch.float64),
+            counts=counts,
         )
 
     def _next(self, x: Tensor, value: Tensor, steps: list[Tensor], changes: list[Tensor]) -> Tensor:
