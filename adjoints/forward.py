@@ -12,6 +12,7 @@ from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.event_log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result
@@ -59,6 +60,7 @@ class ForwardSensitivity(Adjoint):
         exact=True,
         memory="a state per input number and output",
         cost="with the solve: each step again for every input number",
+        events=True,
         compiled_field=False,
         forward_mode=True,
     )
@@ -67,6 +69,15 @@ class ForwardSensitivity(Adjoint):
         if not isinstance(in_error_norm, bool):
             raise InvalidProblemError(f"in_error_norm: got {in_error_norm!r}; expected True or False")
         self.in_error_norm = self.own_steps = in_error_norm
+
+    def check(self, job: Job) -> None:
+        """Refuse events where the steps are chosen for the tangents too, which have no sides of zero."""
+        super().check(job)
+        if self.in_error_norm and job.plan.events is not None:
+            raise InvalidProblemError(
+                "adjoint: ForwardSensitivity(in_error_norm=True) takes no events; expected ForwardSensitivity(), or a solve "
+                "without them"
+            )
 
     def solve(self, job: Job) -> Result:
         """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
@@ -77,11 +88,11 @@ class ForwardSensitivity(Adjoint):
         if self.in_error_norm:
             tangents.fit_steps()
         inputs = [job.y0, *opening.inputs, *opening.states]
-        y1, flat, coefficients, *costs = _Forward.apply(tangents, opening.slope, *inputs)
+        y1, flat, coefficients, *rest = _Forward.apply(tangents, opening.slope, *inputs)
         outcome, tangents.outcome = tangents.outcome, None
         assert outcome is not None
         outcome = replace(outcome, carry=outcome.carry._replace(nfe=outcome.carry.nfe + tangents.calls))
-        return assembled(job, outcome, y1, flat, coefficients, costs)
+        return assembled(job, outcome, y1, flat, coefficients, rest)
 
 
 class _Tangents(Recorder):
@@ -110,6 +121,7 @@ class _Tangents(Recorder):
         self.touched: set[int] = set()
         self.emitted: list[Tensor] = []
         self.pieces: list[Tensor] = []
+        self.logged: list[list[Tensor]] = [[] for _ in Logged._fields] if job.plan.events is not None else []
 
     def fit_steps(self) -> None:
         """Take steps that are short enough for the tangents."""
@@ -147,26 +159,32 @@ class _Tangents(Recorder):
             again = replay(self.plan, self.save, record, y, costs)
             refuse_lost(again, [y, *flat_costs, *self.copies], self.captured, since)
         rows = record.rows
-        outputs = [again.y, again.emitted, again.coefficients, *(x for state in again.costs for x in state)]
+        happened: Sequence[Tensor | None] = again.logged or [None] * len(self.logged)
+        outputs = [again.y, again.emitted, again.coefficients, *happened, *(x for state in again.costs for x in state)]
         wanted = [y, *self.own, *flat_costs]
         tangents = [_lanes(self.state, rows), *self.fixed, *(_lanes(x, rows) for x in self.costs)]
         moved, touched = _push(outputs, wanted, tangents)
         self.touched |= touched
         self.state = _put(self.state, rows, moved[0])
-        emitted, piece = moved[1:3]
+        emitted, piece, *happened = moved[1 : 3 + len(self.logged)]
         if emitted is not None:
             self.emitted.append(emitted)
         if piece is not None:
             full = piece.new_zeros((*piece.shape[:2], *self.state.shape[1:]))
             self.pieces.append((piece if rows is None else full.index_copy(2, rows, piece)).unsqueeze(1))
-        self.costs = [_put(old, rows, new) for old, new in zip(self.costs, moved[3:], strict=True)]
+        for whole, part in zip(self.logged, happened, strict=True):
+            if part is not None:
+                whole.append(part)
+        rest = moved[3 + len(self.logged) :]
+        self.costs = [_put(old, rows, new) for old, new in zip(self.costs, rest, strict=True)]
 
     def gradients(self, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The gradient of every input, from the cotangents of the function's outputs."""
-        emitted = torch.cat(self.emitted, dim=1) if self.emitted else None
-        pieces = torch.cat(self.pieces, dim=1) if self.pieces else None
+        emitted, pieces, *logged = (
+            torch.cat(parts, dim=1) if parts else None for parts in (self.emitted, self.pieces, *self.logged)
+        )
         columns = self.state.real.new_zeros(sum(self.sizes), dtype=torch.float64)
-        for tangent, cotangent in zip([self.state, emitted, pieces, *self.costs], cotangents, strict=True):
+        for tangent, cotangent in zip([self.state, emitted, pieces, *logged, *self.costs], cotangents, strict=True):
             if tangent is not None and cotangent is not None and tangent.numel():
                 along = tangent.reshape(len(columns), -1) @ cotangent.reshape(-1).conj().to(tangent.dtype)
                 columns = columns + along.real
@@ -250,8 +268,9 @@ class _Forward(torch.autograd.Function):
         flat = torch.cat(outcome.rows.values) if outcome.rows is not None and outcome.rows.values else y0.new_empty(0)
         pieces = outcome.steps.coefficients if outcome.steps is not None else []
         coefficients = torch.stack(pieces) if pieces else y0.new_empty(0)
+        events = [] if outcome.log is None else list(outcome.log.flat(y0.detach()))
         costs = [x.clone() for state in replayed(job.plan, outcome.carry.costs, outcome.carry.t) for x in state]
-        return outcome.carry.y.clone(), flat, coefficients, *costs
+        return outcome.carry.y.clone(), flat, coefficients, *events, *costs
 
     @staticmethod
     @once("ForwardSensitivity")

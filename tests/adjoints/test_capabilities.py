@@ -60,7 +60,8 @@ def test_what_is_false_is_refused_and_what_is_true_works(kind, what):
     options = {"rtol": 1e-6, "atol": 1e-6, **options}
     case = problem()
     if not can:
-        with pytest.raises(nde.InvalidProblemError, match=kind.__name__):
+        # The methods of ReversibleAdjoint refuse events themselves.
+        with pytest.raises(nde.InvalidProblemError, match=kind.__name__.removesuffix("Adjoint")):
             nde.solve(case, method(kind), adjoint=kind(), **options)
         return
     got = torch.autograd.grad(read(nde.solve(case, method(kind), adjoint=kind(), **options)), case.y0)[0]

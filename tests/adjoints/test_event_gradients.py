@@ -529,3 +529,50 @@ def test_each_samples_own_schedule(adjoint, compact):
     got = torch.autograd.grad(sol.ys.square().sum(), (ts, k, d))
     for a, b in zip(got, wanted, strict=True):
         assert (torch.nan_to_num(a) - torch.nan_to_num(b)).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize(("per_sample", "compact"), [(False, False), (True, False), (True, True)])
+def test_tangents_pass_events(per_sample, compact):
+    """ForwardSensitivity through bounces and kicks, every output, against autograd through every step."""
+
+    def gradients(adjoint):
+        y0 = torch.tensor([[1.0, 0.0], [0.5, 0.3]]).requires_grad_()
+        numbers = [torch.tensor(x).requires_grad_() for x in (9.81, 0.8, [0.31, 0.9], 1.5)]
+        g, e, kicks, t1 = numbers
+
+        def field(t, y, g, e):
+            return torch.stack([y[..., 1], -g - 0.1 * torch.cos(t).reshape(-1) * y[..., 0]], dim=-1)
+
+        def height(t, y, g, e):
+            return y[..., 0] if per_sample else y[0, 0]
+
+        events = [
+            nde.Event(height, "down", terminal=False, apply=bounce),
+            nde.ScheduledEvent(kicks, lambda t, y, g, e: y * (1 + 0.1 * e)),
+        ]
+        sol = nde.solve(
+            nde.ODEProblem(field, y0, (0.0, t1), (g, e)),
+            events=events,
+            adjoint=adjoint,
+            per_sample=per_sample,
+            compact=compact,
+            saveat=[0.2, 0.8, 1.4],
+            dense=True,
+            regularizers=[nde.regularizers.ErrorEstimate()],
+            rtol=1e-5,
+            atol=1e-5,
+        )
+        before, after = (torch.nan_to_num(x) for x in (sol.events.ys, sol.events.after))
+        value = sol.ys.square().sum() + sol.y1.sum() + sol(0.77).sum() + 1e3 * sol.regularization[0].sum()
+        value = value + torch.nansum(sol.events.ts**2) + before.cos().sum() + after.sum()
+        return torch.autograd.grad(value, (y0, *numbers))
+
+    close(gradients(nde.ForwardSensitivity()), gradients(nde.DirectAdjoint()), 1e-8)
+
+
+def test_tangents_in_the_error_norm_take_no_events():
+    problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1).requires_grad_(), (0.0, 1.0))
+    with pytest.raises(nde.InvalidProblemError, match=r"in_error_norm=True\)? ?.*takes no events"):
+        nde.solve(
+            problem, adjoint=nde.ForwardSensitivity(in_error_norm=True), events=nde.Event(lambda t, y: y[0] - 0.5)
+        )
