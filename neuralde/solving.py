@@ -338,7 +338,9 @@ def _diffusion_evaluations(plan: Plan, carry: Carry) -> Any:
     if not isinstance(plan.method, SDEMethod):
         return 0
     assert isinstance(plan.field, SDEField)
-    return carry.nfe + carry.steps * (plan.method.diffusion_calls - plan.method.drift_calls) + plan.field.looks
+    method = plan.method
+    drift_calls = method.drift_calls + (method.judging_calls if plan.controller.adaptive else 0)
+    return carry.nfe + carry.steps * (method.diffusion_calls - drift_calls) + plan.field.looks
 
 
 def _end(plan: Plan, y0: Tensor) -> Tensor:

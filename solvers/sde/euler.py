@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -47,6 +48,28 @@ class _EulerStep(SDEStep):
         self.y = self.field.add_product(_moved(y0, self.f, self.h), self.g, self.w)
 
 
+class _CorrectedStep(_EulerStep):
+    """Euler's step and a correction for the noise, by which it judges itself, beside the change of the drift."""
+
+    correction: Tensor
+
+    def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor) -> None:
+        super().__init__(field, t0, t1, y0)
+        self.recorded = torch.is_grad_enabled()
+        self._change: Tensor | None = None
+
+    @property
+    def error(self) -> Tensor:
+        r"""The correction, and :math:`\tfrac h2 (f(t_1, y_1) - f(t_0, y_0))`: where the noise is constant, all there is to see."""
+        if self._change is None:
+            # In the graph if the step is, whoever reads it first.
+            same = torch.is_grad_enabled() == self.recorded or torch.compiler.is_compiling()
+            with nullcontext() if same else torch.set_grad_enabled(self.recorded):
+                change = self.drift(self.t1, self.y) - self.f
+                self._change = self.correction + 0.5 * self.h * change
+        return self._change
+
+
 def _moved(y: Tensor, f: Tensor, h: Scalar) -> Tensor:
     return torch.add(y, f, alpha=h) if isinstance(h, float) else torch.addcmul(y, f, h.to(f.dtype))
 
@@ -58,7 +81,7 @@ class EulerHeun(SDEMethod):
               y_{n+1} = y_n + f(t_n, y_n)\, h + \tfrac12 \bigl(g(t_n, y_n) + g(t_{n+1}, \hat y)\bigr) W
 
     Strong order 1 where noises commute, else 1/2. Its error estimate is the distance from
-    :math:`y_n + f h + g(t_n, y_n) W`.
+    :math:`y_n + f h + g(t_n, y_n) W` and :math:`\tfrac h2 (f(t_{n+1}, y_{n+1}) - f(t_n, y_n))`, one more call of the drift.
 
     References:
         Rumelin: Numerical treatment of stochastic differential equations. SIAM J. Numer. Anal. 19 (1982).
@@ -77,26 +100,22 @@ class EulerHeun(SDEMethod):
     orders = dict.fromkeys((*COMMUTATIVE, "additive"), 1.0) | {"general": 0.5}
     embedded_order = 0.5
     diffusion_calls = 2
+    judging_calls = 1
 
     def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _EulerHeunStep(field, t0, t1, y0)
 
 
-class _EulerHeunStep(_EulerStep):
+class _EulerHeunStep(_CorrectedStep):
     def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor) -> None:
         super().__init__(field, t0, t1, y0)
         end = self.field.diffusion(t1, self.field.add_product(y0, self.g, self.w))
         self.correction = self.field.product(end - self.g, 0.5 * self.w)
         self.y = self.y + self.correction
 
-    @property
-    def error(self) -> Tensor:
-        """What Heun's rule changed."""
-        return self.correction
 
-
-class _MilsteinStep(_EulerStep):
+class _MilsteinStep(_CorrectedStep):
     r"""Euler's step and :math:`\sum_{jk} (D g_k\, g_j) J_{jk}`, with a difference for the derivative along each column.
 
     :math:`J_{jk} = \frac12 (W_j W_k - \delta_{jk} |h|)` for Ito, without the last term for Stratonovich: what commuting
@@ -128,11 +147,6 @@ class _MilsteinStep(_EulerStep):
             total = total + self.field.product(change, integral / _over(root, w))
         return total
 
-    @property
-    def error(self) -> Tensor:
-        """The correction: how far Euler's step was off."""
-        return self.correction
-
 
 def _over(x: Scalar, w: Tensor) -> Scalar:
     """A number per lane, shaped to broadcast against the noise, which may have fewer dimensions than the state."""
@@ -143,6 +157,7 @@ class _Milstein(SDEMethod):
     orders = dict.fromkeys((*COMMUTATIVE, "additive"), 1.0)
     embedded_order = 0.5
     diffusion_calls = 2
+    judging_calls = 1
 
     def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
         """One step from ``t0`` to ``t1``."""
@@ -152,9 +167,6 @@ class _Milstein(SDEMethod):
         """The method for one kind of noise; several columns take a call each."""
         method = super().bound(noise, columns)
         method.diffusion_calls = 1 + (columns or 1)
-        if noise == "additive":
-            method.embedded_order = None
-            method.fixed_because = "with additive noise the correction by which it judges a step is zero"
         return method
 
 
@@ -164,8 +176,9 @@ class ItoMilstein(_Milstein):
     .. math:: y_{n+1} = y_n + f h + g W + \sum_{j} \frac{g(y_n + g_j \sqrt h) - g(y_n)}{\sqrt h}
               \cdot \tfrac12 (W_j W - e_j h)
 
-    with :math:`g_j` the columns of g; entry by entry for diagonal noise. Its error estimate is the sum. With m noises
-    that are not diagonal a step calls the diffusion m + 1 times. General noise would need the Levy area and is refused.
+    with :math:`g_j` the columns of g; entry by entry for diagonal noise. Its error estimate is the sum and
+    :math:`\tfrac h2 (f(t_{n+1}, y_{n+1}) - f(t_n, y_n))`, one more call of the drift. With m noises that are not diagonal
+    a step calls the diffusion m + 1 times. General noise would need the Levy area and is refused.
 
     References:
         Kloeden, Platen: Numerical Solution of Stochastic Differential Equations (1992), section 11.1.

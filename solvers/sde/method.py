@@ -96,6 +96,8 @@ class SDEMethod(Method):
     """How often a step calls the drift."""
     diffusion_calls: int = 1
     """How often a step calls the diffusion."""
+    judging_calls: int = 0
+    """How often a step calls the drift once more, where its error is asked for."""
     embedded_order: float | None = None
     fsal = False
     stability_radius = 2.0

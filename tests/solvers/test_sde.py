@@ -374,3 +374,26 @@ def test_noise_and_ordinary_problems_do_not_mix():
     ):
         with pytest.raises(nde.InvalidProblemError, match=message):
             nde.solve(problem, **options)
+
+
+@pytest.mark.parametrize(
+    "method", [nde.EulerHeun(), nde.ItoMilstein(), nde.StratonovichMilstein(), nde.SOSRI()], ids=str
+)
+def test_constant_noise_does_not_hide_the_drifts_error(method):
+    """Ornstein-Uhlenbeck: the corrections for the noise vanish, and the drift's error has to hold the steps back."""
+    y0, rates = torch.full((2000, 1), 1.2, dtype=torch.float64), []
+    problem = nde.SDEProblem(
+        lambda t, y: -0.5 * y, lambda t, y: 0.7 + 0.0 * y, y0, (0.0, 1.0), calculus=method.calculus
+    )
+    for tolerance in (1e-2, 1e-3):
+        sol = nde.solve(problem, method, rtol=tolerance, atol=tolerance, seed=2)
+        rates.append(sol.stats.steps)
+    assert rates[1] > 2 * rates[0] or rates[1] > 20
+    torch.testing.assert_close(
+        sol.y1.mean(), torch.tensor(1.2 * math.exp(-0.5)), atol=0.04, rtol=0.0, check_dtype=False
+    )
+    torch.testing.assert_close(
+        sol.y1.var(), torch.tensor(0.49 * (1 - math.exp(-1))), atol=0.03, rtol=0.0, check_dtype=False
+    )
+    # What was counted is what was called: the drift once more in each step, to judge it.
+    assert sol.stats.nfe >= 2 * sol.stats.steps
