@@ -129,7 +129,7 @@ OTHERS = [(kind, per_sample) for kind in KINDS for per_sample in (False, True) i
 )
 def test_a_captured_block_is_the_block(kind, per_sample, operators):
     # The block, the gradient of a step, and that of a step with saved rows.
-    captures = 3 if kind in ("times", "vern7", "constant") else 2
+    captures = {"times": 3, "vern7": None, "constant": None}.get(kind, 2)  # None: too few steps to say
     compare(nde.Blocks(size=2, cuda_graph=True), "cpu", KINDS[kind] | {"per_sample": per_sample}, captures)
 
 
