@@ -374,3 +374,13 @@ def test_noise_and_ordinary_problems_do_not_mix():
     ):
         with pytest.raises(nde.InvalidProblemError, match=message):
             nde.solve(problem, **options)
+
+
+def test_a_compiled_solve_is_refused():
+    @torch.compile(backend="eager", fullgraph=True)
+    def run(y0):
+        problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: 0.1 * y, y0, (0.0, 1.0))
+        return nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=1).y1
+
+    with pytest.raises(Exception, match="cannot be compiled yet"):
+        run(torch.ones(2))
