@@ -10,7 +10,7 @@ from neuralde.solvers import __all__ as _solvers
 from . import models, regularizers, testing
 from ._version import __version__
 from .ensemble import EnsembleSolution, solve_ensemble
-from .models import LatentSDE, NeuralODE
+from .models import LatentSDE, NeuralODE, NeuralSDE
 from .regularizers import RunningCost
 from .solving import solve
 
@@ -18,6 +18,7 @@ __all__ = [
     "EnsembleSolution",
     "LatentSDE",
     "NeuralODE",
+    "NeuralSDE",
     "RunningCost",
     "__version__",
     "adjoints",

@@ -55,7 +55,7 @@ def prepare_plan(
         assert isinstance(method, SDEMethod)
         _check_stochastic(events, through_steps)
         state = method.lower(y0)
-        step = dt if torch.compiler.is_compiling() and isinstance(dt, (int, float)) else _checked_dt(dt)
+        step = _checked_dt(dt)
         field, method = stochastic_field(
             problem, packing, state, method, controller, (t0, t1), dt=step, seed=seed, path=path
         )
@@ -130,6 +130,8 @@ def _events(
 
 def _check_stochastic(events: Any, through_steps: bool) -> None:
     """Refuse what a solve along a path cannot do."""
+    if torch.compiler.is_compiling():
+        raise InvalidProblemError("problem: got an SDEProblem, which cannot be compiled yet; expected an eager solve")
     if events is not None and not (isinstance(events, (list, tuple)) and not events):
         raise InvalidProblemError("events: got some with an SDEProblem; expected none, or an ODEProblem")
     if through_steps:

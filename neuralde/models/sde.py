@@ -45,7 +45,7 @@ class NeuralSDE(nn.Module):
         >>> import torch, neuralde as nde
         >>> _ = torch.manual_seed(0)
         >>> drift = nde.models.TimeConditionedMLP(2, hidden=[16])
-        >>> model = nde.models.NeuralSDE(drift, lambda t, y: 0.1 * y, dt=0.05)
+        >>> model = nde.NeuralSDE(drift, lambda t, y: 0.1 * y, dt=0.05)
         >>> states, sol = model(torch.ones(8, 2))
         >>> states.square().mean().backward()
         >>> again, _ = model(torch.ones(8, 2), seed=sol.seed)

@@ -397,3 +397,13 @@ def test_constant_noise_does_not_hide_the_drifts_error(method):
     )
     # What was counted is what was called: the drift once more in each step, to judge it.
     assert sol.stats.nfe >= 2 * sol.stats.steps
+
+
+def test_a_compiled_solve_is_refused():
+    @torch.compile(backend="eager", fullgraph=True)
+    def run(y0):
+        problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: 0.1 * y, y0, (0.0, 1.0))
+        return nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=1).y1
+
+    with pytest.raises(Exception, match="cannot be compiled yet"):
+        run(torch.ones(2))
