@@ -110,9 +110,14 @@ def _picture(results: list[Result], config: Config, path: Path) -> None:
             series = [scale * value for value in result["history"][name]]
             first = result["seed"] == min(r["seed"] for r in results if r["arm"] == result["arm"])
             axis.plot(
-                range(1, len(series) + 1), series, color=colors[result["arm"]], label=result["arm"] if first else None
+                range(1, len(series) + 1),
+                series,
+                color=colors[result["arm"]],
+                label=result["arm"] if first else None,
+                marker="o" if len(series) < 3 else None,
             )
         axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     axes[0][0].legend()
     axes[0][2].set_yscale("log")
@@ -130,10 +135,11 @@ def _picture(results: list[Result], config: Config, path: Path) -> None:
             capsize=4,
             color=[colors[a] for a in arms],
         )
-        axis.bar_label(bars, fmt="%.1f", padding=4)
+        axis.bar_label(bars, fmt="%.1f", padding=4, fontsize=8 if len(arms) > 5 else None)
         axis.set(ylabel=label)
         axis.margins(y=0.15)
-        axis.tick_params(axis="x", rotation=20 if len(arms) > 3 else 0)
+        if len(arms) > 3:
+            axis.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
     seeds = len({result["seed"] for result in results})
     figure.suptitle(f"{config.experiment}: {seeds} seed{'s' if seeds > 1 else ''}, tolerance {config.tolerance:g}")
     figure.savefig(path, dpi=120)

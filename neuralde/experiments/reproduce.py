@@ -23,6 +23,16 @@ from .train import Bar, positive
 STAND_IN = "These are scikit-learn's 8x8 digits, not MNIST (no --data): a run of the machinery, not a reproduction."
 
 
+CHANGES: dict[str, Callable[[str], Any]] = {
+    "epochs": positive,
+    "batch_size": positive,
+    "tolerance": float,
+    "train_size": positive,
+    "test_size": positive,
+}
+"""What of a scale's set-up an option can change."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``neuralde reproduce``."""
     parser.add_argument("table", nargs="?", choices=sorted(TABLES), metavar="TABLE", help="which table (see --list)")
@@ -35,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="the folder with the data, MNIST's idx files say")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these rows")
     parser.add_argument("--seeds", type=positive, help="how many seeds instead of the scale's")
+    for name, kind in CHANGES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the scale's; the report says so")
     parser.add_argument("--device", default="cpu", help="where to compute, cuda say (default cpu)")
     parser.add_argument("--out", type=Path, help="where everything goes (default runs/reproduce/TABLE-SCALE)")
     parser.add_argument("--fresh", action="store_true", help="begin anew; otherwise finished epochs in --out are kept")
@@ -67,8 +79,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace, table: Table, out: Path) -> int:
-    config = replace(table.scales[arguments.scale], device=arguments.device)
+    scale = table.scales[arguments.scale]
+    changes = {name: getattr(arguments, name) for name in CHANGES if getattr(arguments, name) is not None}
+    config = replace(scale, device=arguments.device, **changes)
     data, warnings = _data(arguments, config)
+    warnings += [f"Changed: {name} {value} instead of {getattr(scale, name)}." for name, value in changes.items()]
     seeds = list(range(arguments.seeds or table.seeds[arguments.scale]))
     names = arguments.arms or list(table.arms)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")

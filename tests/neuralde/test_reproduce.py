@@ -80,7 +80,10 @@ def test_another_configuration_is_refused(tmp_path, capsys, monkeypatch):
     path.write_text(path.read_text().replace('"hidden": 8', '"hidden": 9'))
     assert cli.main(command) == 2
     assert "--fresh" in capsys.readouterr().err
-    assert cli.main([*command, "--fresh"]) == 0
+    assert cli.main([*command, "--fresh", "--tolerance", "1e-2", "--epochs", "1"]) == 0
+    table = (tmp_path / "table.md").read_text()
+    assert "Changed: tolerance 0.01 instead of 0.001." in table
+    assert "- epochs: 1\n" in table
 
 
 def test_what_cannot_be_run_says_what_is_missing(capsys, tmp_path):
