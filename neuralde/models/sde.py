@@ -72,7 +72,8 @@ class NeuralSDE(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        for name, f in (("drift", drift), ("diffusion", diffusion)):
+        given: dict[str, Any] = {"drift": drift, "diffusion": diffusion}
+        for name, f in given.items():
             if not callable(f):
                 got = type(f).__name__
                 raise InvalidProblemError(f"{name}: got {got}; expected a module or callable {name}(t, y, *args)")

@@ -18,14 +18,27 @@ def neural_ode(**options):
     return lambda: model(torch.randn(8, 4, dtype=D))
 
 
+def neural_sde():
+    model = nde.NeuralSDE(field(), lambda t, y: 0.1 * torch.ones_like(y), dt=0.05)
+    return lambda: model(torch.randn(8, 4, dtype=D), seed=0)
+
+
+def latent_sde():
+    net = field()
+    model = nde.LatentSDE(net, lambda t, z: -z, lambda t, z: 0.5 * torch.ones_like(z), dt=0.05)
+    return lambda: model(torch.randn(8, 4, dtype=D), seed=0)
+
+
 MODELS = {
     "NeuralODE": neural_ode,
     "NeuralODE, per sample": lambda: neural_ode(per_sample=True),
     "NeuralODE, error estimate": lambda: neural_ode(regularizers=[ErrorEstimate()]),
     "NeuralODE, local": lambda: neural_ode(regularizers=[Local(h="solver")]),
     "NeuralODE, STEER": lambda: neural_ode(regularizers=[STEER(0.25)]),
+    "NeuralSDE": neural_sde,
+    "LatentSDE": latent_sde,
 }
-FIELDS = {"TimeConditionedMLP"}
+FIELDS = {"TimeConditionedMLP", "LatentPath"}
 
 
 @pytest.mark.parametrize("name", MODELS)
