@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CONSTRAINTS := .ci/constraints.txt
 WHEEL := build/wheel
+# What a wheel could lack shows here: every module is imported, every example run, every cost compared, a model trained.
+WHEEL_TESTS := tests/repo tests/cost tests/neuralde/test_train.py tests/tutorials
 PYTEST := pytest -n $(WORKERS)
 
 ifdef CI
@@ -76,7 +78,7 @@ wheel: $(READY) ## build sdist and wheel, install the wheel into a fresh environ
 	$(WHEEL)/env/bin/python -m pip install -c $(CONSTRAINTS) "$$(echo dist/*.whl)[train,test]"
 	cd $(WHEEL)/tree && ../env/bin/python -c \
 		'import sys, neuralde; assert neuralde.__file__.startswith(sys.prefix), neuralde.__file__'
-	cd $(WHEEL)/tree && ../env/bin/$(PYTEST)
+	cd $(WHEEL)/tree && ../env/bin/$(PYTEST) $(WHEEL_TESTS)
 
 clean: ## remove the environment and everything that was built
 	rm -f neuralde/solvers neuralde/adjoints
