@@ -338,9 +338,8 @@ def _diffusion_evaluations(plan: Plan, carry: Carry) -> Any:
     if not isinstance(plan.method, SDEMethod):
         return 0
     assert isinstance(plan.field, SDEField)
-    method = plan.method
-    drift_calls = method.drift_calls + (method.judging_calls if plan.controller.adaptive else 0)
-    return carry.nfe + carry.steps * (method.diffusion_calls - drift_calls) + plan.field.looks
+    in_steps = carry.steps * (plan.method.diffusion_calls - plan.method.drift_calls)
+    return carry.nfe - carry.asked + in_steps + plan.field.looks
 
 
 def _end(plan: Plan, y0: Tensor) -> Tensor:

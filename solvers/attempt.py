@@ -138,6 +138,8 @@ class Carry(NamedTuple):
     accepted: Scalar
     nfe: Scalar
     events: EventState | None = None
+    asked: Scalar = 0
+    """How many of ``nfe`` the readers of steps made, regularizers and error estimates; not kept in graphs and blocks."""
 
 
 class OnHost(NamedTuple):
@@ -233,6 +235,7 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
         accepted=carry.accepted + select(accept, 1, 0),
         nfe=carry.nfe + select(running, step.calls + step.asked, 0),
         events=carry.events,
+        asked=carry.asked + select(running, step.asked, 0),
     )
 
 
@@ -304,4 +307,5 @@ def begin(
         steps=zero,
         accepted=zero,
         nfe=zero + nfe,
+        asked=zero,
     )

@@ -11,21 +11,11 @@ from ..method import VectorField
 from ..runge_kutta import RungeKutta, RungeKuttaStep
 from ..scalars import Scalar
 from .field import DrivenField, SDEField
-from .method import COMMUTATIVE, SDEMethod
+from .method import COMMUTATIVE, SDEMethod, Unchained
 
 
-class _DrivenStep(RungeKuttaStep):
+class _DrivenStep(Unchained, RungeKuttaStep):
     """A step of a Runge-Kutta method along the driven field, which is another one on each interval."""
-
-    @property
-    def first_slope(self) -> Any:
-        """Nothing that another step could start with."""
-        return None
-
-    @property
-    def end_slope(self) -> Any:
-        """Nothing that the next step could start with."""
-        return None
 
 
 class DrivenRungeKutta(SDEMethod):

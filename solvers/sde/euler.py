@@ -65,8 +65,9 @@ class _CorrectedStep(_EulerStep):
             # In the graph if the step is, whoever reads it first.
             same = torch.is_grad_enabled() == self.recorded or torch.compiler.is_compiling()
             with nullcontext() if same else torch.set_grad_enabled(self.recorded):
-                change = self.drift(self.t1, self.y) - self.f
+                change = self.field(self.t1, self.y) - self.f
                 self._change = self.correction + 0.5 * self.h * change
+            self.asked += 1
         return self._change
 
 
@@ -100,7 +101,6 @@ class EulerHeun(SDEMethod):
     orders = dict.fromkeys((*COMMUTATIVE, "additive"), 1.0) | {"general": 0.5}
     embedded_order = 0.5
     diffusion_calls = 2
-    judging_calls = 1
 
     def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
         """One step from ``t0`` to ``t1``."""
@@ -157,7 +157,6 @@ class _Milstein(SDEMethod):
     orders = dict.fromkeys((*COMMUTATIVE, "additive"), 1.0)
     embedded_order = 0.5
     diffusion_calls = 2
-    judging_calls = 1
 
     def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
         """One step from ``t0`` to ``t1``."""

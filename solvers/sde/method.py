@@ -20,7 +20,21 @@ COMMUTATIVE = ("diagonal", "scalar", "commutative")
 """The kinds of noise whose columns commute, additive noise aside."""
 
 
-class SDEStep(Step):
+class Unchained(Step):
+    """A step that neither takes a slope from the one before it nor hands one on: its field holds for its interval only."""
+
+    @property
+    def first_slope(self) -> Any:
+        """Nothing that another step could start with."""
+        return None
+
+    @property
+    def end_slope(self) -> Any:
+        """Nothing that the next step could start with."""
+        return None
+
+
+class SDEStep(Unchained):
     """One step of a stochastic method. Between its ends the solution is interpolated linearly."""
 
     field: SDEField
@@ -46,16 +60,6 @@ class SDEStep(Step):
         if isinstance(self.h, Tensor):
             return torch.where(self.h == 0, 1.0, self.h.abs())
         return abs(self.h)
-
-    @property
-    def first_slope(self) -> Any:
-        """Nothing that another step could start with."""
-        return None
-
-    @property
-    def end_slope(self) -> Any:
-        """Nothing that the next step could start with."""
-        return None
 
     @property
     def error(self) -> Tensor:
@@ -96,8 +100,6 @@ class SDEMethod(Method):
     """How often a step calls the drift."""
     diffusion_calls: int = 1
     """How often a step calls the diffusion."""
-    judging_calls: int = 0
-    """How often a step calls the drift once more, where its error is asked for."""
     embedded_order: float | None = None
     fsal = False
     stability_radius = 2.0

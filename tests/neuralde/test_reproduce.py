@@ -12,15 +12,6 @@ from neuralde.experiments.papers import TABLES
 COMMAND = ["reproduce", "regnde-mnist-ode", "--scale", "smoke", "--quiet"]
 
 
-def numbers(out):
-    results = json.loads((out / "results.json").read_text())["results"]
-    for result in results:
-        for timed in ("training_seconds", "prediction_seconds"):
-            assert result.pop(timed) > 0
-        result["history"].pop("seconds")
-    return results
-
-
 def test_every_row_of_the_table_from_one_command(tmp_path, capsys):
     assert cli.main([*COMMAND, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -42,7 +33,7 @@ def test_every_row_of_the_table_from_one_command(tmp_path, capsys):
     assert "No number means anything" in table
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, numbers):
     command = [*COMMAND, "--arms", "vanilla", "steer+ernode", "local-unbiased"]
     assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
     calls, forward = [0], classify.Classifier.forward

@@ -1,7 +1,6 @@
 """The training command: every arm, interruption, checkpoints, data."""
 
 import gzip
-import json
 import pickle
 import struct
 
@@ -17,16 +16,7 @@ from neuralde.experiments.data import DataError, digits, mnist, read_idx
 SMALL = ["--epochs", "2", "--batch-size", "512", "--hidden", "8", "--tolerance", "1e-3", "--seeds", "1", "--quiet"]
 
 
-def numbers(out):
-    results = json.loads((out / "results.json").read_text())["results"]
-    for result in results:
-        for timed in ("training_seconds", "prediction_seconds"):
-            assert result.pop(timed) > 0
-        result["history"].pop("seconds")
-    return results
-
-
-def test_every_arm_runs_and_writes(tmp_path, capsys):
+def test_every_arm_runs_and_writes(tmp_path, capsys, numbers):
     assert cli.main(["train", "digits", "--out", str(tmp_path), "--arms", *ARMS, *SMALL]) == 0
     printed = capsys.readouterr().out
     assert all(arm in printed for arm in ARMS)
@@ -35,7 +25,7 @@ def test_every_arm_runs_and_writes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arm", ["local-biased", "steer+error"])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, arm):
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, arm, numbers):
     command = ["train", "digits", "--arms", arm, *SMALL, "--epochs", "3"]
     assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
     calls, forward = [0], classify.Classifier.forward
