@@ -1,5 +1,7 @@
 """DistributedDataParallel: two processes on the CPU share their gradients, whatever the adjoint."""
 
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -69,4 +71,15 @@ def work(rank, where):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_two_processes_agree_on_the_mean_gradient(tmp_path):
-    torch.multiprocessing.spawn(work, args=(tmp_path / "rendezvous",), nprocs=WORLD)
+    # As a script: a spawned process would have to import this module, which pytest's importlib mode gives no path to.
+    command = [sys.executable, __file__, str(tmp_path / "rendezvous")]
+    workers = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank in range(WORLD)
+    ]
+    said = [worker.communicate()[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * WORLD, "\n".join(said)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[2]), sys.argv[1])
