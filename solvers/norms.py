@@ -30,7 +30,7 @@ def scaled_error(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, at
 
 def tolerance(size: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
     """What an entry of this size may be wrong by; never 0, so that an entry that stays 0 has error 0 with ``atol=0``."""
-    scale = atol + rtol * size
+    scale = (rtol * size).add_(atol) if not isinstance(atol, Tensor) else atol + rtol * size
     return scale if not isinstance(atol, Tensor) and atol > 0.0 else scale.clamp(min=torch.finfo(scale.dtype).tiny)
 
 

@@ -46,7 +46,8 @@ class RungeKuttaStep(Step):
         self.h = spread(self.span, y0)
         self.calls = 0 if slope is not None else 1
         self.recorded = torch.is_grad_enabled()
-        self.arguments = [y0]
+        # Only those that `stiffness` compares: all others make room, still in the cache, for the next.
+        self.arguments = {0: y0}
         self.stages = [slope if slope is not None else field(t0, y0)]
         self.y: Tensor
         if tableau.fsal:
@@ -78,7 +79,8 @@ class RungeKuttaStep(Step):
             else:
                 argument = combine(self.y0, self.h, row, self.stages)
             time = self.t0 if node == 0.0 else self.t1 if node == 1.0 else self.t0 + node * self.span
-            self.arguments.append(argument)
+            if tableau.stiffness_pair is not None and index in tableau.stiffness_pair:
+                self.arguments[index] = argument
             self.stages.append(self.field(time, argument))
             self.calls += 1
         return self.stages

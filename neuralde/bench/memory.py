@@ -10,8 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralde.adjoints import Adjoint, BacksolveAdjoint, DirectAdjoint, DiscreteAdjoint
-from neuralde.solvers import ConstantStep, ODEProblem
+from neuralde.adjoints import (
+    Adjoint,
+    BacksolveAdjoint,
+    DirectAdjoint,
+    DiscreteAdjoint,
+    GaussAdjoint,
+    InterpolatingAdjoint,
+    ReversibleAdjoint,
+)
+from neuralde.solvers import ConstantStep, ODEProblem, Reversible, Tsit5
 
 from ..solving import solve
 from .harness import Row, Settings, mlp, peak_bytes, table
@@ -22,6 +30,9 @@ ADJOINTS: dict[str, Callable[[int], Adjoint]] = {
     "DiscreteAdjoint": lambda steps: DiscreteAdjoint(),
     "DiscreteAdjoint, checkpoints=√steps": lambda steps: DiscreteAdjoint(checkpoints=math.isqrt(steps)),
     f"DiscreteAdjoint, checkpoints={BUDGET}": lambda steps: DiscreteAdjoint(checkpoints=BUDGET),
+    "InterpolatingAdjoint": lambda steps: InterpolatingAdjoint(),
+    "GaussAdjoint": lambda steps: GaussAdjoint(),
+    "ReversibleAdjoint": lambda steps: ReversibleAdjoint(),
     "BacksolveAdjoint": lambda steps: BacksolveAdjoint(),
 }
 
@@ -49,7 +60,9 @@ def _training(net: torch.nn.Module, y0: Tensor, adjoint: Adjoint, steps: int) ->
     def training() -> None:
         net.zero_grad()
         problem = ODEProblem(lambda t, y: net(y), y0, (0.0, 1.0))
-        sol = solve(problem, dt=1.0 / steps, controller=ConstantStep(), adjoint=adjoint, max_steps=2 * steps + 10)
+        solver = Reversible(Tsit5()) if isinstance(adjoint, ReversibleAdjoint) else Tsit5()
+        fixed = dict(dt=1.0 / steps, controller=ConstantStep(), max_steps=2 * steps + 10)
+        sol = solve(problem, solver, adjoint=adjoint, **fixed)
         sol.y1.square().sum().backward()
 
     return training
