@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .._version import __version__
-from .classify import Config
-from .papers import Arm, Table
+from .experiment import Arm, Experiment, Measure, Table
 from .report import Result, arms_of, spread
+
+CPU_SECONDS = (
+    "Times are processor seconds of the process, not wall seconds, because the machine may have done other work; "
+    "`results.json` has both."
+)
 
 
 def versions() -> dict[str, str]:
@@ -34,15 +38,18 @@ def hardware(device: str) -> dict[str, Any]:
     return found
 
 
-def markdown(table: Table, results: list[Result], config: Config, about: dict[str, Any]) -> str:
+def markdown(table: Table, results: list[Result], config: Any, about: dict[str, Any]) -> str:
     """The whole report."""
+    assert table.experiment is not None
+    columns, by_processor = _columns(table.experiment, results, config)
     lines = [
         f"# {table.title}",
         "",
         f"`neuralde reproduce {config.experiment} --scale {about['scale']}`. Paper: {table.source}.",
     ]
     lines += [f"**{warning}**" for warning in about["warnings"]]
-    lines += ["", *_main(table, results), "", *_ratios(table, results), "", "Mean ± standard deviation over the seeds."]
+    lines += ["", *_main(table, columns, results), "", *_ratios(table, columns, results), ""]
+    lines += ["Mean ± standard deviation over the seeds.", *([CPU_SECONDS] if by_processor else [])]
     lines += [
         "",
         "## Set-up",
@@ -57,65 +64,77 @@ def markdown(table: Table, results: list[Result], config: Config, about: dict[st
     return "\n".join(lines) + "\n"
 
 
-def _main(table: Table, results: list[Result]) -> list[str]:
-    """Accuracy, NFE and times."""
-    rows = ["| | test % | paper | train % | NFE | paper | training s | prediction ms |", "|---|" + "---:|" * 7]
+Column = tuple[Measure, Measure]
+"""A measure as we read it from our results, and as the paper's numbers are called."""
+
+
+def _columns(experiment: Experiment, results: list[Result], config: Any) -> tuple[list[Column], bool]:
+    """The columns; on a CPU the times are the processor's, where every run has them."""
+    timed = [measure for measure in experiment.measures if measure.key.endswith("_seconds")]
+    own = {measure.key: measure.key.replace("_seconds", "_cpu_seconds") for measure in timed}
+    by_processor = config.device == "cpu" and all(
+        result.get(key) is not None for result in results for key in own.values()
+    )
+    ours = [replace(m, key=own.get(m.key, m.key)) if by_processor else m for m in experiment.measures]
+    return list(zip(ours, experiment.measures, strict=True)), by_processor
+
+
+def _main(table: Table, columns: list[Column], results: list[Result]) -> list[str]:
+    """Every measure, and where it helps the paper's."""
+    titles = [title for ours, _ in columns for title in ((ours.title, "paper") if ours.beside else (ours.title,))]
+    rows = [f"| | {' | '.join(titles)} |", "|---|" + "---:|" * len(titles)]
     for name in arms_of(results):
-        arm = table.arms[name]
-        paper = arm.reported
-        cells = [
-            _cell(results, name, "accuracy", 100.0, 2),
-            "–" if paper is None else f"{paper.accuracy[0]:.2f} ± {paper.accuracy[1]:.2f}",
-            _cell(results, name, "train_accuracy", 100.0, 2),
-            _cell(results, name, "nfe", 1.0, 1),
-            "–" if paper is None else f"{paper.nfe[0]:.1f} ± {paper.nfe[1]:.1f}",
-            _cell(results, name, "training_seconds", 1.0, 1),
-            _cell(results, name, "prediction_seconds", 1e3, 1),
-        ]
-        rows.append(f"| {arm.label} | {' | '.join(cells)} |")
+        cells: list[str] = []
+        for ours, theirs in columns:
+            cells.append(_shown(ours, spread(results, name, ours.key)))
+            if ours.beside:
+                reported = table.arms[name].reported.get(theirs.key)
+                cells.append("–" if reported is None else _shown(ours, reported))
+        rows.append(f"| {table.arms[name].label} | {' | '.join(cells)} |")
     return rows
 
 
-def _cell(results: list[Result], arm: str, name: str, scale: float, digits: int) -> str:
-    mean, deviation = spread(results, arm, name)
-    return f"{scale * mean:.{digits}f} ± {scale * deviation:.{digits}f}"
+def _shown(measure: Measure, numbers: tuple[float, float]) -> str:
+    mean, deviation = (measure.scale * number for number in numbers)
+    return f"{mean:.{measure.digits}f} ± {deviation:.{measure.digits}f}"
 
 
-def _ratios(table: Table, results: list[Result]) -> list[str]:
+def _ratios(table: Table, columns: list[Column], results: list[Result]) -> list[str]:
     """What matters: each arm against vanilla, here and in the paper."""
+    compared = [(ours, theirs) for ours, theirs in columns if ours.against]
     if "vanilla" not in arms_of(results):
         return []
-    titles = ("accuracy, points", "NFE", "prediction time", "training time")
+    titles = [_title(ours) for ours, _ in compared]
     rows = ["Against vanilla, and what the paper has:", "", "| | " + " | ".join(f"{t} | paper" for t in titles) + " |"]
     rows.append("|---|" + "---:|" * 2 * len(titles))
     for name in arms_of(results):
         if name != "vanilla":
-            rows.append(f"| {table.arms[name].label} | {' | '.join(_against(table, results, name))} |")
+            cells = [cell for ours, theirs in compared for cell in _against(table, results, name, ours, theirs)]
+            rows.append(f"| {table.arms[name].label} | {' | '.join(cells)} |")
     return rows
 
 
-def _against(table: Table, results: list[Result], name: str) -> list[str]:
-    def ours(what: str) -> tuple[float, float]:
-        return spread(results, name, what)[0], spread(results, "vanilla", what)[0]
-
-    cells = [f"{100 * (ours('accuracy')[0] - ours('accuracy')[1]):+.2f}", _paper_points(table, table.arms[name])]
-    for what, theirs in (
-        ("nfe", "nfe"),
-        ("prediction_seconds", "prediction_seconds"),
-        ("training_seconds", "training_hours"),
-    ):
-        mine, base = ours(what)
-        cells += [f"x{mine / base:.2f}", _paper_ratio(table, table.arms[name], theirs)]
-    return cells
+def _title(measure: Measure) -> str:
+    words = (
+        measure.title.replace(" %", "")
+        .replace("prediction ms", "prediction time")
+        .replace("training s", "training time")
+    )
+    return f"{words}, {measure.unit}" if measure.unit else words
 
 
-def _paper_points(table: Table, arm: Arm) -> str:
-    base = table.arms["vanilla"].reported
-    return "–" if arm.reported is None or base is None else f"{arm.reported.accuracy[0] - base.accuracy[0]:+.2f}"
+def _against(table: Table, results: list[Result], name: str, ours: Measure, theirs: Measure) -> tuple[str, str]:
+    mine, base = spread(results, name, ours.key)[0], spread(results, "vanilla", ours.key)[0]
+    return _compared(ours, mine, base), _paper(table.arms[name], table.arms["vanilla"], theirs)
 
 
-def _paper_ratio(table: Table, arm: Arm, what: str) -> str:
-    base = table.arms["vanilla"].reported
-    if arm.reported is None or base is None:
+def _paper(arm: Arm, base: Arm, measure: Measure) -> str:
+    if measure.key not in arm.reported or measure.key not in base.reported:
         return "–"
-    return f"x{getattr(arm.reported, what)[0] / getattr(base, what)[0]:.2f}"
+    return _compared(measure, arm.reported[measure.key][0], base.reported[measure.key][0])
+
+
+def _compared(measure: Measure, mine: float, base: float) -> str:
+    if measure.against == "difference":
+        return f"{measure.scale * (mine - base):+.{measure.digits}f}"
+    return f"x{mine / base:.2f}" if base else "–"

@@ -32,6 +32,16 @@ class Images:
     test_x: Tensor
     test_y: Tensor
 
+    def head(self, train_size: int | None, test_size: int | None) -> Images:
+        """The first so many of each part."""
+        return Images(
+            self.train_x[:train_size], self.train_y[:train_size], self.test_x[:test_size], self.test_y[:test_size]
+        )
+
+    def to(self, device: torch.device) -> Images:
+        """The same on a device."""
+        return Images(*(part.to(device) for part in (self.train_x, self.train_y, self.test_x, self.test_y)))
+
 
 def digits(dtype: torch.dtype) -> Images:
     """The 1,797 8x8 digits that scikit-learn bundles, one fifth of each class held out, always the same."""
@@ -58,17 +68,12 @@ def mnist(folder: Path, dtype: torch.dtype, train_size: int | None, test_size: i
             "put them into one folder and pass it as --data"
         )
     arrays = [torch.as_tensor(read_idx(path)) for path in found if path is not None]
-    train_x, train_y, test_x, test_y = (
-        arrays[0][:train_size],
-        arrays[1][:train_size],
-        arrays[2][:test_size],
-        arrays[3][:test_size],
-    )
+    part = Images(*arrays).head(train_size, test_size)
     return Images(
-        train_x.reshape(len(train_x), -1).to(dtype) / 255.0,
-        train_y.long(),
-        test_x.reshape(len(test_x), -1).to(dtype) / 255.0,
-        test_y.long(),
+        part.train_x.flatten(1).to(dtype) / 255.0,
+        part.train_y.long(),
+        part.test_x.flatten(1).to(dtype) / 255.0,
+        part.test_y.long(),
     )
 
 

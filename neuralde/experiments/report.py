@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .._version import __version__
-from .classify import Config
+from .experiment import ACCURACY, NFE, Measure
 
 Result = dict[str, Any]
 
@@ -64,7 +64,7 @@ def _against_vanilla(results: list[Result], arm: str) -> str:
     )
 
 
-def write(results: list[Result], config: Config, out: Path) -> list[Path]:
+def write(results: list[Result], config: Any, out: Path) -> list[Path]:
     """Write ``results.json`` and, where matplotlib is installed, ``results.png``; returns what was written."""
     return [write_numbers(results, config, out), *draw(results, config, out)]
 
@@ -83,64 +83,62 @@ def write_numbers(results: list[Result], config: Any, out: Path, more: dict[str,
     return out / "results.json"
 
 
-def draw(results: list[Result], config: Config, out: Path) -> list[Path]:
-    """Draw ``results.png`` where matplotlib is installed."""
+def draw(results: list[Result], config: Any, out: Path, quality: Measure = ACCURACY) -> list[Path]:
+    """Draw ``results.png`` where matplotlib is installed; ``quality`` is what cost is weighed against."""
     try:
         import matplotlib
     except ImportError:
         return []
     matplotlib.use("Agg")
-    _picture(results, config, out / "results.png")
+    _picture(results, config, out / "results.png", quality)
     return [out / "results.png"]
 
 
-def _picture(results: list[Result], config: Config, path: Path) -> None:
+def _picture(results: list[Result], config: Any, path: Path, quality: Measure) -> None:
     import matplotlib.pyplot as plt
 
     arms = arms_of(results)
     colors = {arm: f"C{index}" for index, arm in enumerate(arms)}
+    calls = replace(NFE, title="field evaluations per prediction")
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
-    over_time = (
-        ("accuracy", "test accuracy (%)", 100.0),
-        ("nfe", "field evaluations per prediction", 1.0),
-        ("loss", "training loss", 1.0),
-    )
-    for axis, (name, label, scale) in zip(axes[0], over_time, strict=True):
-        for result in results:
-            series = [scale * value for value in result["history"][name]]
-            first = result["seed"] == min(r["seed"] for r in results if r["arm"] == result["arm"])
-            axis.plot(
-                range(1, len(series) + 1),
-                series,
-                color=colors[result["arm"]],
-                label=result["arm"] if first else None,
-                marker="o" if len(series) < 3 else None,
-            )
-        axis.set(xlabel="epoch", ylabel=label)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
+    for axis, measure in zip(axes[0], (quality, calls, Measure("loss", "training loss", log=True)), strict=True):
+        _curves(axis, results, measure, colors)
     axes[0][0].legend()
-    axes[0][2].set_yscale("log")
-    final = (
-        ("accuracy", "test accuracy (%)", 100.0),
-        ("nfe", "field evaluations per prediction", 1.0),
-        ("prediction_seconds", "prediction time (ms)", 1e3),
-    )
-    for axis, (name, label, scale) in zip(axes[1], final, strict=True):
-        means, deviations = zip(*(spread(results, arm, name) for arm in arms), strict=True)
-        bars = axis.bar(
-            arms,
-            [scale * m for m in means],
-            yerr=[scale * d for d in deviations],
-            capsize=4,
-            color=[colors[a] for a in arms],
-        )
-        axis.bar_label(bars, fmt="%.1f", padding=4, fontsize=8 if len(arms) > 5 else None)
-        axis.set(ylabel=label)
-        axis.margins(y=0.15)
-        if len(arms) > 3:
-            axis.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
+    seconds = Measure("prediction_seconds", "prediction time (ms)", 1e3)
+    if config.device == "cpu" and all(result.get("prediction_cpu_seconds") is not None for result in results):
+        seconds = replace(seconds, key="prediction_cpu_seconds", title="prediction time (processor ms)")
+    for axis, measure in zip(axes[1], (quality, calls, seconds), strict=True):
+        _bars(axis, results, measure, colors)
     seeds = len({result["seed"] for result in results})
     figure.suptitle(f"{config.experiment}: {seeds} seed{'s' if seeds > 1 else ''}, tolerance {config.tolerance:g}")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _curves(axis: Any, results: list[Result], measure: Measure, colors: dict[str, str]) -> None:
+    """A line over the epochs for every run."""
+    labelled: set[str] = set()
+    for result in results:
+        arm, series = result["arm"], [measure.scale * value for value in result["history"][measure.key]]
+        label = None if arm in labelled else arm
+        labelled.add(arm)
+        marker = "o" if len(series) < 3 else None
+        axis.plot(range(1, len(series) + 1), series, color=colors[arm], label=label, marker=marker)
+    axis.set(xlabel="epoch", ylabel=measure.title)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    if measure.log and all(value > 0 for result in results for value in result["history"][measure.key]):
+        axis.set_yscale("log")
+
+
+def _bars(axis: Any, results: list[Result], measure: Measure, colors: dict[str, str]) -> None:
+    """A bar for every arm, the seeds' deviation on it."""
+    arms = list(colors)
+    means, deviations = zip(*(spread(results, arm, measure.key) for arm in arms), strict=True)
+    heights, errors = ([measure.scale * value for value in values] for values in (means, deviations))
+    bars = axis.bar(arms, heights, yerr=errors, capsize=4, color=[colors[arm] for arm in arms])
+    axis.bar_label(bars, fmt=f"%.{measure.digits}f", padding=4, fontsize=8 if len(arms) > 5 else None)
+    axis.set(ylabel=measure.title)
+    axis.margins(y=0.15)
+    if len(arms) > 3:
+        axis.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")

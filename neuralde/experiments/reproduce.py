@@ -6,22 +6,18 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .beside import hardware, markdown, versions
-from .classify import CheckpointError, Config, Run
-from .data import DataError, Images, digits, mnist
-from .papers import TABLES, Table
+from .data import DataError
+from .experiment import Experiment, Table
+from .papers import TABLES
 from .report import Result, draw, write_numbers
 from .train import Bar, positive
-
-STAND_IN = "These are scikit-learn's 8x8 digits, not MNIST (no --data): a run of the machinery, not a reproduction."
-
+from .training import CheckpointError
 
 CHANGES: dict[str, Callable[[str], Any]] = {
     "epochs": positive,
@@ -30,7 +26,7 @@ CHANGES: dict[str, Callable[[str], Any]] = {
     "train_size": positive,
     "test_size": positive,
 }
-"""What of a scale's set-up an option can change."""
+"""What of a scale's set-up an option can change, where the table's set-up has it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale", choices=("smoke", "cpu", "paper"), default="cpu", help="how much of it (default cpu)"
     )
-    parser.add_argument("--data", type=Path, help="the folder with the data, MNIST's idx files say")
+    parser.add_argument("--data", type=Path, help="the folder with the data; --list says what it must hold")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these rows")
     parser.add_argument("--seeds", type=positive, help="how many seeds instead of the scale's")
     for name, kind in CHANGES.items():
@@ -57,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Reproduce a table; the exit status."""
     if arguments.list or arguments.table is None:
         for name, table in TABLES.items():
-            print(f"{name:<18} {table.title}; {'missing: ' + table.missing if table.missing else 'ready'}")
+            print(f"{name:<18} {table.title}; {_state(table)}")
         return 0 if arguments.list else 2
     table = TABLES[arguments.table]
     wrong = [arm for arm in arguments.arms or () if arm not in table.arms]
@@ -78,13 +74,22 @@ def main(arguments: argparse.Namespace) -> int:
         return 130
 
 
+def _state(table: Table) -> str:
+    if table.experiment is None:
+        return f"missing: {table.missing}"
+    return f"--data: {table.experiment.data_help}" if table.experiment.data_help else "ready"
+
+
 def _reproduce(arguments: argparse.Namespace, table: Table, out: Path) -> int:
-    scale = table.scales[arguments.scale]
+    scale, experiment = table.scales[arguments.scale], table.experiment
+    assert experiment is not None
     changes = {name: getattr(arguments, name) for name in CHANGES if getattr(arguments, name) is not None}
-    config = replace(scale, device=arguments.device, **changes)
-    data, warnings = _data(arguments, config)
-    warnings += [f"Changed: {name} {value} instead of {getattr(scale, name)}." for name, value in changes.items()]
-    seeds = list(range(arguments.seeds or table.seeds[arguments.scale]))
+    config = replace(scale, device=arguments.device, **_checked(changes, scale))
+    data, warnings = experiment.data(arguments.data, config, arguments.scale)
+    warnings = warnings + [
+        f"Changed: {name} {value} instead of {getattr(scale, name)}." for name, value in changes.items()
+    ]
+    seeds = _seeds(table.seeds[arguments.scale], arguments.seeds)
     names = arguments.arms or list(table.arms)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     results: list[Result] = []
@@ -92,9 +97,9 @@ def _reproduce(arguments: argparse.Namespace, table: Table, out: Path) -> int:
         # Seed by seed, so that an interrupted run can be compared row by row.
         for seed in seeds:
             for name in names:
-                results.append(_one(table, name, seed, config, data, out, arguments.fresh, bar.tick))
+                results.append(_one(table, experiment, name, seed, config, data, out, arguments.fresh, bar.tick))
                 ordered = _report(arguments, table, results, config, out, seeds, started, warnings)
-    draw(ordered, config, out)
+    draw(ordered, config, out, experiment.measures[0])
     print((out / "table.md").read_text(encoding="utf-8"))
     for name in ("table.md", "results.json", "results.png"):
         if (out / name).exists():
@@ -102,43 +107,41 @@ def _reproduce(arguments: argparse.Namespace, table: Table, out: Path) -> int:
     return 0
 
 
-def _data(arguments: argparse.Namespace, config: Config) -> tuple[Images, list[str]]:
-    """The images on their device, and what the report must say about them."""
-    if arguments.data is None and arguments.scale != "smoke":
-        raise DataError("--data: got none; expected the folder with MNIST's four idx files")
-    if arguments.data is None:
-        images, warnings = digits(torch.float64), [STAND_IN]
-        images = Images(
-            images.train_x[: config.train_size],
-            images.train_y[: config.train_size],
-            images.test_x[: config.test_size],
-            images.test_y[: config.test_size],
-        )
-    else:
-        images, warnings = mnist(arguments.data, torch.float64, config.train_size, config.test_size), []
-    if arguments.scale == "smoke":
-        warnings.append(
-            "Smoke scale: a handful of images and steps, to see that everything runs. No number means anything."
-        )
-    device = torch.device(config.device)
-    parts = (images.train_x, images.train_y, images.test_x, images.test_y)
-    return Images(*(part.to(device) for part in parts)), warnings
+def _checked(changes: dict[str, Any], scale: Any) -> dict[str, Any]:
+    """The changes, if the set-up has what they change."""
+    known = {field.name for field in fields(scale)}
+    for name in changes:
+        if name not in known:
+            can = ", ".join(f"--{other.replace('_', '-')}" for other in CHANGES if other in known)
+            raise DataError(
+                f"--{name.replace('_', '-')}: got {changes[name]}, which {scale.experiment} has not; expected {can}"
+            )
+    return changes
+
+
+def _seeds(usual: tuple[int, ...], count: int | None) -> list[int]:
+    """The scale's seeds, or so many: first the scale's, then the smallest others."""
+    if count is None:
+        return list(usual)
+    others = (seed for seed in range(count + len(usual)) if seed not in usual)
+    return [*usual, *others][:count]
 
 
 def _one(
     table: Table,
+    experiment: Experiment,
     name: str,
     seed: int,
-    config: Config,
-    data: Images,
+    config: Any,
+    data: Any,
     out: Path,
     fresh: bool,
     tick: Callable[[str], None],
 ) -> Result:
     """One row with one seed: read if it is finished, gone on with if it has begun, else begun."""
     arm, finished = table.arms[name], out / "runs" / f"{name}-{seed}.json"
-    # Also what the options do not say: which images, and how many.
-    key = {"config": asdict(config), "images": [len(data.train_x), len(data.test_x), data.train_x.shape[1]]}
+    # Also what the options do not say: which data, and how many.
+    key = {"config": asdict(config), **experiment.identity(data)}
     if finished.is_file() and not fresh:
         kept = json.loads(finished.read_text(encoding="utf-8"))
         if kept["key"] != key:
@@ -146,8 +149,7 @@ def _one(
         for epoch in range(config.epochs):
             tick(f"{name}/{seed}: epoch {epoch + 1} was finished before")
         return dict(kept["result"])
-    adjoint = None if arm.adjoint is None else arm.adjoint()
-    run = Run(name, seed, config, data, out / "checkpoints" / f"{name}-{seed}.pt", arm.terms, adjoint)
+    run = experiment.run(name, arm, seed, config, data, out / "checkpoints" / f"{name}-{seed}.pt")
     result = run.train(not fresh, tick)
     finished.parent.mkdir(parents=True, exist_ok=True)
     part = finished.with_suffix(".part")
@@ -160,7 +162,7 @@ def _report(
     arguments: argparse.Namespace,
     table: Table,
     results: list[Result],
-    config: Config,
+    config: Any,
     out: Path,
     seeds: list[int],
     started: str,
@@ -179,7 +181,7 @@ def _report(
         "warnings": warnings,
     }
     ordered = sorted(results, key=lambda result: list(table.arms).index(result["arm"]))
-    paper = {name: asdict(arm.reported) for name, arm in table.arms.items() if arm.reported is not None}
+    paper = {name: dict(arm.reported) for name, arm in table.arms.items() if arm.reported}
     write_numbers(ordered, config, out, {**about, "paper": paper})
     (out / "table.md").write_text(markdown(table, ordered, config, about), encoding="utf-8")
     return ordered

@@ -12,9 +12,10 @@ import torch
 
 from . import spiral
 from .arms import ARMS
-from .classify import CheckpointError, Config, Run
+from .classify import Config, Run
 from .data import DataError, Images, digits, mnist
 from .report import table, write
+from .training import CheckpointError
 
 EXPERIMENTS = {
     "digits": "1,797 real 8x8 digits that scikit-learn bundles; about two minutes",

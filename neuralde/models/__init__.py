@@ -1,7 +1,19 @@
 """Networks that hold a differential equation and its solve."""
 
+from .encoders import MaskedGRU
+from .latent_ode import LatentField, LatentODE, LatentSeries
 from .latent_sde import LatentPath, LatentSDE
 from .ode import NeuralODE, TimeConditionedMLP
 from .sde import NeuralSDE
 
-__all__ = ["LatentPath", "LatentSDE", "NeuralODE", "NeuralSDE", "TimeConditionedMLP"]
+__all__ = [
+    "LatentField",
+    "LatentODE",
+    "LatentPath",
+    "LatentSDE",
+    "LatentSeries",
+    "MaskedGRU",
+    "NeuralODE",
+    "NeuralSDE",
+    "TimeConditionedMLP",
+]

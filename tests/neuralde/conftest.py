@@ -12,9 +12,10 @@ def numbers():
     def read(out):
         results = json.loads((out / "results.json").read_text())["results"]
         for result in results:
-            for timed in ("training_seconds", "prediction_seconds"):
-                assert result.pop(timed) > 0
-            result["history"].pop("seconds")
+            for part in ("training", "prediction"):
+                assert result.pop(f"{part}_seconds") > 0
+                assert result.pop(f"{part}_cpu_seconds") > 0
+            assert len(result["history"].pop("seconds")) == len(result["history"].pop("cpu_seconds"))
         return results
 
     return read

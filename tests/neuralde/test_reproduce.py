@@ -1,13 +1,16 @@
 """``neuralde reproduce``: the whole path at smoke scale, interruption, other data, and what cannot be run."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from neuralde import cli
 from neuralde.experiments import classify
+from neuralde.experiments.data import DataError
 from neuralde.experiments.papers import TABLES
+from neuralde.experiments.reproduce import _checked, _seeds
 
 COMMAND = ["reproduce", "regnde-mnist-ode", "--scale", "smoke", "--quiet"]
 
@@ -75,6 +78,41 @@ def test_another_configuration_is_refused(tmp_path, capsys, monkeypatch):
     table = (tmp_path / "table.md").read_text()
     assert "Changed: tolerance 0.01 instead of 0.001." in table
     assert "- epochs: 1\n" in table
+
+
+def test_times_are_the_processors_and_a_checkpoint_without_them_is_taken_up(tmp_path, numbers):
+    command = [*COMMAND, "--arms", "vanilla", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    assert "processor seconds" in (tmp_path / "table.md").read_text()
+    whole = numbers(tmp_path)
+    (tmp_path / "runs" / "vanilla-0.json").unlink()
+    path = tmp_path / "checkpoints" / "vanilla-0.pt"
+    state = torch.load(path, weights_only=True)
+    del state["history"]["cpu_seconds"]
+    torch.save(state, path)
+    assert cli.main(command) == 0
+    assert "processor seconds" not in (tmp_path / "table.md").read_text()
+    (again,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert again["training_cpu_seconds"] is None
+    assert again["training_seconds"] > 0
+    assert (again["loss"], again["nfe"]) == (whole[0]["loss"], whole[0]["nfe"])
+
+
+def test_seeds_are_the_tables_first():
+    assert _seeds((1, 5, 35), None) == [1, 5, 35]
+    assert _seeds((1, 5, 35), 2) == [1, 5]
+    assert _seeds((1, 5, 35), 5) == [1, 5, 35, 0, 2]
+
+
+def test_an_option_that_the_set_up_lacks_is_refused():
+    @dataclass(frozen=True)
+    class Few:
+        experiment: str = "few"
+        epochs: int = 1
+
+    assert _checked({"epochs": 3}, Few()) == {"epochs": 3}
+    with pytest.raises(DataError, match="--train-size: got 7, which few has not; expected --epochs"):
+        _checked({"train_size": 7}, Few())
 
 
 def test_what_cannot_be_run_says_what_is_missing(capsys, tmp_path):
