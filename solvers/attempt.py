@@ -7,10 +7,12 @@ solve is one lane, whose numbers are Python's; a per-sample solve has B lanes, w
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from .events import Events, EventState
 
 RUNNING = -1
+_SUCCESS, _MAX_STEPS = int(Status.SUCCESS), int(Status.MAX_STEPS)
+_STEP_UNDERFLOW, _NON_FINITE = int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE)
 # A remainder this much longer than the step is taken in one step, so that rounding never leaves a sliver before a stop.
 SLACK = 1.0 + 1e-6
 # Below this many units of rounding of the time, a step no longer moves the clock reliably.
@@ -75,12 +79,12 @@ class Plan:
     live_t1: Tensor | None = None
     events: Events | None = None
 
-    @property
+    @cached_property
     def host(self) -> bool:
         """Whether clock numbers are Python's."""
         return not isinstance(self.t0, Tensor)
 
-    @property
+    @cached_property
     def stochastic(self) -> bool:
         """Whether noise drives the problem."""
         return isinstance(self.field, SDEField)
@@ -206,7 +210,10 @@ def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
 def _error_ratio(plan: Plan, step: Step) -> Scalar:
     """The scaled error norm; without error control 0, or infinity where the step is not finite."""
     if not plan.controller.adaptive:
-        finite = torch.isfinite(step.y.detach())
+        y = step.y.detach() if step.y.requires_grad else step.y
+        if plan.host and not transformed() and cmath.isfinite(y.sum().item()):
+            return 0.0  # a finite sum has finite terms; one that is not may have overflowed
+        finite = torch.isfinite(y)
         if plan.per_sample:
             finite = finite.reshape(len(finite), math.prod(finite.shape[1:])).all(dim=1)
         return plan.read(torch.where(finite if plan.per_sample else finite.all(), 0.0, torch.inf))
@@ -276,13 +283,15 @@ def _next_slope(plan: Plan, carry: Carry, trial: Trial) -> Any:
 
 def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) -> Scalar:
     """Whether the lane goes on, has arrived, or has failed, and how."""
+    if plan.host and trial.accept and trial.t_end != trial.t:
+        return _SUCCESS if t == plan.t1 else _MAX_STEPS if steps >= plan.max_steps else RUNNING
     smallest = maximum(abs(t) * TIME_RESOLUTION, abs(plan.t1 - plan.t0) * SMALLEST_FRACTION)
     movable = both(trial.h > smallest, trial.h >= plan.controller.dtmin)
     stuck = both(negate(trial.accept), negate(movable)) | (trial.t_end == trial.t)
-    failure = select(is_finite(trial.ratio), int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE))
-    status = select(steps >= plan.max_steps, int(Status.MAX_STEPS), RUNNING)
+    failure = select(is_finite(trial.ratio), _STEP_UNDERFLOW, _NON_FINITE)
+    status = select(steps >= plan.max_steps, _MAX_STEPS, RUNNING)
     status = select(stuck, failure, status)
-    status = select(both(trial.accept, t == plan.t1), int(Status.SUCCESS), status)
+    status = select(both(trial.accept, t == plan.t1), _SUCCESS, status)
     return select(carry.status == RUNNING, status, carry.status)
 
 
@@ -303,7 +312,7 @@ def begin(
         slope=slope,
         control=plan.controller.start(h),
         costs=start_costs(plan, y0) if costs is None else costs,
-        status=select(plan.t0 == plan.t1, int(Status.SUCCESS), RUNNING),
+        status=select(plan.t0 == plan.t1, _SUCCESS, RUNNING),
         steps=zero,
         accepted=zero,
         nfe=zero + nfe,

@@ -53,10 +53,9 @@ def normal(bits: Tensor, table: Tensor) -> Tensor:
     number = _shift(bits, 12).to(torch.float64).add_(0.5).view(torch.int64)  # uniform on (0, 2**52), its bits
     segment = (number >> _REST).add_((bits & 1).mul_(_SEGMENTS)).sub_(_FIRST)
     place = (number & ((1 << _REST) - 1)).to(torch.float64).mul_(2.0**-_REST)
-    value = table[3].take(segment)
-    for column in (table[2], table[1], table[0]):
-        value = value.mul_(place).add_(column.take(segment))
-    return value
+    where = segment.reshape(-1)
+    first, second, third, fourth = (column.index_select(0, where).view(segment.shape) for column in table.unbind())
+    return fourth.mul_(place).add_(third).mul_(place).add_(second).mul_(place).add_(first)
 
 
 def _normal_table() -> Tensor:

@@ -16,7 +16,7 @@ from .scalars import Scalar, spread
 from .tableau import ButcherTableau
 
 
-def combine(y: Tensor | None, h: Scalar, weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
+def combine(y: Tensor | None, h: Scalar, weights: Sequence[float], stages: Sequence[Any]) -> Tensor:
     r""":math:`y + h \sum_i w_i k_i` (without ``y``: the sum alone), skipping zero weights."""
     terms = [(w, k) for w, k in zip(weights, stages, strict=False) if w != 0.0]
     if not terms:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+_REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 Scalar = Any  # float | int | bool in a joint eager solve, else a tensor of shape () or (B,)
 
 
@@ -34,7 +35,7 @@ def differentiated(x: Any) -> bool:
 
 def real_dtype(x: Tensor) -> torch.dtype:
     """The dtype of the tensor's real part."""
-    return {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(x.dtype, x.dtype)
+    return _REAL.get(x.dtype, x.dtype)
 
 
 def select(condition: Scalar, yes: Scalar, no: Scalar) -> Scalar:
@@ -87,7 +88,7 @@ def spread(a: Scalar, like: Tensor) -> Scalar:
     """Shape a clock number so that it broadcasts against the state: ``(B,)`` becomes ``(B, 1, ...)`` in its precision."""
     if not isinstance(a, Tensor):
         return a
-    if a.is_floating_point():
+    if a.is_floating_point() and (a.dtype is not like.dtype or a.device != like.device):
         a = a.to(device=like.device, dtype=real_dtype(like))
     return a.reshape(-1, *[1] * (like.dim() - 1)) if a.dim() else a
 
@@ -95,7 +96,7 @@ def spread(a: Scalar, like: Tensor) -> Scalar:
 def as_time(t: Scalar, like: Tensor) -> Tensor:
     """The time as the field receives it: a tensor of the state's real dtype on its device."""
     if isinstance(t, Tensor):
-        return spread(t, like)
+        return spread(t, like) if t.dim() or t.dtype is not like.dtype else t.to(like.device)
     return torch.scalar_tensor(t, dtype=real_dtype(like), device=like.device)
 
 

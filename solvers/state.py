@@ -41,6 +41,8 @@ class Packing:
                 raise InvalidProblemError(
                     f"{what}: got {_describe(state)}; expected a tensor of shape {self.shapes[0]}, like y0"
                 )
+            if state.shape == self.shapes[0] and state.dtype is self.dtype:
+                return state
             return self._checked(state, 0, what)
         try:
             leaves = self.spec.flatten_up_to(state)  # a dict in any order of its keys

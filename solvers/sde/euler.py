@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..method import Step, VectorField
-from ..scalars import Scalar
+from ..scalars import Scalar, as_time
 from .method import COMMUTATIVE, SDEMethod, SDEStep
 
 
@@ -43,8 +43,9 @@ class EulerMaruyama(SDEMethod):
 class _EulerStep(SDEStep):
     def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor) -> None:
         super().__init__(field, t0, t1, y0)
-        self.f = self.drift(t0, y0)
-        self.g = self.field.diffusion(t0, y0)
+        self.start = as_time(t0, y0)
+        self.f = self.drift(self.start, y0)
+        self.g = self.field.diffusion(self.start, y0)
         self.y = self.field.add_product(_moved(y0, self.f, self.h), self.g, self.w)
 
 
@@ -72,6 +73,7 @@ class _CorrectedStep(_EulerStep):
 
 
 def _moved(y: Tensor, f: Tensor, h: Scalar) -> Tensor:
+    """``y + h * f``."""
     return torch.add(y, f, alpha=h) if isinstance(h, float) else torch.addcmul(y, f, h.to(f.dtype))
 
 
@@ -126,9 +128,9 @@ class _MilsteinStep(_CorrectedStep):
         super().__init__(field, t0, t1, y0)
         root = self.length**0.5
         if self.field.elementwise:
-            moved = self.field.diffusion(t0, y0 + root * self.g)
+            change = self.field.diffusion(self.start, _moved(y0, self.g, root)) - self.g
             square = self.w * self.w - _over(self.length, self.w) if ito else self.w * self.w
-            self.correction = self.field.product(moved - self.g, 0.5 * square / _over(root, self.w))
+            self.correction = self.field.product(change, (0.5 / _over(root, self.w)) * square)
         else:
             self.correction = self._columns(root, ito)
         self.y = self.y + self.correction
@@ -137,7 +139,7 @@ class _MilsteinStep(_CorrectedStep):
         """The correction from several columns, each of which moves the state once."""
         total = torch.zeros_like(self.y0)
         for j, column in enumerate(self.g.unbind(-1)):
-            change = self.field.diffusion(self.t0, self.y0 + root * column) - self.g
+            change = self.field.diffusion(self.start, _moved(self.y0, column, root)) - self.g
             w = self.w
             integral = 0.5 * w * w[..., j : j + 1]
             if ito:

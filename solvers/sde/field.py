@@ -59,7 +59,7 @@ class SDEField(Field):
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The drift at ``(t, y)``."""
-        return super().__call__(self._seen(t, y), y)
+        return self.value(self.f, "drift", self.packing.pack, self._seen(t, y), y)
 
     def diffusion(self, t: Scalar, y: Tensor) -> Tensor:
         """The diffusion, packed: shaped like the state, or with the columns behind where there are several."""
@@ -86,8 +86,7 @@ class SDEField(Field):
 
     def increment(self, t0: Scalar, t1: Scalar) -> Increment:
         """W and H on the interval; no graph leads to them."""
-        with torch.no_grad():
-            return self.noise(_constant(t0), _constant(t1))
+        return self.noise(t0, t1)
 
     def probe(self, t: Scalar, y: Tensor) -> list[Tensor]:
         """Drift and diffusion."""
@@ -118,16 +117,13 @@ class DrivenField:
     def __init__(self, field: SDEField, t0: Scalar, t1: Scalar) -> None:
         self.field = field
         w, _ = field.increment(t0, t1)
-        span = _constant(t1 - t0)
+        span = t1 - t0
+        span = span.detach() if isinstance(span, Tensor) else span
         self.rate = w / (spread(torch.where(span == 0, 1.0, span), w) if isinstance(span, Tensor) else span)
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The driven field at one point."""
         return self.field.add_product(self.field(t, y), self.field.diffusion(t, y), self.rate)
-
-
-def _constant(t: Scalar) -> Scalar:
-    return t.detach() if isinstance(t, Tensor) else t
 
 
 def pack_columns(packing: Packing, g: Any, columns: int) -> Tensor:

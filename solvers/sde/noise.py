@@ -14,8 +14,8 @@ from ..random import draw_seed
 from ..scalars import Scalar
 from .borrowed import BorrowedPath
 
-_BLOCK = 1 << 16
-"""How many numbers a block of increments may hold."""
+_BLOCK = 1 << 15
+"""How many numbers a block of increments may hold: what the processor's cache holds while they are computed."""
 _LONGEST = 256
 """How many steps a block of increments may serve."""
 
@@ -52,7 +52,9 @@ class Noise:
             if abs(low - cell) <= allowed and abs(high - cell - 1) <= allowed:
                 w, h = self._cell(cell)
                 return Increment(w if x0 < x1 else -w, h)
-        increment: Increment = self.path.increment(t0, t1)
+        with torch.no_grad():
+            times = (t.detach() if isinstance(t, Tensor) else t for t in (t0, t1))
+            increment: Increment = self.path.increment(*times)
         return increment
 
     def _cell(self, cell: int) -> tuple[Tensor, Tensor | None]:

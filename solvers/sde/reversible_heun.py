@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..method import Step, VectorField
-from ..scalars import Scalar, spread
+from ..scalars import Scalar, as_time, spread
 from .method import COMMUTATIVE, SDEMethod, SDEStep
 
 
@@ -79,7 +79,8 @@ class _ReversibleHeunStep(SDEStep):
         self.gap = (last - first) + (noisy_last - noisy)
 
     def _both(self, t: Scalar, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self.drift(t, z), self.field.diffusion(t, z)
+        time = as_time(t, z)
+        return self.drift(time, z), self.field.diffusion(time, z)
 
     def _moves(self, values: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return self.h * values[0], self.field.product(values[1], self.w)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,8 @@ from torch import Tensor
 from ..errors import InvalidProblemError
 from ..method import VectorField
 from ..norms import rms
-from ..scalars import Scalar, spread
+from ..runge_kutta import combine
+from ..scalars import Scalar, as_time, spread
 from . import tableaus
 from .method import SDEMethod, SDEStep
 from .tableaus import StochasticTableau, Weights
@@ -24,6 +26,7 @@ class StochasticRungeKuttaStep(SDEStep):
         self.root = self.length**0.5
         # The same numbers, shaped to broadcast against the noise, which may have fewer dimensions than the state.
         self.noise_root = spread(abs(t1 - t0), self.w) ** 0.5
+        self._squares: tuple[Tensor, Tensor] | None = None
         self.arguments: list[Tensor] = []
         self.drifts: list[Tensor | None] = []
         self.diffusions: list[Tensor | None] = []
@@ -36,22 +39,14 @@ class StochasticRungeKuttaStep(SDEStep):
         assert tableau.a_w is not None
         assert tableau.a_h is not None
         assert tableau.a_root is not None
-        argument = self._moved(self.y0, tableau.a[i], self.drifts)
-        for j, weights in enumerate(zip(tableau.a_w[i], tableau.a_h[i], tableau.a_root[i], strict=True)):
-            if any(weights):
-                argument = self._pushed(argument, j, self._noise(*weights))
-        time = self.at_node(tableau.c[i])
+        argument = combine(self.y0, self.h, tableau.a[i], self.drifts)
+        for j, (w, h, root) in enumerate(zip(tableau.a_w[i], tableau.a_h[i], tableau.a_root[i], strict=True)):
+            if w or h or root:
+                argument = self._pushed(argument, j, self._noise(w, h, root=root))
+        time = as_time(self.at_node(tableau.c[i]), argument)
         self.arguments.append(argument)
         self.drifts.append(self.drift(time, argument) if tableau.drift_stages[i] else None)
         self.diffusions.append(self.field.diffusion(time, argument) if tableau.diffusion_stages[i] else None)
-
-    def _moved(self, y: Tensor, row: tuple[float, ...], slopes: list[Tensor | None]) -> Tensor:
-        """The state moved by weighted drifts."""
-        for weight, slope in zip(row, slopes, strict=False):
-            if weight:
-                assert slope is not None
-                y = y + (weight * self.h) * slope
-        return y
 
     def _pushed(self, y: Tensor, stage: int, noise: Tensor) -> Tensor:
         """The state moved by noise through one stage's diffusion."""
@@ -59,36 +54,33 @@ class StochasticRungeKuttaStep(SDEStep):
         assert g is not None
         return self.field.add_product(y, g, noise)
 
-    def _noise(self, w: float, h: float, root: float) -> Tensor:
-        total = None
-        if w:
-            total = self.w if w == 1.0 else w * self.w
-        if h:
-            assert self.area is not None
-            total = h * self.area if total is None else total + h * self.area
-        if root:
-            total = self.noise_root * root + (0.0 * self.w if total is None else total)
-        assert total is not None
-        return total
+    def _noise(self, w: float, h: float, ww: float = 0.0, www: float = 0.0, root: float = 0.0) -> Tensor:
+        r"""A weighted sum of W, H, :math:`I_{11} / \sqrt h`, :math:`I_{111} / h` and :math:`\sqrt h`, entry by entry."""
+        parts: list[Any] = [self.w, self.area]
+        if ww or www:
+            parts += self._iterated()
+            w -= 0.5 * www
+        if w == 1.0 and not (h or ww or www):
+            total = self.w
+        else:
+            total = combine(None, 1.0, (w, h, ww, www), parts)
+        return total if not root else total + root * self.noise_root
+
+    def _iterated(self) -> tuple[Tensor, Tensor]:
+        r""":math:`I_{11} / \sqrt h`, and :math:`z^2 W / 6` with :math:`z = W / \sqrt h`, which is :math:`I_{111} / h + W / 2`."""
+        if self._squares is None:
+            square = (self.w / _unit(self.noise_root)).square()
+            self._squares = (square - 1.0) * (0.5 * self.noise_root), square * (self.w / 6.0)
+        return self._squares
 
     def _combined(self, y: Tensor, weights: Weights) -> Tensor:
         """The state moved by everything, weighted."""
-        y = self._moved(y, weights.drift, self.drifts)
-        for stage in range(self.tableau.stages):
-            w, h, ww, www = (row[stage] if row else 0.0 for row in (weights.w, weights.h, weights.ww, weights.www))
-            noise = self._noise(w, h, 0.0) if w or h else None
-            if ww or www:
-                more = self._iterated(ww, www)
-                noise = more if noise is None else noise + more
-            if noise is not None:
-                y = self._pushed(y, stage, noise)
+        y = combine(y, self.h, weights.drift, self.drifts)
+        rows = zip_longest(weights.w, weights.h, weights.ww, weights.www, fillvalue=0.0)
+        for stage, (w, h, ww, www) in enumerate(rows):
+            if w or h or ww or www:
+                y = self._pushed(y, stage, self._noise(w, h, ww, www))
         return y
-
-    def _iterated(self, ww: float, www: float) -> Tensor:
-        r"""Multiples of :math:`I_{11} / \sqrt h` and :math:`I_{111} / h`, entry by entry."""
-        z = self.w / _unit(self.noise_root)
-        square = z * z
-        return self.noise_root * (0.5 * ww * (square - 1.0) + (www / 6.0) * z * (square - 3.0))
 
     @property
     def error(self) -> Tensor:

@@ -227,3 +227,12 @@ def test_atol_zero_with_a_component_that_stays_zero():
     torch.testing.assert_close(sol.y1, y0 * math.exp(-2.0), rtol=1e-4, atol=0.0)
     lanes = solve(lambda t, y: -y, y0.unsqueeze(1), atol=0.0, saveat=None, per_sample=True)
     torch.testing.assert_close(lanes.y1[:, 0], y0 * math.exp(-2.0), rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_large_states_whose_sum_overflows_are_finite(dtype):
+    y0 = torch.full((8,), 3e38, dtype=dtype)
+    sol = nde.solve(nde.ODEProblem(lambda t, y: 0.0 * y, y0, (0.0, 1.0)), nde.Euler(), dt=0.5)
+    assert not y0.sum().isfinite()
+    assert sol.status == nde.Status.SUCCESS
+    assert torch.equal(sol.y1, y0)

@@ -113,14 +113,17 @@ def test_adaptive_steps_with_additive_noise_agree_with_short_fixed_ones(method):
         (0.0, 1.0),
         noise="additive",
     )
-    path = nde.BrownianPath((10, 2), 3, 0.0, 1.0, "space-time", dtype=torch.float64)
-    short = nde.solve(problem, nde.SRA1(), dt=1 / 64, path=path, controller=FIXED).y1
-    errors = []
-    for tolerance in (1e-1, 1e-3):
-        sol = nde.solve(problem, method, rtol=tolerance, atol=tolerance, path=path)
-        errors.append((sol.y1 - short).abs().max().item())
-    assert errors[1] < 2e-3
-    assert errors[1] < 0.2 * errors[0]
+    errors = {1e-1: [], 1e-3: []}
+    # The steps follow the path, so rounding moves them and the error of one path: the mean over some paths is what holds.
+    for seed in range(4):
+        path = nde.BrownianPath((10, 2), seed, 0.0, 1.0, "space-time", dtype=torch.float64)
+        short = nde.solve(problem, nde.SRA1(), dt=1 / 64, path=path, controller=FIXED).y1
+        for tolerance, squares in errors.items():
+            sol = nde.solve(problem, method, rtol=tolerance, atol=tolerance, path=path)
+            squares.append((sol.y1 - short).square().mean())
+    coarse, fine = (torch.stack(squares).mean().sqrt().item() for squares in errors.values())
+    assert fine < 1.5e-3
+    assert fine < 0.2 * coarse
 
 
 def test_stiffness_is_that_of_the_drift():
