@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from ._version import __version__
@@ -30,7 +29,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     benching.set_defaults(run=bench.main)
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -39,6 +39,7 @@ def test_speed(tmp_path, capsys):
     assert mine["calls"] > mine["steps"] > 0
     assert rows["neuralde", "forward", "compiled"]["error"] < 1e-4
     assert {row["peer"] for row in result["comparisons"]} >= {"torchdiffeq", "torchdiffeq adjoint"}
+    assert any(row.get("at_best", 0) > 0 for row in result["comparisons"]), "the bound that the field alone sets"
     assert "target" in printed
     assert "MET" not in printed.upper(), "too small to be judged"
 

@@ -3,6 +3,8 @@
 import gzip
 import pickle
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,3 +109,9 @@ def test_wrong_arms_are_named(capsys):
     assert "magic" in capsys.readouterr().err
     assert cli.main(["train", "--list"]) == 0
     assert "digits" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "neuralde", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("neuralde ")
