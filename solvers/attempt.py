@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -79,12 +78,12 @@ class Plan:
     live_t1: Tensor | None = None
     events: Events | None = None
 
-    @cached_property
+    @property
     def host(self) -> bool:
         """Whether clock numbers are Python's."""
         return not isinstance(self.t0, Tensor)
 
-    @cached_property
+    @property
     def stochastic(self) -> bool:
         """Whether noise drives the problem."""
         return isinstance(self.field, SDEField)
