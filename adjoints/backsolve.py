@@ -9,7 +9,8 @@ from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.scalars import Scalar, choose
 
 from .capabilities import Capabilities
-from .continuous import ContinuousAdjoint, Quadrature, Sweep
+from .continuous import ContinuousAdjoint, Sweep
+from .integrands import Quadrature
 
 
 class BacksolveAdjoint(ContinuousAdjoint):
@@ -24,7 +25,8 @@ class BacksolveAdjoint(ContinuousAdjoint):
     :class:`GaussAdjoint` among the continuous ones, unless memory forbids it. The state is reset to the saved one at
     each save time. Parameters are not part of the backward state: their integral is a Gauss quadrature over each
     accepted step, so they neither steer the step size (what others call the seminorm) nor cost memory beyond one
-    gradient. Of the regularizers ``RunningCost`` and ``Local(...)`` only; no dense output, no events, no double backward.
+    gradient. Of the regularizers ``RunningCost`` and ``Local(...)`` only; no dense output, no double backward. At an event
+    the state is reset to what it was there, and the cotangent jumps as :class:`GaussAdjoint` says.
 
     Args:
         solver: the method of the backward solve; the forward one if None.
@@ -52,6 +54,7 @@ class BacksolveAdjoint(ContinuousAdjoint):
         cost="a backward solve of twice the size",
         saves=("end", "times"),
         dense=False,
+        events=True,
         regularizers=False,
         many_cotangents=False,
     )

@@ -10,7 +10,7 @@ integral is taken (a quadrature over the backward steps, or as a part of the bac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,17 +20,19 @@ from torch import Tensor
 from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.controllers import Controller
 from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.event_log import Logged
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Outcome, drive, integrate
 from neuralde.solvers.interpolation import DenseOutput
 from neuralde.solvers.method import Method
 from neuralde.solvers.norms import rms
-from neuralde.solvers.quadrature import PathIntegral, as_field, gauss_points
 from neuralde.solvers.scalars import Scalar, choose, select, spread
 from neuralde.solvers.solution import Status, failure
 
 from .base import Adjoint, Job, Result
 from .captured import Unchanged
+from .integrands import Integrands
+from .jumps import Jumps
 from .once import once, refuse_batches
 from .opening import Opening, opened
 from .replay import merged, replayed
@@ -79,11 +81,15 @@ class ContinuousAdjoint(Adjoint):
         detached = replace(opening.job, y0=job.y0.detach())
         backward_plan = self._backward_plan(detached.plan)
         run_data = RunData(self, detached, opening, backward_plan)
-        y1, ys, *costs = _Continuous.apply(run_data, job.y0, *opening.inputs)
+        y1, ys, *rest = _Continuous.apply(run_data, job.y0, *opening.inputs)
         outcome, run_data.outcome = run_data.outcome, None
         assert outcome is not None
-        integrals = merged(job.plan, tuple((x,) for x in costs), outcome.carry.costs)
-        return Result(y1, ys if outcome.rows is not None else None, integrals, None, outcome)
+        count = run_data.logs
+        states = tuple((x,) for x in rest[count:])
+        clock = () if outcome.log is None else ((torch.as_tensor(outcome.carry.t),),)
+        integrals = merged(job.plan, (*clock, *states), outcome.carry.costs)
+        logged = Logged(*rest[:count]) if count else None
+        return Result(y1, ys if outcome.rows is not None else None, integrals, None, outcome, logged)
 
     def _backward_plan(self, plan: Plan) -> Plan:
         method = plan.method if self.solver is None else self.solver
@@ -95,6 +101,7 @@ class ContinuousAdjoint(Adjoint):
             rtol=plan.rtol if self.rtol is None else float(self.rtol),
             atol=plan.atol if self.atol is None else float(self.atol),
             costs=(),
+            events=None,
             live_t0=None,
             live_t1=None,
         )
@@ -110,16 +117,26 @@ class RunData:
     backward_plan: Plan
     outcome: Outcome | None = None
     path: DenseOutput | None = None
+    jumps: Jumps | None = None
 
     def __post_init__(self) -> None:
         self.copies, self.captured = self.opening.copies, self.opening.captured
         self.inputs, self.parameters = Unchanged(self.job.tensors), Unchanged(self.captured)
+
+    @property
+    def logs(self) -> int:
+        """How many outputs tell of events."""
+        return 0 if self.job.plan.events is None else len(Logged._fields)
 
     def integrate(self) -> Outcome:
         """The forward solve; keeps its dense output where the backward one needs it."""
         job, keep = self.job, self.adjoint.keeps_path
         options = replace(job.options, save=replace(job.options.save, dense=True)) if keep else job.options
         outcome = integrate(job.plan, job.y0, options, self.opening.slope, costs=self.opening.started)
+        if outcome.log is not None:
+            self.jumps = Jumps(job.plan, outcome.log, job.y0)
+            stops = self.backward_plan.stops.breaking(self.jumps.times)
+            self.backward_plan = replace(self.backward_plan, stops=stops)
         if keep and outcome.steps is not None:
             pieces, outcome.steps.coefficients = outcome.steps.coefficients, []
             coefficients = torch.stack(pieces) if pieces else None
@@ -141,18 +158,22 @@ class _Continuous(torch.autograd.Function):
         ys = y0.new_empty((0, *y0.shape)) if rows is None else rows.assemble(rows.flat(y0), y0)
         ctx.run_data, ctx.states, ctx.t1 = run_data, (outcome.carry.y, ys), outcome.carry.t
         ctx.set_materialize_grads(False)
-        integrals = replayed(run_data.job.plan, outcome.carry.costs, outcome.carry.t)
-        return outcome.carry.y.clone(), ys.clone(), *(x.clone() for (x,) in integrals)
+        ctx.ended = outcome.carry.status == int(Status.EVENT)
+        events = () if run_data.jumps is None else (x.clone() for x in run_data.jumps.flat)
+        costs = replayed(run_data.job.plan, outcome.carry.costs, outcome.carry.t)
+        integrals = costs if run_data.jumps is None else costs[1:]  # the first is the clock
+        return outcome.carry.y.clone(), ys.clone(), *events, *(x.clone() for (x,) in integrals)
 
     @staticmethod
     @once(lambda ctx: ctx.run_data.adjoint.name)
-    def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None, *g_costs: Tensor | None) -> Any:
-        y1, ys = ctx.states
-        refuse_batches(ctx.run_data.adjoint.name, (g_y1, g_ys, *g_costs))
+    def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None, *rest: Tensor | None) -> Any:
+        refuse_batches(ctx.run_data.adjoint.name, (g_y1, g_ys, *rest))
         ctx.run_data.inputs.check()
-        integrands = Integrands(ctx.run_data.job.plan, g_costs)
+        count = ctx.run_data.logs
+        integrands = Integrands(ctx.run_data.job.plan, rest[count:])
         with ctx.run_data.opening.setting.restored(ctx.run_data.captured):
-            grads = ctx.run_data.adjoint.sweep(ctx.run_data, integrands).run(ctx.t1, y1, ys, g_y1, g_ys)
+            sweep = ctx.run_data.adjoint.sweep(ctx.run_data, integrands, rest[:count])
+            grads = sweep.run(ctx.t1, ctx.ended, *ctx.states, g_y1, g_ys)
         ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
         return None, *grads
 
@@ -160,13 +181,18 @@ class _Continuous(torch.autograd.Function):
 class Sweep(ABC):
     """The backward solve, from one time at which a cotangent enters to the one before it."""
 
-    def __init__(self, run_data: RunData, integrands: Integrands) -> None:
+    def __init__(self, run_data: RunData, integrands: Integrands, logged: Sequence[Tensor | None] = ()) -> None:
         self.plan, self.data, self.integrands = run_data.backward_plan, run_data, integrands
         self.options, self.path = run_data.job.options, run_data.path
         plan, save = run_data.job.plan, self.options.save
         self.times = {"t0": plan.live_t0, "t1": plan.live_t1, "ts": save.live}
         count = sum(time is not None for time in self.times.values())
-        self.parameters = [*run_data.copies[count:], *run_data.captured]
+        scheduled = 0 if plan.events is None else sum(time is not None for time in plan.events.live)
+        self.schedules = run_data.copies[count : count + scheduled]
+        self.parameters = [*run_data.copies[count + scheduled :], *run_data.captured]
+        self.jumps = None if run_data.jumps is None else run_data.jumps.again()
+        self.logged = logged
+        self.jumped: list[Tensor | None] = [None] * (scheduled + len(self.parameters))
         self.size = integrands.size(run_data.job.y0)
         self.prepare()
 
@@ -200,38 +226,59 @@ class Sweep(ABC):
         """The parameters' gradients after all segments."""
 
     def run(
-        self, t1: Scalar, y1: Tensor, ys: Tensor, g_y1: Tensor | None, g_ys: Tensor | None
+        self, t1: Scalar, ended: Scalar, y1: Tensor, ys: Tensor, g_y1: Tensor | None, g_ys: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """The gradients of the initial state, the live times, the arguments and the captured tensors."""
+        """The gradients of the initial state, the live times, the arguments and the captured tensors.
+
+        ``ended`` flags what an event has ended at ``t1``, where the interval's own end does not count.
+        """
         save = self.options.save
         t, y, a = t1, y1, torch.zeros_like(y1) if g_y1 is None else g_y1
-        g_times: dict[str, Tensor | None] = {
-            "t1": self._pull_on_time(t, y, a) if save.live is None or g_y1 is not None else None
-        }
-        g_times["t1"] = self.integrands.at_end(t, y, g_times["t1"])
+        g_t1 = self._pull_on_end("t1", t, y, a)
+        if g_t1 is not None:
+            g_t1 = choose(ended, torch.zeros_like(g_t1), g_t1)
         g_rows = None if save.live is None else torch.zeros_like(save.live)
         for row in range(len(ys) - 1, -1, -1) if g_ys is not None else ():
             assert g_ys is not None
             assert save.times is not None
             reached = (save.times[row] - t1) * self.plan.direction <= 0
-            y, a, t = self._solve(t, y, a, select(reached, save.times[row], t))
+            y, a, t = self._back(t, y, a, select(reached, save.times[row], t))
             y = choose(reached, ys[row], y)
             pull = choose(reached, g_ys[row], torch.zeros_like(a))
             if g_rows is not None:
                 g_rows[row] = self._pull_on_time(t, y, pull)
             a = a + pull
-        y, a, t = self._solve(t, y, a, self.plan.t0)
-        start = self._pull_on_time(t, self.data.job.y0, a) if self.times["t0"] is not None else None
-        start = self.integrands.at_end(t, self.data.job.y0, start)
-        g_times |= {"t0": None if start is None else -start, "ts": g_rows}
+        y, a, t = self._back(t, y, a, self.plan.t0)
+        g_t0 = self._pull_on_end("t0", t, self.data.job.y0, a)
+        g_times = {"t0": None if g_t0 is None else -g_t0, "t1": g_t1, "ts": g_rows}
         live = [g_times[name] for name, time in self.times.items() if time is not None]
-        return a, *live, *self.gradients()
+        shares = self.gradients()
+        shares = [
+            _plus(new, old) for new, old in zip(self.jumped, [*([None] * len(self.schedules)), *shares], strict=True)
+        ]
+        return a, *live, *shares
+
+    def _pull_on_end(self, name: str, t: Scalar, y: Tensor, a: Tensor) -> Tensor | None:
+        """How the loss changes when an end of the interval moves, where that can be asked."""
+        if self.times[name] is None:
+            return None
+        return self.integrands.at_end(t, y, self._pull_on_time(t, y, a))
 
     def _pull_on_time(self, t: Scalar, y: Tensor, a: Tensor) -> Tensor:
         """How the loss changes when the time at which the cotangent enters moves: the field's component along it."""
         with torch.no_grad():
             product = (a.conj() * self.plan.field(t, y)).real.to(torch.float64)
         return product.reshape(len(y), -1).sum(1) if self.plan.per_sample else product.sum()
+
+    def _back(self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar]:
+        """State and cotangent at ``t_end``, in front of the events there, through those on the way."""
+        while self.jumps is not None and (moment := self.jumps.latest(t, y, t_end)) is not None:
+            _, a, t = self._solve(t, y, a, moment.t)
+            inputs, captured = [*self.schedules, *self.parameters], self.data.captured
+            a, got = self.jumps.pull(moment, a, self.logged, self.integrands, inputs, captured)
+            self.jumped = [_plus(old, new) for old, new in zip(self.jumped, got, strict=True)]
+            y = moment.before
+        return self._solve(t, y, a, t_end)
 
     def _solve(self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar]:
         """State and cotangent at ``t_end``, earlier in the solve than ``t``; the parameters' share is added up on the way."""
@@ -264,92 +311,5 @@ class Sweep(ABC):
         return slope.detach(), [torch.zeros_like(x) if g is None else g for g, x in zip(got, inputs, strict=True)]
 
 
-class Integrands:
-    r"""The running costs in the loss, each with the cotangent of its integral.
-
-    They add :math:`g \, \partial \ell / \partial y` to the backward equation, :math:`g \, \partial \ell / \partial \theta`
-    to the parameters' integral, and :math:`g \, \ell` to what a moving end of the interval does.
-
-    Args:
-        plan: the forward plan, with the reductions.
-        cotangents: of the integrals, in their order.
-    """
-
-    def __init__(self, plan: Plan, cotangents: Sequence[Tensor | None]) -> None:
-        integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
-        self.field, self.per_sample = plan.field, plan.per_sample
-        self.pairs = [(cost, g) for cost, g in zip(integrals, cotangents, strict=True) if g is not None]
-
-    def size(self, like: Tensor) -> Tensor:
-        """How large the cotangents are, for each lane."""
-        out = like.real.new_zeros(like.shape[:1] if self.per_sample else ())
-        for _, g in self.pairs:
-            out = torch.maximum(out, g.abs() if self.per_sample else g.abs().max())
-        return out
-
-    def beside(
-        self, t: Scalar, y: Tensor, slope: Tensor, a: Tensor, share: Scalar = 1.0
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """What is pulled back at one time, and the cotangents: of the field, and a share of each integrand's."""
-        pairs = [(slope, a)]
-        for cost, g in self.pairs:
-            value = cost.density(as_field(self.field), t, y)
-            pairs.append((value, (g * share).to(value.dtype).expand_as(value)))
-        pairs = [(x, g) for x, g in pairs if x.requires_grad]
-        return [x for x, _ in pairs], [g for _, g in pairs]
-
-    def at_end(self, t: Scalar, y: Tensor, along: Tensor | None) -> Tensor | None:
-        """How the loss changes when this end of the interval moves, from how it does by the state alone."""
-        for cost, g in self.pairs:
-            with torch.no_grad():
-                rate = (g * cost.density(as_field(self.field), t, y)).to(torch.float64)
-            rate = rate if self.per_sample else rate.sum()
-            along = rate if along is None else along + rate
-        return along
-
-
-class Quadrature:
-    """The parameters' integral, added up over the accepted steps of the backward solve at Gauss points.
-
-    Args:
-        plan: the backward plan, with the field itself.
-        parameters: what to differentiate with respect to.
-        integrands: the running costs.
-    """
-
-    def __init__(self, plan: Plan, parameters: Sequence[Tensor], integrands: Integrands) -> None:
-        self.plan, self.parameters, self.integrands = plan, list(parameters), integrands
-        self.total: list[Tensor | None] = [None] * len(self.parameters)
-        # n points integrate degree 2n - 1 exactly, so the quadrature is no less accurate than the steps.
-        self.points = gauss_points(plan.method.order)
-
-    def add(
-        self,
-        plan: Plan,
-        carry: Carry,
-        trial: Trial,
-        read: Callable[[Plan, Carry, Trial, float], tuple[Tensor, Tensor]],
-    ) -> None:
-        """Add an accepted step's share.
-
-        ``read`` gives state and cotangent at a relative time of the step; of lanes that did not move, anything. It is
-        passed, not kept: a sweep that refers to itself would keep its tensors until the garbage collector comes.
-        """
-        if not self.parameters or trial.accept is False:
-            return
-        length = (trial.t - trial.t_end) * -plan.direction * self.plan.direction
-        for node, weight in self.points:
-            y, a = read(plan, carry, trial, node)
-            self._add(trial.t + node * (trial.t_end - trial.t), y, a, select(trial.accept, weight * length, 0.0))
-
-    def _add(self, t: Scalar, y: Tensor, a: Tensor, share: Scalar) -> None:
-        with torch.enable_grad():
-            slope = self.plan.field(t, y)
-            outputs, cotangents = self.integrands.beside(t, y, slope, a * spread(share, a), share)
-        if not outputs:
-            return
-        got = torch.autograd.grad(outputs, self.parameters, cotangents, allow_unused=True)
-        for index, grad in enumerate(got):
-            if grad is not None:
-                total = self.total[index]
-                self.total[index] = grad if total is None else total + grad
+def _plus(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return one if other is None else other if one is None else one + other

@@ -11,7 +11,8 @@ from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.scalars import Scalar, choose
 
 from .capabilities import Capabilities
-from .continuous import ContinuousAdjoint, Quadrature, Sweep
+from .continuous import ContinuousAdjoint, Sweep
+from .integrands import Quadrature
 from .setting import gradients_of_many
 
 
@@ -26,6 +27,9 @@ class GaussAdjoint(ContinuousAdjoint):
     solve has tolerances of its own. Memory: a polynomial per forward step. The integral is a Gauss quadrature over each
     backward step, so parameters neither steer the step size nor cost memory beyond one gradient. Of the
     regularizers ``RunningCost`` and ``Local(...)`` only; no dense output, no double backward.
+
+    At an event the cotangent jumps by the transpose of what the event does to a variation of the state: it moves the event's
+    time by the implicit function theorem, and is changed by ``apply``. The backward solve goes from event to event.
 
     Args:
         solver: the method of the backward solve; the forward one if None.
@@ -54,6 +58,7 @@ class GaussAdjoint(ContinuousAdjoint):
         cost="a backward solve",
         saves=("end", "times"),
         dense=False,
+        events=True,
         regularizers=False,
         many_cotangents=False,
     )
@@ -97,6 +102,7 @@ class InterpolatingAdjoint(GaussAdjoint):
         cost="a backward solve that carries the parameters",
         saves=("end", "times"),
         dense=False,
+        events=True,
         regularizers=False,
         many_cotangents=False,
     )
@@ -117,7 +123,7 @@ class _OnPath(Sweep):
     def state(self, t: Scalar) -> Tensor:
         """The forward solution."""
         assert self.path is not None
-        return self.path.packed(t)
+        return self.path.packed(t.reshape(-1) if self.plan.per_sample else t)
 
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
         """The cotangent."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial, advance_costs
+from neuralde.solvers.crossings import arrived
 from neuralde.solvers.event_log import Logged, logged
 from neuralde.solvers.events import Fired
 from neuralde.solvers.method import Step, VectorField
@@ -236,7 +238,7 @@ def _retake(plan: Plan, record: Record, y: Tensor, clock: Tensor | None = None) 
         t = select(both(record.standing, record.accept), clock, t)
         if record.fired is not None:
             assert plan.events is not None
-            t_end = plan.events.live_time(plan, record.fired, field, t, t_end, y)
+            t_end = plan.events.live_time(record.fired, partial(arrived, plan.method, field), t, t_end, y)
     return plan.method.step(field, t, t_end, y)
 
 

@@ -12,11 +12,12 @@ class Way(NamedTuple):
     """One way to use a solve together with something of torch.
 
     It works with the adjoints that have the capability ``needs``, or with all; the others refuse it by name. It always
-    works with ``adjoint=None``.
+    works with ``adjoint=None``, and with the driver :class:`Blocks` where ``blocks`` says so.
     """
 
     name: str
     needs: str | None = None
+    blocks: bool = True
 
     def works(self, kind: type[Adjoint] | None) -> bool:
         """Whether it works with this adjoint; None is ``adjoint=None``.
@@ -29,22 +30,22 @@ class Way(NamedTuple):
 
 
 WAYS = (
-    Way("`torch.func.vmap` over `y0`", "forward_mode"),
-    Way("`torch.func.vmap` over `args`", "forward_mode"),
-    Way("`torch.func.vmap` over parameters (`functional_call`)", "forward_mode"),
-    Way("`torch.func.jvp`, `torch.autograd.forward_ad`", "forward_mode"),
-    Way("`torch.func.grad` over parameters", "forward_mode"),
-    Way("`torch.func.jacrev`", "forward_mode"),
-    Way("`torch.func.jacfwd`", "forward_mode"),
-    Way("`torch.func.hessian`", "forward_mode"),
-    Way("`vmap` of `jacrev`", "forward_mode"),
+    Way("`torch.func.vmap` over `y0`", "forward_mode", blocks=False),
+    Way("`torch.func.vmap` over `args`", "forward_mode", blocks=False),
+    Way("`torch.func.vmap` over parameters (`functional_call`)", "forward_mode", blocks=False),
+    Way("`torch.func.jvp`, `torch.autograd.forward_ad`", "forward_mode", blocks=False),
+    Way("`torch.func.grad` over parameters", "forward_mode", blocks=False),
+    Way("`torch.func.jacrev`", "forward_mode", blocks=False),
+    Way("`torch.func.jacfwd`", "forward_mode", blocks=False),
+    Way("`torch.func.hessian`", "forward_mode", blocks=False),
+    Way("`vmap` of `jacrev`", "forward_mode", blocks=False),
     Way("`torch.func.vmap` over a backward pass", "many_cotangents"),
     Way("`is_grads_batched`, `jacobian(vectorize=True)`", "many_cotangents"),
     Way("double backward (`create_graph=True`)", "double_backward"),
     Way("`torch.func` inside the field"),
     Way("`no_grad`, `inference_mode`"),
     Way("autocast to bfloat16"),
-    Way("`torch.compile` of the solve", "compiles"),
+    Way("`torch.compile` of the solve", "compiles", blocks=False),
     Way("a compiled field in an eager solve", "compiled_field"),
     Way("`torch.utils.checkpoint`"),
     Way("`functional_call` of a whole model"),
@@ -53,6 +54,7 @@ WAYS = (
     Way("`state_dict`, pickle"),
     Way("`DistributedDataParallel`"),
     Way("shared, unused and frozen parameters"),
+    Way("`driver=nde.Blocks()`"),
 )
 """Every way that is tested."""
 
@@ -67,17 +69,18 @@ def columns() -> list[type[Adjoint] | None]:
 
 
 def composability() -> str:
-    """What goes together as a Markdown table: a row for each way, a column for each adjoint.
+    """What goes together as a Markdown table: a row for each way, a column for each adjoint and one for blocks.
 
     Example:
         >>> import neuralde as nde
         >>> print(nde.adjoints.composability().splitlines()[2])
-        | `torch.func.vmap` over `y0` | yes | no | yes | no | no | no | no | yes |
+        | `torch.func.vmap` over `y0` | yes | no | yes | no | no | no | no | yes | no |
     """
     kinds = columns()
     names = ["`None`" if kind is None else f"`{kind.__name__}`" for kind in kinds]
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(kinds) + 1) + "|"]
+    names.append("`None`, `driver=nde.Blocks()`")
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for way in WAYS:
-        cells = ["yes" if way.works(kind) else "no" for kind in kinds]
+        cells = ["yes" if works else "no" for works in (*(way.works(kind) for kind in kinds), way.blocks)]
         lines.append(f"| {way.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ know of a time is :meth:`Events.live_time`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from .attempt import RUNNING, Carry, Plan, Trial
 from .errors import InvalidProblemError
 from .events import EventState, Fired
 from .locate import Path, Place, hits_at, locate, search_step
+from .method import Method, VectorField
 from .scalars import Scalar, any_true, both, choose, negate, real_dtype, select
 from .solution import Status
 
@@ -71,7 +73,7 @@ def start_changes(plan: Plan, y0: Tensor) -> tuple[Tensor, Fired | None]:
             "ts: got the start of the interval among times that require grad, where the solution does not depend on it "
             "smoothly; expected times behind the start, and what happens at the start in y0"
         )
-    fired = _fired(plan, due, due.to(torch.int64).argmax(-1))
+    fired = fired_at(plan, due, due.to(torch.int64).argmax(-1))
     return events.change(fired, plan.ends(plan.t0, plan.t1, True, False)[0], y0), fired
 
 
@@ -97,12 +99,17 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
         values = events.values(place.t, place.step.y.detach())
         hits, before = hits_at(events, path, search, place, values)
         due = due & (place.t == path.t_end).unsqueeze(-1)
-        fired = _fired(plan, hits | due, torch.where(place.cut, place.primary, due.to(torch.int64).argmax(-1)))
+        fired = fired_at(plan, hits | due, torch.where(place.cut, place.primary, due.to(torch.int64).argmax(-1)))
         crossed = torch.where(values != 0, -before, 0.0)
         signs = torch.where(hits, crossed, torch.where((values != 0) & ~values.isnan(), values.sign(), before))
         size = torch.maximum(path.values(0.0).abs(), path.values(1.0).abs())
         residual = values.abs() + 8 * torch.finfo(real_dtype(trial.step.y)).eps * size
     return _go_on(plan, carry, trial, place, fired, signs, residual)
+
+
+def arrived(method: Method, field: VectorField, t: Scalar, t_end: Scalar, y: Tensor) -> Tensor:
+    """The state at the end of a step."""
+    return method.step(field, t, t_end, y).y
 
 
 def _stopped(plan: Plan, carry: Carry, trial: Trial, lanes: Tensor) -> Trial:
@@ -143,7 +150,8 @@ def follow(plan: Plan, trial: Trial, carry: Carry) -> Carry:
     )
 
 
-def _fired(plan: Plan, hits: Tensor, primary: Tensor) -> Fired:
+def fired_at(plan: Plan, hits: Tensor, primary: Tensor) -> Fired:
+    """The events that ``hits`` flags, lanes first; the time of ``primary`` is that of them all."""
     events = plan.events
     assert events is not None
     ends = (hits & events.terminal).any(-1)
@@ -170,7 +178,7 @@ def _go_on(
     live = None
     if plan.host and torch.is_grad_enabled():
         field = plan.stops.one_sided(plan.field, trial.t, t, carry.y)
-        live = events.live_time(plan, fired, field, trial.step.t0, t, carry.y)
+        live = events.live_time(fired, partial(arrived, plan.method, field), trial.step.t0, t, carry.y)
         live = live if isinstance(live, Tensor) else None
         if live is not None or step is not trial.step:
             end = t if live is None else live

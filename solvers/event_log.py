@@ -28,6 +28,7 @@ class _Entry(NamedTuple):
     """What is known of the same entries without the graph."""
 
     hits: Tensor
+    primary: Tensor
     samples: Tensor | None
     times: Tensor
 
@@ -64,12 +65,15 @@ class Log:
     def add(self, fired: Fired, values: Logged, rows: Tensor | None = None, first: bool = False) -> None:
         """Keep one more step's entries; ``first`` puts them before all others."""
         if fired.lanes is None:
-            hits, samples = torch.tensor([fired.hits], device=values.before.device), None
+            device = values.before.device
+            hits, samples = torch.tensor([fired.hits], device=device), None
+            primary = torch.tensor([fired.primary], device=device)
         else:
             assert isinstance(fired.hits, Tensor)
             hits, samples = fired.hits[fired.lanes], fired.lanes if rows is None else rows[fired.lanes]
+            primary = fired.primary[fired.lanes]
         place = 0 if first else len(self.entries)
-        self.entries.insert(place, _Entry(hits, samples, values.times.detach()))
+        self.entries.insert(place, _Entry(hits, primary, samples, values.times.detach()))
         self.values.insert(place, values)
 
     def flat(self, like: Tensor) -> Logged:
@@ -79,6 +83,15 @@ class Log:
             none = like.new_empty((0, *lane))
             return Logged(torch.empty(0, dtype=torch.float64, device=like.device), none, none)
         return Logged(*(torch.cat(pieces) for pieces in zip(*self.values, strict=True)))
+
+    def found(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All entries' events, the one whose time is theirs, and their samples, in the order of :meth:`flat`."""
+        none = torch.empty(0, dtype=torch.int64)
+        hits, primary = (
+            torch.cat(pieces) if pieces else none
+            for pieces in ([one.hits for one in self.entries], [one.primary for one in self.entries])
+        )
+        return hits, primary, None if self.samples is None else self._lanes() if self.entries else none
 
     def view(self, flat: Logged, packing: Packing) -> EventLog:
         """The events as the user sees them, a row for each."""

@@ -10,20 +10,19 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .errors import InvalidProblemError
 from .lanes import refuse_lanes
-from .method import VectorField
 from .orders import at_most, transform_levels
 from .scalars import Scalar, as_time, choose, differentiated, real_dtype, select, spread
 from .state import Packing
 
-if TYPE_CHECKING:
-    from .attempt import Plan
+# The state at the end of a step: from where it starts, where it ends, and its state.
+Arrive = Callable[[Scalar, Tensor, Tensor], Tensor]
 
 _DIRECTIONS = {"any": 0.0, "up": 1.0, "down": -1.0}
 # A gradient of order k needs k chord iterations, see Events.live_time: as many as there are function transforms inside
@@ -347,13 +346,13 @@ class Events:
         size = (g_y.abs() * y.detach().abs()).reshape(lanes).sum(-1).reshape(time.shape)
         return g_t + moved, 4 * torch.finfo(real_dtype(y)).eps * (size + (g_t * time.detach()).abs())
 
-    def live_time(self, plan: Plan, fired: Fired, field: VectorField, t: Scalar, t_end: Scalar, y: Tensor) -> Scalar:
+    def live_time(self, fired: Fired, arrive: Arrive, t: Scalar, t_end: Scalar, y: Tensor) -> Scalar:
         r"""The end of a step as a differentiable number: the time of its event where it has one, else ``t_end``.
 
-        Let :math:`G(s)` be the event's function at the end of the step from ``(t, y)`` to :math:`s`. Its root is known,
-        and :math:`s \leftarrow s - G(s) / G'` with the number :math:`G'` as a constant leaves it in place. As a function
-        of everything else that :math:`G` depends on, k such chord iterations have the root's derivatives up to order k; more are
-        refused.
+        Let :math:`G(s)` be the event's function at the end of the step from ``(t, y)`` to :math:`s`, where the state is
+        ``arrive(t, s, y)``. Its root is known, and :math:`s \leftarrow s - G(s) / G'` with the number :math:`G'` as a
+        constant leaves it in place. As a function of everything else that :math:`G` depends on, k such chord iterations
+        have the root's derivatives up to order k; more are refused.
         """
         out = t_end
         for index in fired.which:
@@ -366,7 +365,7 @@ class Events:
                     donor = mask.to(torch.int64).argmax()
                     start, end = (select(mask, x, x[donor]) for x in (start, end))
                     state = torch.where(spread(mask, y), y, y[donor])
-                live = self._root_time(index, plan, field, start, end, state)
+                live = self._root_time(index, arrive, start, end, state)
             out = select(mask, live, out)
         return out
 
@@ -379,9 +378,9 @@ class Events:
         which = _matches(times, end).to(torch.int64).argmax(0)
         return live[which] if live.dim() == 1 else live.gather(0, which.unsqueeze(0)).squeeze(0)
 
-    def _root_time(self, index: int, plan: Plan, field: VectorField, t: Scalar, end: Tensor, y: Tensor) -> Tensor:
+    def _root_time(self, index: int, arrive: Arrive, t: Scalar, end: Tensor, y: Tensor) -> Tensor:
         def value(end: Tensor, t: Scalar, y: Tensor) -> Tensor:
-            return self.value(index, end, plan.method.step(field, t, end, y).y)
+            return self.value(index, end, arrive(t, end, y))
 
         live, rate = end, None
         order = max(_CHORDS, transform_levels())

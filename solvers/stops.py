@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -55,6 +56,12 @@ class Stops:
         taken = copy.copy(self)
         taken.each = self.each[:, rows]
         return taken
+
+    def breaking(self, times: Iterable[float]) -> Stops:
+        """The same stops for a field that is discontinuous at further times, where the solve stops for other reasons."""
+        more = copy.copy(self)
+        more.jumps, more._tensors = self.jumps | set(times), {}
+        return more
 
     def is_jump(self, t: Scalar) -> Scalar:
         """Whether the field is discontinuous at ``t``."""

@@ -10,6 +10,7 @@ from torch import nn
 
 import neuralde as nde
 
+pytestmark = pytest.mark.usefixtures("on_device")
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 per_sample = pytest.mark.parametrize("per_sample", [False, True], ids=["joint", "per_sample"])
 

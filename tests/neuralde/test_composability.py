@@ -21,7 +21,6 @@ CHECKS = {}
 # The tests of these cells are files of their own.
 ELSEWHERE = {
     "`torch.compile` of the solve": "tests/adjoints/test_capabilities.py",
-    "autocast to bfloat16": "tests/adjoints/test_setting.py",
     "`functional_call` of a whole model": "tests/adjoints/test_setting.py",
     "`DistributedDataParallel`": "tests/neuralde/test_distributed.py",
 }
@@ -62,8 +61,8 @@ class Field(nn.Module):
 class Case:
     """One adjoint, joint or per sample, on one small problem whose steps do not depend on the transform."""
 
-    def __init__(self, kind, per_sample):
-        self.kind, self.per_sample, self.field = kind, per_sample, Field()
+    def __init__(self, kind, per_sample, driver=None):
+        self.kind, self.per_sample, self.driver, self.field = kind, per_sample, driver, Field()
         self.y0, self.k = torch.tensor([[0.5, -0.3], [1.0, 0.2]]), torch.tensor(1.3)
         reversible = kind is not None and kind.capabilities.solvers == "reversible"
         self.solver = nde.Reversible(nde.Tsit5()) if reversible else nde.Tsit5()
@@ -72,7 +71,7 @@ class Case:
     def reference(self):
         """The same case, to be differentiated by autograd through every step."""
         other = copy.copy(self)
-        other.kind, other.adjoint = nde.DirectAdjoint, nde.DirectAdjoint()
+        other.kind, other.adjoint, other.driver = nde.DirectAdjoint, nde.DirectAdjoint(), None
         return other
 
     def end(self, y0=None, k=None, field=None):
@@ -82,11 +81,8 @@ class Case:
             (0.0, 0.5),
             (self.k if k is None else k,),
         )
-        options = {"saveat": [0.2, 0.5]}
-        sol = nde.solve(
-            problem, self.solver, adjoint=self.adjoint, per_sample=self.per_sample, rtol=1e-6, atol=1e-6, **options
-        )
-        return sol.ys.sum(0)
+        options = dict(adjoint=self.adjoint, per_sample=self.per_sample, driver=self.driver, rtol=1e-6, atol=1e-6)
+        return nde.solve(problem, self.solver, saveat=[0.2, 0.5], **options).ys.sum(0)
 
     def with_parameters(self, parameters, y0=None):
         return self.end(y0, field=lambda t, y, k: func.functional_call(self.field, parameters, (t, y, k)))
@@ -277,7 +273,13 @@ def hooks(case):
 
 def model_of(case):
     return nde.NeuralODE(
-        case.field, (0.0, 0.5), solver=case.solver, adjoint=case.adjoint, per_sample=case.per_sample, rtol=1e-6
+        case.field,
+        (0.0, 0.5),
+        solver=case.solver,
+        adjoint=case.adjoint,
+        per_sample=case.per_sample,
+        driver=case.driver,
+        rtol=1e-6,
     )
 
 
@@ -318,6 +320,32 @@ def parameters_of_every_kind(case):
     case.close([x.grad for x in case.field.parameters() if x.requires_grad], case.reference().grads())
 
 
+@checks("`driver=nde.Blocks()`")
+def in_blocks(case):
+    case.driver = nde.Blocks(size=3)
+    case.close(case.grads(), case.reference().grads())
+
+
+@checks("autocast to bfloat16")
+def autocast(case):
+    """Everything but the state's own sums in bfloat16, forward and backward; the reference casts in the same places."""
+
+    def gradient(one):
+        torch.manual_seed(0)
+        net, y0 = nn.Linear(3, 3), torch.randn(4, 3)
+        net, y0 = net.float(), y0.float()
+        problem = nde.ODEProblem(lambda t, y: torch.tanh(net(y)).float(), y0, (0.0, 1.0))
+        options = dict(dt=0.25, controller=nde.ConstantStep(), per_sample=one.per_sample, driver=one.driver)
+        base = nde.Midpoint()
+        solver = nde.Reversible(base) if isinstance(one.solver, nde.Reversible) else base
+        with torch.autocast("cpu", torch.bfloat16):
+            sol = nde.solve(problem, solver, adjoint=one.adjoint, **options)
+        return torch.autograd.grad(sol.y1.square().sum(), net.weight)[0]
+
+    got, want = gradient(case), gradient(case.reference())
+    assert (got - want).norm() <= 3e-2 * want.norm()
+
+
 def test_every_way_is_tested():
     assert set(CHECKS) | set(ELSEWHERE) == set(BY_NAME)
     assert not set(CHECKS) & set(ELSEWHERE)
@@ -342,4 +370,15 @@ def test_right_or_refused(name, kind, per_sample):
         CHECKS[name](case)
     else:
         with pytest.raises(nde.InvalidProblemError, match=r"(?s)(Adjoint|Sensitivity).*; expected "):
+            CHECKS[name](case)
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["joint", "per_sample"])
+@pytest.mark.parametrize("name", CHECKS)
+def test_right_or_refused_in_blocks(name, per_sample):
+    case = Case(None, per_sample, nde.Blocks(size=3))
+    if BY_NAME[name].blocks:
+        CHECKS[name](case)
+    else:
+        with pytest.raises(nde.InvalidProblemError, match=r"driver: got Blocks.*; expected None"):
             CHECKS[name](case)

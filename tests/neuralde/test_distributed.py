@@ -55,7 +55,8 @@ def work(rank, where):
         "gloo", init_method=f"file://{where}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
     )
     for turn, kind in enumerate(columns()):
-        for unused, per_sample in ((False, False), (True, True))[turn % 2 :][: 2 if kind is None else 1]:
+        for per_sample in (False, True):
+            unused = per_sample == bool(turn % 2)  # every adjoint with and without, joint and per sample in turns
             module = model(kind, unused, per_sample)
             alone = [gradients(module, module, other) for other in range(WORLD)]
             shared = gradients(nn.parallel.DistributedDataParallel(module, find_unused_parameters=unused), module, rank)
