@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,8 @@ class Run(training.Run):
     """One arm with one seed, on :class:`neuralde.experiments.data.Images`; without ``terms`` those of :data:`ARMS`."""
 
     bounded: ClassVar[bool] = True
+    portion: ClassVar[int] = 2048
+    """How many images are predicted at once when all are."""
     measured = ("accuracy", "nfe", "accepted", "rejected")
 
     def samples(self) -> int:
@@ -99,25 +101,32 @@ class Run(training.Run):
         logits, values = model(self.data.train_x[batch])
         return nn.functional.cross_entropy(logits, self.data.train_y[batch]), values
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    def measure(self, model: Any) -> dict[str, float]:
         """Accuracy on the held-out images, and the solver's counts for predicting the first 512 of them."""
-        accuracy = self._accuracy(model, self.data.test_x, self.data.test_y)
+        accuracy = self.accuracy(model, self.data.test_x, self.data.test_y)
         self.predict(model)
-        assert isinstance(model.node, NeuralODE)
-        stats = model.node.stats
-        assert stats is not None
-        return {"accuracy": accuracy, "nfe": stats.nfe, "accepted": stats.accepted, "rejected": stats.rejected}
+        return {"accuracy": accuracy, **self.counts(model)}
 
-    def measure_last(self, model: nn.Module) -> dict[str, float]:
+    def measure_last(self, model: Any) -> dict[str, float]:
         """Accuracy on the training images."""
-        return {"train_accuracy": self._accuracy(model, self.data.train_x, self.data.train_y)}
+        return {"train_accuracy": self.accuracy(model, self.data.train_x, self.data.train_y)}
 
-    def predict(self, model: nn.Module) -> object:
-        """The first 512 held-out images."""
-        return model(self.data.test_x[:512])
+    def predict(self, model: Any) -> Tensor:
+        """The logits of the first 512 held-out images."""
+        return self.logits(model, self.data.test_x[:512])
+
+    def logits(self, model: Any, x: Tensor) -> Tensor:
+        """What the model says of images."""
+        found: Tensor = model(x)[0]
+        return found
+
+    def accuracy(self, model: Any, x: Tensor, y: Tensor) -> float:
+        """The part of the images that is recognized."""
+        guesses = torch.cat([self.logits(model, part).argmax(dim=1) for part in x.split(self.portion)])
+        return (guesses == y).double().mean().item()
 
     @staticmethod
-    def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-        """The part of the images that is recognized."""
-        guesses = torch.cat([model(part)[0].argmax(dim=1) for part in x.split(2048)])
-        return (guesses == y).double().mean().item()
+    def counts(model: Any) -> dict[str, float]:
+        """What the last solve cost."""
+        stats = model.node.stats
+        return {"nfe": stats.nfe, "accepted": stats.accepted, "rejected": stats.rejected}

@@ -28,10 +28,10 @@ def arms_of(results: list[Result]) -> list[str]:
     return list(dict.fromkeys(result["arm"] for result in results))
 
 
-def table(results: list[Result]) -> str:
-    """A row per arm, mean ± standard deviation over seeds; below, each arm's ratio to vanilla."""
+def table(results: list[Result], quality: Measure = ACCURACY) -> str:
+    """A row per arm, mean ± standard deviation over seeds; below, each arm against vanilla."""
     columns = (
-        ("test accuracy %", "accuracy", 100.0, 2),
+        (quality.title, quality.key, quality.scale, quality.digits),
         ("field evaluations", "nfe", 1.0, 1),
         ("accepted", "accepted", 1.0, 1),
         ("rejected", "rejected", 1.0, 1),
@@ -49,24 +49,28 @@ def table(results: list[Result]) -> str:
     if "vanilla" in arms_of(results):
         for arm in arms_of(results):
             if arm != "vanilla":
-                lines.append(_against_vanilla(results, arm))
+                lines.append(_against_vanilla(results, arm, quality))
     return "\n".join(lines)
 
 
-def _against_vanilla(results: list[Result], arm: str) -> str:
+def _against_vanilla(results: list[Result], arm: str, quality: Measure) -> str:
     def ratio(name: str) -> float:
         return spread(results, arm, name)[0] / spread(results, "vanilla", name)[0]
 
-    points = 100 * (spread(results, arm, "accuracy")[0] - spread(results, "vanilla", "accuracy")[0])
+    if quality.against == "difference":
+        change = quality.scale * (spread(results, arm, quality.key)[0] - spread(results, "vanilla", quality.key)[0])
+        last = f"{quality.key} {change:+.{quality.digits}f} {quality.unit}"
+    else:
+        last = f"{quality.title} x{ratio(quality.key):.2f}"
     return (
         f"{arm} against vanilla: field evaluations x{ratio('nfe'):.2f}, prediction time x{ratio('prediction_seconds'):.2f}, "
-        f"training time x{ratio('training_seconds'):.2f}, accuracy {points:+.2f} points"
+        f"training time x{ratio('training_seconds'):.2f}, {last}"
     )
 
 
-def write(results: list[Result], config: Any, out: Path) -> list[Path]:
+def write(results: list[Result], config: Any, out: Path, quality: Measure = ACCURACY) -> list[Path]:
     """Write ``results.json`` and, where matplotlib is installed, ``results.png``; returns what was written."""
-    return [write_numbers(results, config, out), *draw(results, config, out)]
+    return [write_numbers(results, config, out), *draw(results, config, out, quality)]
 
 
 def write_numbers(results: list[Result], config: Any, out: Path, more: dict[str, Any] | None = None) -> Path:

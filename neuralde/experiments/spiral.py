@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +15,17 @@ from neuralde.solvers import SOSRI, EulerMaruyama, SDEProblem
 from ..ensemble import solve_ensemble
 from ..regularizers import ErrorEstimate, Regularizer, StiffnessEstimate
 from ..solving import solve
-from .report import arms_of, spread, write_numbers
+from . import training
+from .adabelief import AdaBelief
+from .arms import Term
+from .experiment import COST, NFE, Arm, Experiment, Measure
 
-ARMS: dict[str, tuple[Callable[[], Regularizer], float] | None] = {
-    "vanilla": None,
-    "error": (lambda: ErrorEstimate(reduction="sum"), 0.2),
-    "stiffness": (lambda: StiffnessEstimate(reduction="mean"), 0.1),
+ARMS: dict[str, tuple[Term, ...]] = {
+    "vanilla": (),
+    "error": (Term(lambda: ErrorEstimate(reduction="sum"), 0.2, 0.2),),
+    "stiffness": (Term(lambda: StiffnessEstimate(reduction="mean"), 0.1, 0.1),),
 }
-"""Regularizer and weight. That of the error is the papers'; that of the stiffness is that of their digits."""
+"""Regularizer and weight. That of the error is the paper's; that of the stiffness is that of its digits."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,25 @@ class Config:
     """What a run depends on, beside its arm and seed; the numbers are those of Pal et al. (2021)."""
 
     experiment: str = "spiral-sde"
-    iterations: int = 250
-    trajectories: int = 100
+    epochs: int = 10
+    iterations: int = 25
+    """In each epoch."""
+    batch_size: int = 100
+    """Trajectories in each iteration."""
     hidden: int = 50
     tolerance: float = 0.3
     learning_rate: float = 0.01
+    learning_rate_decay: float = 0.0
     times: int = 30
     simulated: int = 10_000
+    """Paths of the true process, of which the means and variances are taken."""
+    per_sample: bool = False
+    """Whether every trajectory has steps of its own; if not, all are one system, as in the paper."""
+    device: str = "cpu"
+
+
+Data = tuple[Tensor, Tensor, Tensor]
+"""Times ``(T,)``, means and variances ``(T, 2)``."""
 
 
 class Spiral(nn.Module):
@@ -61,8 +73,8 @@ class Spiral(nn.Module):
         return out
 
 
-def truth(config: Config) -> tuple[Tensor, Tensor, Tensor]:
-    """Times, means and variances of ``dy = A y**3 dt + 0.2 y dW`` from (2, 0), simulated with 1160 steps."""
+def truth(config: Config) -> Data:
+    """Times, means and variances of ``dy = A y**3 dt + 0.2 y dW`` from (2, 0), simulated with 40 steps between times."""
     matrix = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]], dtype=torch.float64)
     start = torch.tensor([2.0, 0.0], dtype=torch.float64)
     ts = torch.linspace(0.0, 1.0, config.times, dtype=torch.float64)
@@ -71,131 +83,101 @@ def truth(config: Config) -> tuple[Tensor, Tensor, Tensor]:
     data = solve_ensemble(
         problem, EulerMaruyama(), paths=config.simulated, batch=2500, saveat=ts, dt=1.0 / steps, seed=2021
     )
-    return ts, data.mean, data.variance
+    return ts.to(config.device), data.mean.to(config.device), data.variance.to(config.device)
 
 
-class Run:
-    """One arm with one seed."""
+class Run(training.Run):
+    """One arm with one seed. The samples of an epoch are trajectories, always new ones."""
 
-    def __init__(self, arm: str, seed: int, config: Config, data: tuple[Tensor, Tensor, Tensor]) -> None:
-        self.arm, self.seed, self.config = arm, seed, config
-        self.ts, self.mean, self.variance = data
-        torch.manual_seed(seed)
-        self.model = Spiral(config.hidden).double()
-        term = ARMS[arm]
-        self.regularizers = () if term is None else (term[0](),)
-        self.weight = 0.0 if term is None else term[1]
+    config: Config
+    data: Data
+    measured = ("test_loss", "nfe", "accepted", "rejected")
 
-    def simulate(self, seed: int, regularizers: Sequence[Regularizer] = ()) -> Any:
-        """The model's trajectories, each with steps of its own."""
-        config = self.config
-        y0 = torch.tensor([2.0, 0.0], dtype=torch.float64).expand(config.trajectories, 2)
-        problem = SDEProblem(self.model.drift, self.model.diffusion, y0, (0.0, 1.0))
-        return solve(
-            problem,
-            SOSRI(),
-            rtol=config.tolerance,
-            atol=config.tolerance,
-            saveat=self.ts,
-            per_sample=True,
-            regularizers=regularizers,
-            seed=seed,
-        )
+    def samples(self) -> int:
+        """All trajectories of an epoch."""
+        return self.config.iterations * self.config.batch_size
+
+    def build(self) -> nn.Module:
+        """A drift and a diffusion with fresh parameters."""
+        self.terms = ARMS[self.arm] if self.terms is None else self.terms
+        self.regularizers = [term.make() for term in self.terms]
+        return Spiral(self.config.hidden).double().to(self.device)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """AdaBelief."""
+        return AdaBelief(model.parameters(), lr=self.config.learning_rate)
+
+    def line(self, history: training.History, epoch: int) -> str:
+        """Loss on fresh trajectories, and calls of the drift."""
+        return f"{self.arm}/{self.seed}: loss {history['test_loss'][epoch]:.4f}, nfe {history['nfe'][epoch]:.0f}"
+
+    def simulate(self, model: Spiral, seed: int, count: int, regularizers: list[Regularizer] | None = None) -> Any:
+        """So many of the model's trajectories."""
+        ts, mean, _ = self.data
+        y0 = torch.tensor([2.0, 0.0], dtype=mean.dtype, device=mean.device).expand(count, 2)
+        config, problem = self.config, SDEProblem(model.drift, model.diffusion, y0, (0.0, 1.0))
+        options = dict(rtol=config.tolerance, atol=config.tolerance, per_sample=config.per_sample)
+        return solve(problem, SOSRI(), saveat=ts, seed=seed, regularizers=regularizers or (), **options)
 
     def loss(self, ys: Tensor) -> Tensor:
         """Squared distances of the means and of the variances, averaged over times and components."""
-        return (ys.mean(1) - self.mean).square().mean() + (ys.var(1) - self.variance).square().mean()
+        _, mean, variance = self.data
+        return (ys.mean(1) - mean).square().mean() + (ys.var(1) - variance).square().mean()
 
-    def train(self, tick: Callable[[str], None]) -> dict[str, Any]:
-        """Train; returns the numbers of the run."""
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.learning_rate)
-        history: dict[str, list[float]] = {"loss": [], "nfe": []}
-        start = time.perf_counter()
-        for iteration in range(self.config.iterations):
-            solution = self.simulate(1_000_003 * self.seed + iteration, self.regularizers)
-            task = self.loss(solution.ys)
-            total = task + sum(self.weight * value.mean() for value in solution.regularization)
-            optimizer.zero_grad()
-            total.backward()
-            optimizer.step()
-            history["loss"].append(task.item())
-            history["nfe"].append(solution.stats.nfe.double().mean().item())
-            tick(f"{self.arm}/{self.seed}: loss {task.item():.4f}, nfe {history['nfe'][-1]:.0f}")
-        seconds = time.perf_counter() - start
-        return {"arm": self.arm, "seed": self.seed, "training_seconds": seconds, **self._measured(), "history": history}
+    def task(self, model: Spiral, batch: Tensor, step: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The distance from the data of as many trajectories as the batch has numbers."""
+        solution = self.simulate(model, 1_000_003 * self.seed + step, len(batch), self.regularizers)
+        return self.loss(solution.ys), tuple(value.mean() for value in solution.regularization)
 
-    @torch.no_grad()
-    def _measured(self) -> dict[str, float]:
-        """Loss and counts on fresh noise, averaged over ten simulations, and the median time of one."""
-        losses, counts, times = [], [], []
-        for index in range(10):
-            start = time.perf_counter()
-            solution = self.simulate(-1 - index)
-            times.append(time.perf_counter() - start)
-            losses.append(self.loss(solution.ys).item())
-            counts.append(
-                [getattr(solution.stats, name).double().mean().item() for name in ("nfe", "accepted", "rejected")]
-            )
-        nfe, accepted, rejected = (statistics.fmean(column) for column in zip(*counts, strict=True))
-        return dict(
-            loss=statistics.fmean(losses),
-            nfe=nfe,
-            accepted=accepted,
-            rejected=rejected,
-            prediction_seconds=statistics.median(times),
-        )
+    def measure(self, model: Spiral) -> dict[str, float]:
+        """Loss and counts of two simulations with fresh noise."""
+        return self._measured(model, 2)
+
+    def measure_last(self, model: Spiral) -> dict[str, float]:
+        """The same of ten."""
+        return self._measured(model, 10)
+
+    def predict(self, model: Spiral) -> object:
+        """One simulation."""
+        return self.simulate(model, -1, self.config.batch_size)
+
+    def _measured(self, model: Spiral, simulations: int) -> dict[str, float]:
+        found: dict[str, list[float]] = {name: [] for name in self.measured}
+        for index in range(simulations):
+            solution = self.simulate(model, -1 - index, self.config.batch_size)
+            found["test_loss"].append(self.loss(solution.ys).item())
+            for name in self.measured[1:]:
+                found[name].append(float(torch.as_tensor(getattr(solution.stats, name)).double().mean()))
+        return {name: statistics.fmean(values) for name, values in found.items()}
 
 
-def finished(out: Path, config: Config, resume: bool) -> list[dict[str, Any]]:
-    """The runs that an earlier command with the same options has finished."""
-    path = out / "results.json"
-    if not resume or not path.is_file():
-        return []
-    kept = json.loads(path.read_text())
-    return list(kept["results"]) if kept.get("config") == asdict(config) else []
+LOSS = Measure("test_loss", "loss", digits=4, against="ratio", beside=True, log=True)
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """A row per arm, mean ± standard deviation over seeds; below, each arm's ratios to vanilla."""
-    columns = (
-        ("loss", "loss", 1.0, 4),
-        ("drift evaluations", "nfe", 1.0, 1),
-        ("accepted", "accepted", 1.0, 1),
-        ("rejected", "rejected", 1.0, 1),
-        ("training s", "training_seconds", 1.0, 1),
-        ("prediction ms", "prediction_seconds", 1e3, 1),
+class Fit(Experiment):
+    """The spiral: its data are simulated, so there is nothing to give."""
+
+    measures = (
+        LOSS,
+        NFE,
+        Measure("accepted", "accepted"),
+        Measure("rejected", "rejected"),
+        *COST[1:],
     )
-    lines = ["".join([f"{'arm':<12}", *(f"{title:>20}" for title, *_ in columns)])]
-    for arm in arms_of(results):
-        cells = [(*spread(results, arm, name), scale, digits) for _, name, scale, digits in columns]
-        texts = [f"{scale * mean:.{digits}f} ± {scale * std:.{digits}f}" for mean, std, scale, digits in cells]
-        lines.append("".join([f"{arm:<12}", *(f"{text:>20}" for text in texts)]))
-    arms = arms_of(results)
-    for arm in arms if "vanilla" in arms else []:
-        if arm != "vanilla":
-            ratios = [
-                f"{title} x{spread(results, arm, name)[0] / spread(results, 'vanilla', name)[0]:.2f}"
-                for title, name, *_ in columns
-                if name in ("loss", "nfe", "training_seconds", "prediction_seconds")
-            ]
-            lines.append(f"{arm} against vanilla: {', '.join(ratios)}")
-    return "\n".join(lines)
 
+    def data(self, folder: Path | None, config: Config, scale: str) -> tuple[Data, list[str]]:
+        """The true process, simulated."""
+        del folder
+        smoke = (
+            "Smoke scale: a few steps with a few trajectories, to see that everything runs. No number means anything."
+        )
+        return truth(config), [smoke] if scale == "smoke" else []
 
-def run(
-    config: Config, arms: Sequence[str], seeds: int, out: Path, resume: bool, tick: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Every arm with every seed; the numbers are written after each, so an interruption loses one run at most."""
-    results = finished(out, config, resume)
-    done = {(result["arm"], result["seed"]) for result in results}
-    data = truth(config)
-    for seed in range(seeds):
-        for arm in arms:
-            if (arm, seed) in done:
-                for _ in range(config.iterations):
-                    tick(f"{arm}/{seed}: finished before")
-                continue
-            results.append(Run(arm, seed, config, data).train(tick))
-            results.sort(key=lambda result: (list(ARMS).index(result["arm"]), result["seed"]))
-            write_numbers(results, config, out)
-    return results
+    def identity(self, data: Data) -> dict[str, Any]:
+        """How many times there are."""
+        return {"times": len(data[0])}
+
+    def run(self, name: str, arm: Arm, seed: int, config: Config, data: Data, checkpoint: Path) -> Run:
+        """One row with one seed."""
+        adjoint = None if arm.adjoint is None else arm.adjoint()
+        return Run(name, seed, config, data, checkpoint, arm.terms, adjoint)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import spiral
+from . import classify, spiral
 from .arms import ARMS
-from .classify import Config, Run
-from .data import DataError, Images, digits, mnist
+from .classify import Config
+from .data import DataError, digits, mnist
+from .experiment import ACCURACY
 from .report import table, write
 from .training import CheckpointError
 
@@ -22,7 +24,8 @@ EXPERIMENTS = {
     "mnist": "MNIST's 28x28 digits from a folder with its idx files (--data)",
     "spiral-sde": "a neural SDE fitted to means and variances of noisy spirals; minutes",
 }
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
+    "spiral-sde": spiral.Config(per_sample=True),
     "digits": Config(),
     "mnist": Config(experiment="mnist", epochs=10, hidden=100, learning_rate=1e-3, tolerance=1e-6),
 }
@@ -34,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the experiments and arms")
     parser.add_argument("--arms", nargs="+", default=["vanilla", "error"], metavar="ARM", help=f"of: {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=positive, default=3, help="how many seeds (default 3)")
-    parser.add_argument("--epochs", type=positive, help="passes over the training images; iterations of spiral-sde")
+    parser.add_argument(
+        "--epochs", type=positive, help="passes over the training images (spiral-sde: of 25 iterations)"
+    )
     parser.add_argument("--batch-size", type=positive, help="images, or trajectories of spiral-sde")
     parser.add_argument("--tolerance", type=float, help="rtol and atol of the solves")
     parser.add_argument("--hidden", type=positive, help="hidden width of the field")
@@ -67,27 +72,26 @@ def main(arguments: argparse.Namespace) -> int:
         return 2
     out = arguments.out or Path("runs") / arguments.name
     try:
-        if arguments.name == "spiral-sde":
-            return _spiral(arguments, out)
         return _run(arguments, _config(arguments), out)
     except (DataError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
-            f"\ninterrupted; finished epochs (of spiral-sde: runs) are kept in {out}: the same command with --resume goes on",
-            file=sys.stderr,
+            f"\ninterrupted; finished epochs are kept in {out}: the same command with --resume goes on", file=sys.stderr
         )
         return 130
 
 
-def _config(arguments: argparse.Namespace) -> Config:
-    names = ("epochs", "batch_size", "tolerance", "hidden", "train_size", "test_size")
-    given: dict[str, Any] = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return Config(**{**vars(DEFAULTS[arguments.name]), **given})
+def _config(arguments: argparse.Namespace) -> Any:
+    usual = DEFAULTS[arguments.name]
+    given = {field.name: getattr(arguments, field.name, None) for field in fields(usual)}
+    return replace(usual, **{name: value for name, value in given.items() if value is not None})
 
 
-def _data(arguments: argparse.Namespace, config: Config) -> Images:
+def _data(arguments: argparse.Namespace, config: Any) -> Any:
+    if arguments.name == "spiral-sde":
+        return spiral.truth(config)
     # float64, because the tolerance is near float32's rounding, where steps and penalty would measure noise.
     if arguments.name == "digits":
         return digits(torch.float64)
@@ -96,10 +100,11 @@ def _data(arguments: argparse.Namespace, config: Config) -> Images:
     return mnist(arguments.data, torch.float64, config.train_size, config.test_size)
 
 
-def _run(arguments: argparse.Namespace, config: Config, out: Path) -> int:
+def _run(arguments: argparse.Namespace, config: Any, out: Path) -> int:
     data = _data(arguments, config)
+    kind, quality = (spiral.Run, spiral.LOSS) if arguments.name == "spiral-sde" else (classify.Run, ACCURACY)
     runs = [
-        Run(arm, seed, config, data, out / "checkpoints" / f"{arm}-{seed}.pt")
+        kind(arm, seed, config, data, out / "checkpoints" / f"{arm}-{seed}.pt")
         for seed in range(arguments.seeds)
         for arm in arguments.arms
     ]
@@ -108,20 +113,9 @@ def _run(arguments: argparse.Namespace, config: Config, out: Path) -> int:
         for run in runs:
             results.append(run.train(arguments.resume, bar.tick))
     results.sort(key=lambda result: arguments.arms.index(result["arm"]))
-    print(table(results))
-    for path in write(results, config, out):
+    print(table(results, quality))
+    for path in write(results, config, out, quality):
         print(path)
-    return 0
-
-
-def _spiral(arguments: argparse.Namespace, out: Path) -> int:
-    names = {"iterations": "epochs", "trajectories": "batch_size", "tolerance": "tolerance", "hidden": "hidden"}
-    given = {name: getattr(arguments, option) for name, option in names.items()}
-    config = spiral.Config(**{name: value for name, value in given.items() if value is not None})
-    with Bar(arguments.seeds * len(arguments.arms) * config.iterations, arguments.quiet) as bar:
-        results = spiral.run(config, arguments.arms, arguments.seeds, out, arguments.resume, bar.tick)
-    print(spiral.table(results))
-    print(out / "results.json")
     return 0
 
 

@@ -70,6 +70,8 @@ class Run(ABC):
     """What :meth:`measure` gives."""
     drop_last: ClassVar[bool] = False
     """Whether a smaller last batch is left out."""
+    predictions: ClassVar[int] = 15
+    """Of how many predictions the time is the median."""
     anneal_by_step: ClassVar[bool] = False
     """Whether the weights change from step to step, and not from epoch to epoch."""
 
@@ -172,7 +174,7 @@ class Run(ABC):
         own = [seconds for seconds in history["cpu_seconds"] if seconds is not None]
         self.predict(model)  # not timed: what is done only the first time
         times = []
-        for _ in range(15):
+        for _ in range(self.predictions):
             clock = Clock(self.device)
             self.predict(model)
             times.append(clock.read())

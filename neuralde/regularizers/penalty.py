@@ -10,7 +10,7 @@ from torch import Tensor
 from neuralde.solvers import InvalidProblemError, Solution
 
 from .base import Regularizer
-from .schedules import Schedule, TargetNFE, as_schedule
+from .schedules import Schedule, as_schedule
 
 
 class Penalty:
@@ -52,7 +52,7 @@ class Penalty:
     def __call__(self, solution: Solution, step: float = 0) -> Tensor:
         """The weighted sum, 0-d; with ``per_sample`` of the means over the samples.
 
-        With gradients on (in training), each :class:`TargetNFE` learns of the solution first.
+        With gradients on (in training), each schedule that learns, such as :class:`TargetNFE`, learns of the solution first.
         """
         values = solution.regularization
         if len(values) != len(self.regularizers):
@@ -62,8 +62,7 @@ class Penalty:
             )
         if torch.is_grad_enabled():
             for schedule in self.schedules:
-                if isinstance(schedule, TargetNFE):
-                    schedule.observe(solution)
+                schedule.observe(solution, step)
         total: Any = torch.zeros((), device=solution.ts.device)
         for weight, value in zip(self.weights(step), values, strict=True):
             if weight:
@@ -72,14 +71,11 @@ class Penalty:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep: plain numbers."""
-        return {
-            str(place): schedule.state_dict()
-            for place, schedule in enumerate(self.schedules)
-            if isinstance(schedule, TargetNFE)
-        }
+        states = {str(place): schedule.state_dict() for place, schedule in enumerate(self.schedules)}
+        return {place: state for place, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         for place, schedule in enumerate(self.schedules):
-            if isinstance(schedule, TargetNFE):
+            if str(place) in state:
                 schedule.load_state_dict(state[str(place)])

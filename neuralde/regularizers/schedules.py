@@ -27,6 +27,18 @@ class Schedule(ABC):
     def __call__(self, step: float) -> float:
         """The weight at a step."""
 
+    def observe(self, solution: Solution, step: float = 0) -> None:
+        """Take in a training step's solution; :class:`Penalty` calls this. A weight that does not learn ignores it."""
+        del solution, step
+
+    def state_dict(self) -> dict[str, float | None]:
+        """What a checkpoint must keep: nothing, for a weight that follows from the step."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
+        """Go on from a checkpoint."""
+        del state
+
 
 class Constant(Schedule):
     """The same weight at every step.
@@ -103,7 +115,7 @@ class Warmup(Schedule):
     """Another schedule, multiplied by a line from 0 to 1 over the first steps: the model learns its task first.
 
     Args:
-        schedule: the schedule (or a number).
+        schedule: the schedule (or a number). One that learns, a :class:`TargetNFE`, learns from ``start`` on.
         steps: how many steps (or epochs) the line takes.
         start: how many steps to wait before it begins, with weight 0.
 
@@ -119,6 +131,19 @@ class Warmup(Schedule):
     def __call__(self, step: float) -> float:
         """The weight at a step."""
         return self.schedule(step) * min(max((step - self.start) / self.steps, 0.0), 1.0)
+
+    def observe(self, solution: Solution, step: float = 0) -> None:
+        """Show the schedule a solution, once it has begun: what came before was nothing that it could have changed."""
+        if step >= self.start:
+            self.schedule.observe(solution, step)
+
+    def state_dict(self) -> dict[str, float | None]:
+        """What the schedule must keep."""
+        return self.schedule.state_dict()
+
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
+        """Go on from a checkpoint."""
+        self.schedule.load_state_dict(state)
 
 
 class TargetNFE(Schedule):
@@ -188,8 +213,9 @@ class TargetNFE(Schedule):
         exponent = self.sum + self.proportional * self.error
         return self.first * math.exp(min(max(exponent, -self.limit), self.limit))
 
-    def observe(self, solution: Solution) -> None:
+    def observe(self, solution: Solution, step: float = 0) -> None:
         """Take in a training step's solution."""
+        del step
         self.observe_count(float(torch.as_tensor(getattr(solution.stats, self.count)).double().mean()))
 
     def observe_count(self, count: float) -> None:

@@ -84,6 +84,26 @@ def test_the_weight_learns_in_training_only_and_goes_on_from_a_checkpoint():
     assert other.weights() == penalty.weights()
 
 
+def test_a_weight_that_warms_up_learns_once_it_has_begun():
+    problem = nde.ODEProblem(lambda t, y: -y, torch.ones(2, dtype=D), (0.0, 1.0))
+    penalty = Penalty((StepCount(), Warmup(TargetNFE(5.0), steps=4, start=2)))
+    sol = nde.solve(problem, regularizers=penalty.regularizers)
+    for step in (0, 1):
+        penalty(sol, step)
+    assert penalty.weights(6) == (1.0,)
+    for step in (2, 3, 4):
+        penalty(sol, step)
+    alone = TargetNFE(5.0)
+    for _ in range(3):
+        alone.observe(sol)
+    assert alone() > 1.0
+    assert penalty.weights(6) == (alone(),)
+    assert penalty.weights(4) == (0.5 * alone(),)
+    other = Penalty((StepCount(), Warmup(TargetNFE(5.0), steps=4, start=2)))
+    other.load_state_dict(penalty.state_dict())
+    assert other.weights(6) == penalty.weights(6)
+
+
 def test_the_weight_stays_inside_its_span_and_comes_back_at_once():
     weight = TargetNFE(20.0, first=0.1, span=100.0, memory=1.0)
     for _ in range(1000):

@@ -19,6 +19,16 @@ import torch
 
 FOLDER = Path(__file__).resolve().parents[2] / "tutorials"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+MEASURING = {
+    "ErrorEstimate",
+    "StepCount",
+    "StiffnessEstimate",
+    "Local",
+    "KineticEnergy",
+    "JacobianFrobenius",
+    "TaylorDerivative",
+    "STEER",
+}
 
 
 def execute(path: Path) -> tuple[dict, dict]:
@@ -106,6 +116,23 @@ def test_sdes():
     assert space["loss"].isfinite()
     pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
     assert len(pictures) == 4
+
+
+def test_solver_cost():
+    notebook, space = execute(FOLDER / "04_solver_cost.ipynb")
+    # On the easy problem the error holds the steps, on the stiff one the border of stability.
+    assert space["used"]["easy"].median() < 0.3
+    assert 0.9 < space["used"]["stiff"].median() < 1.1
+    # Every regularizer trains, and the plain model, which trains longest, has become dearer.
+    assert {name.partition(",")[0].partition("(")[0] for name in space["results"]} == {"none", *MEASURING}
+    for name, runs in space["results"].items():
+        assert all(run["accuracy"] > 0.4 and run["nfe"] > 0 for run in runs), name
+    plain = space["plain"]
+    assert plain["counts"][-1] > plain["counts"][0]
+    # The pinned counts catch it.
+    assert "solver cost of 'prediction' rose" in space["failure"]
+    pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
+    assert len(pictures) == 3
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -2,6 +2,7 @@
 
 from ..experiment import Table
 from .mnist import REGNDE_MNIST_ODE
+from .sde import REGNDE_MNIST_SDE, REGNDE_SPIRAL_SDE
 from .sources import LOCAL, OPENING
 
 TABLES: dict[str, Table] = {
@@ -11,10 +12,8 @@ TABLES: dict[str, Table] = {
         f"{OPENING}, Table 2",
         missing="the latent ODE model and the PhysioNet reader",
     ),
-    "regnde-spiral-sde": Table(
-        "Neural SDE on the spiral", f"{OPENING}, Table 3", missing="the experiment; `neuralde train spiral-sde` is near"
-    ),
-    "regnde-mnist-sde": Table("Neural SDE on MNIST", f"{OPENING}, Table 4", missing="the experiment"),
+    "regnde-spiral-sde": REGNDE_SPIRAL_SDE,
+    "regnde-mnist-sde": REGNDE_MNIST_SDE,
     "local-mnist": Table(
         "Neural ODE on MNIST, locally regularized",
         LOCAL,
