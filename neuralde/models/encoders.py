@@ -46,6 +46,10 @@ class MaskedGRU(nn.Module):
         (torch.Size([8, 4]), torch.Size([8, 4]))
     """
 
+    update: nn.Sequential
+    reset: nn.Sequential
+    candidate: nn.Sequential
+
     def __init__(
         self,
         channels: int,
@@ -71,10 +75,12 @@ class MaskedGRU(nn.Module):
         """Mean and log-variance."""
         gaps = torch.cat([ts.diff(), ts.new_zeros(1)]).to(x).expand(len(x), -1)
         inputs = torch.cat([torch.where(mask, x, 0.0), mask.to(x), gaps.unsqueeze(-1)], -1)
-        first = [network[0] for network in (self.update, self.reset, self.candidate)]
-        weight, bias = torch.cat([layer.weight for layer in first]), torch.cat([layer.bias for layer in first])
+        weight, bias = (
+            torch.cat([network.get_parameter(f"0.{part}") for network in (self.update, self.reset, self.candidate)])
+            for part in ("weight", "bias")
+        )
         of_state, of_input = weight.split([2 * self.state, inputs.shape[-1]], 1)
-        width = len(self.update[0].bias)
+        width = len(bias) // 3
         # What the first layers make of the inputs needs no recurrence: one product for all times.
         ready = nn.functional.linear(inputs, of_input, bias).transpose(0, 1).split([2 * width, width], -1)
         gates, candidates = of_state.T.split([2 * width, width], 1)
