@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .beside import hardware, markdown, versions
 from .data import DataError
 from .experiment import Experiment, Table
@@ -44,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, kind in CHANGES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the scale's; the report says so")
     parser.add_argument("--device", default="cpu", help="where to compute, cuda say (default cpu)")
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=1,
+        help="of torch, on a CPU (default 1: others' waiting would count as time)",
+    )
     parser.add_argument("--out", type=Path, help="where everything goes (default runs/reproduce/TABLE-SCALE)")
     parser.add_argument("--fresh", action="store_true", help="begin anew; otherwise finished epochs in --out are kept")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -63,6 +71,8 @@ def main(arguments: argparse.Namespace) -> int:
     if wrong:
         print(f"--arms: got {', '.join(wrong)}; expected some of {', '.join(table.arms)}", file=sys.stderr)
         return 2
+    threads = torch.get_num_threads()
+    torch.set_num_threads(arguments.threads)
     out = arguments.out or Path("runs") / "reproduce" / f"{arguments.table}-{arguments.scale}"
     try:
         return _reproduce(arguments, table, out)
@@ -72,6 +82,8 @@ def main(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; what is finished is kept in {out}: the same command goes on", file=sys.stderr)
         return 130
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _state(table: Table) -> str:

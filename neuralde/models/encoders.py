@@ -46,6 +46,10 @@ class MaskedGRU(nn.Module):
         (torch.Size([8, 4]), torch.Size([8, 4]))
     """
 
+    update: nn.Sequential
+    reset: nn.Sequential
+    candidate: nn.Sequential
+
     def __init__(
         self,
         channels: int,
@@ -71,15 +75,32 @@ class MaskedGRU(nn.Module):
         """Mean and log-variance."""
         gaps = torch.cat([ts.diff(), ts.new_zeros(1)]).to(x).expand(len(x), -1)
         inputs = torch.cat([torch.where(mask, x, 0.0), mask.to(x), gaps.unsqueeze(-1)], -1)
-        seen = mask.any(-1, keepdim=True)
-        state = torch.cat([x.new_zeros(len(x), self.state), x.new_full((len(x), self.state), self.start_std)], -1)
-        for i in reversed(range(x.shape[1])):
-            both = torch.cat([state, inputs[:, i]], -1)
-            update, reset = self.update(both).repeat(1, 2), self.reset(both).repeat(1, 2)
-            candidate = self.candidate(torch.cat([reset * state, inputs[:, i]], -1))
-            state = torch.where(seen[:, i], (1.0 - update) * candidate + update * state, state)
+        weight, bias = (
+            torch.cat([network.get_parameter(f"0.{part}") for network in (self.update, self.reset, self.candidate)])
+            for part in ("weight", "bias")
+        )
+        of_state, of_input = weight.split([2 * self.state, inputs.shape[-1]], 1)
+        width = len(bias) // 3
+        # What the first layers make of the inputs needs no recurrence: one product for all times.
+        ready = nn.functional.linear(inputs, of_input, bias).transpose(0, 1).split([2 * width, width], -1)
+        gates, candidates = of_state.T.split([2 * width, width], 1)
+        seen = mask.any(-1).T[..., None]
+        mean, deviation = x.new_zeros(len(x), self.state), x.new_full((len(x), self.state), self.start_std)
+        state = torch.cat([mean, deviation], -1)
+        for for_gates, for_candidate, some in zip(*(part.flip(0) for part in (*ready, seen)), strict=True):
+            inner_update, inner_reset = torch.addmm(for_gates, state, gates).tanh().split(width, -1)
+            update, reset = self.update[2:](inner_update), self.reset[2:](inner_reset)
+            inner = torch.addmm(for_candidate, self._both(reset, state), candidates).tanh()
+            candidate = self.candidate[2:](inner)
+            changed = candidate + self._both(update, state - candidate)
+            state = torch.where(some, changed, state)
         mean, logvar = self.head(state).chunk(2, -1)
         return mean, logvar
+
+    @staticmethod
+    def _both(gate: Tensor, state: Tensor) -> Tensor:
+        """A gate on both halves of a state."""
+        return (gate.unsqueeze(1) * state.unflatten(1, (2, -1))).flatten(1)
 
 
 def checked_series(ts: Any, x: Any, mask: Any, channels: int) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,13 @@
 """``neuralde reproduce``: the whole path at smoke scale, interruption, other data, and what cannot be run."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import neuralde as nde
 from neuralde import cli
 from neuralde.experiments import classify
 from neuralde.experiments.data import DataError
@@ -34,6 +36,28 @@ def test_every_row_of_the_table_from_one_command(tmp_path, capsys):
     # It says itself that it is not the real thing.
     assert "not MNIST" in table
     assert "No number means anything" in table
+
+
+SMOKED = {
+    "regnde-physionet": ["vanilla", "taynode", "steer+ernode", "srnode+ernode"],
+    "local-physionet": ["vanilla", "unbiased", "biased-step"],
+    "local-mnist": ["vanilla", "biased", "unbiased-step"],
+    "local-cifar": ["vanilla", "unbiased"],
+}
+
+
+@pytest.mark.parametrize("name", SMOKED)
+def test_the_other_tables_from_one_command(name, tmp_path, numbers):
+    command = ["reproduce", name, "--scale", "smoke", "--quiet", "--out", str(tmp_path), "--arms", *SMOKED[name]]
+    assert cli.main([*command, "--epochs", "1"]) == 0
+    table = (tmp_path / "table.md").read_text()
+    assert "a run of the machinery, not a reproduction" in table
+    quality = TABLES[name].experiment.measures[0].key
+    results = numbers(tmp_path)
+    assert [result["arm"] for result in results] == SMOKED[name]
+    assert all(result["nfe"] >= 8 and 0 <= result[quality] < 10 for result in results)
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["reproduce", name, "--scale", "cpu", "--out", str(tmp_path / "cpu")]) == 2  # needs --data
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, numbers):
@@ -138,3 +162,24 @@ def test_the_paper_scale_is_the_papers():
     assert sum(p.numel() for p in field.parameters()) == 166_418
     term = TABLES["regnde-mnist-ode"].arms["ernode"].terms[0]
     assert term.weight(0, 75) == pytest.approx(10 * term.weight(75, 75))  # a hundredth of the paper's 100 to 10
+
+
+def test_the_latent_tables_at_paper_scale_are_the_papers():
+    for name, hidden, steps, parameters in (
+        ("regnde-physionet", 50, 300 * 12, 45_467),
+        ("local-physionet", 40, 3000, 43_827),
+    ):
+        table = TABLES[name]
+        config = table.scales["paper"]
+        assert (config.batch_size, config.hidden, config.tolerance) == (512, hidden, 1.4e-8)
+        assert config.epochs * (6393 // config.batch_size) == steps
+        series = table.experiment.data(None, replace(config, train_size=2, test_size=1), "smoke")[0]
+        run = table.experiment.run("vanilla", table.arms["vanilla"], 0, config, series, Path("none"))
+        model = run.build()
+        assert sum(p.numel() for p in model.parameters()) == parameters
+        assert isinstance(run.optimizer(model), torch.optim.Adamax)
+    weights = [run._kl_weight(step) for step in (0, 100, 101, 200)]  # by the step, from the hundredth on
+    assert weights == [0.0, 0.0, pytest.approx(0.01), pytest.approx(1 - 0.99**100)]
+    local = TABLES["local-physionet"].arms["biased"]
+    assert (local.terms[0].weight(0, 3000), local.terms[0].weight(3000, 3000)) == (100.0, pytest.approx(10.0))
+    assert local.adjoint is nde.InterpolatingAdjoint
