@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from neuralde.solvers.attempt import Plan
+from neuralde.solvers.method import Method
 
-from neuralde.solvers.attempt import Carry, Plan, Trial
-from neuralde.solvers.scalars import Scalar, choose
-
+from .base import Job
 from .capabilities import Capabilities
 from .continuous import ContinuousAdjoint, Sweep
-from .integrands import Quadrature
+from .pair import NoisyPair, Pair, noisy_method
 
 
 class BacksolveAdjoint(ContinuousAdjoint):
@@ -25,18 +23,32 @@ class BacksolveAdjoint(ContinuousAdjoint):
     :class:`GaussAdjoint` among the continuous ones, unless memory forbids it. The state is reset to the saved one at
     each save time. Parameters are not part of the backward state: their integral is a Gauss quadrature over each
     accepted step, so they neither steer the step size (what others call the seminorm) nor cost memory beyond one
-    gradient. Of the regularizers ``RunningCost`` and ``Local(...)`` only; no dense output, no double backward. At an event
-    the state is reset to what it was there, and the cotangent jumps as :class:`GaussAdjoint` says.
+    gradient.
+
+    Of an SDE the backward equation is driven by the same path run backwards, and is solved as a Stratonovich equation:
+
+    .. math:: da = -a^\top \Bigl(\frac{\partial f}{\partial y}\, dt
+              + \sum_j \frac{\partial g_j}{\partial y} \circ dW_j\Bigr), \qquad
+              f_{\text{Stratonovich}} = f_{\text{Ito}} - \tfrac12 \sum_j (D g_j)\, g_j
+
+    whatever the forward method is. Its distance from the exact gradient of the same steps shrinks like dt; of an Ito
+    equation whose noises do not commute like the square root of dt. An Ito equation needs a diffusion that is
+    differentiable twice, and one whose entries depend on what their own noise moves only: others are refused.
+
+    Of the regularizers ``RunningCost`` and ``Local(...)`` only; no dense output, no double backward. At an event the
+    state is reset to what it was there, and the cotangent jumps as :class:`GaussAdjoint` says.
 
     Args:
-        solver: the method of the backward solve; the forward one if None.
+        solver: the method of the backward solve; the forward one if None. Of an SDE's a Runge-Kutta method of order 2
+            or more, :class:`Heun` if None.
         rtol: its relative tolerance; the forward one if None.
         atol: its absolute tolerance; the forward one if None.
         controller: its step-size control; the forward one if None.
 
     References:
         Chen, Rubanova, Bettencourt, Duvenaud: Neural Ordinary Differential Equations. NeurIPS 2018. Kidger, Chen,
-        Lyons: "Hey, that's not an ODE": Faster ODE Adjoints via Seminorms. ICML 2021.
+        Lyons: "Hey, that's not an ODE": Faster ODE Adjoints via Seminorms. ICML 2021. Li, Wong, Chen, Duvenaud:
+        Scalable Gradients for Stochastic Differential Equations. AISTATS 2020.
 
     Example:
         >>> import torch, neuralde as nde
@@ -49,6 +61,7 @@ class BacksolveAdjoint(ContinuousAdjoint):
 
     capabilities = Capabilities(
         exact=False,
+        terms=("ODE", "SDE"),
         solvers="not reversible",
         memory="the end, the saved states",
         cost="a backward solve of twice the size",
@@ -59,48 +72,10 @@ class BacksolveAdjoint(ContinuousAdjoint):
         many_cotangents=False,
     )
 
-    @property
-    def sweep(self) -> type[Sweep]:
+    def sweep(self, plan: Plan) -> type[Sweep]:
         """State and cotangent together."""
-        return _Pair
+        return NoisyPair if plan.stochastic else Pair
 
-
-class _Pair(Sweep):
-    """The state is reconstructed beside the cotangent, the two stacked in one tensor."""
-
-    def prepare(self) -> None:
-        """The parameters' share is a quadrature."""
-        self.quadrature = Quadrature(self.plan, self.parameters, self.integrands)
-
-    def pack(self, y: Tensor, a: Tensor) -> Tensor:
-        """One tensor."""
-        return torch.stack([y, a], dim=self._pair_dim)
-
-    def unpack(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The two again."""
-        del y
-        state, a = z.unbind(self._pair_dim)
-        return state, a
-
-    def slope(self, t: Scalar, z: Tensor) -> Tensor:
-        """The field of both."""
-        y, a = z.unbind(self._pair_dim)
-        slope, (pulled,) = self.pull(t, y, a, [])
-        return torch.stack([slope, -pulled], dim=self._pair_dim)
-
-    def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
-        """Add a step's share."""
-        self.quadrature.add(plan, carry, trial, self._read)
-
-    def gradients(self) -> list[Tensor | None]:
-        """The quadrature's sums."""
-        return self.quadrature.total
-
-    @property
-    def _pair_dim(self) -> int:
-        return 1 if self.plan.per_sample else 0
-
-    def _read(self, plan: Plan, carry: Carry, trial: Trial, node: float) -> tuple[Tensor, Tensor]:
-        del plan
-        y, a = choose(trial.accept, trial.step.at(node), carry.y).unbind(self._pair_dim)
-        return y, a
+    def backward_method(self, job: Job) -> Method:
+        """The method of the backward solve; of an SDE's one that solves Stratonovich equations."""
+        return noisy_method(job, self.solver) if job.plan.stochastic else super().backward_method(job)

@@ -24,7 +24,7 @@ from neuralde.solvers.event_log import Logged
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Outcome, drive, integrate
 from neuralde.solvers.interpolation import DenseOutput
-from neuralde.solvers.method import Method
+from neuralde.solvers.method import Method, VectorField
 from neuralde.solvers.norms import rms
 from neuralde.solvers.scalars import Scalar, choose, select, spread
 from neuralde.solvers.solution import Status, failure
@@ -68,10 +68,9 @@ class ContinuousAdjoint(Adjoint):
                 raise InvalidProblemError(f"{name}: got {tolerance!r}; expected a number, 0 or positive, or None")
         self.solver, self.rtol, self.atol, self.controller = solver, rtol, atol, controller
 
-    @property
     @abstractmethod
-    def sweep(self) -> type[Sweep]:
-        """The backward solve."""
+    def sweep(self, plan: Plan) -> type[Sweep]:
+        """The backward solve of such a plan."""
 
     def solve(self, job: Job) -> Result:
         """Run the job; its outputs are in the graph if anything that they depend on requires grad."""
@@ -79,7 +78,7 @@ class ContinuousAdjoint(Adjoint):
         if isinstance(opening, Result):
             return opening
         detached = replace(opening.job, y0=job.y0.detach())
-        backward_plan = self._backward_plan(detached.plan)
+        backward_plan = self._backward_plan(detached.plan, self.backward_method(job))
         run_data = RunData(self, detached, opening, backward_plan)
         y1, ys, *rest = _Continuous.apply(run_data, job.y0, *opening.inputs)
         outcome, run_data.outcome = run_data.outcome, None
@@ -91,9 +90,12 @@ class ContinuousAdjoint(Adjoint):
         logged = Logged(*rest[:count]) if count else None
         return Result(y1, ys if outcome.rows is not None else None, integrals, None, outcome, logged)
 
-    def _backward_plan(self, plan: Plan) -> Plan:
-        method = plan.method if self.solver is None else self.solver
-        controller = plan.controller if self.controller is None else self.controller.bind(method)
+    def backward_method(self, job: Job) -> Method:
+        """The method of the backward solve."""
+        return job.plan.method if self.solver is None else self.solver
+
+    def _backward_plan(self, plan: Plan, method: Method) -> Plan:
+        controller = (plan.controller if self.controller is None else self.controller).bind(method)
         return replace(
             plan,
             method=method,
@@ -118,6 +120,8 @@ class RunData:
     outcome: Outcome | None = None
     path: DenseOutput | None = None
     jumps: Jumps | None = None
+    last_step: Scalar | None = None
+    """The size with which the forward solve would have gone on."""
 
     def __post_init__(self) -> None:
         self.copies, self.captured = self.opening.copies, self.opening.captured
@@ -153,6 +157,7 @@ class _Continuous(torch.autograd.Function):
     def forward(ctx: Any, run_data: RunData, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(y0, *inputs)
         outcome = run_data.outcome = run_data.integrate()
+        run_data.last_step = outcome.carry.h
         y0 = run_data.job.y0
         rows = outcome.rows
         ys = y0.new_empty((0, *y0.shape)) if rows is None else rows.assemble(rows.flat(y0), y0)
@@ -172,7 +177,7 @@ class _Continuous(torch.autograd.Function):
         count = ctx.run_data.logs
         integrands = Integrands(ctx.run_data.job.plan, rest[count:])
         with ctx.run_data.opening.setting.restored(ctx.run_data.captured):
-            sweep = ctx.run_data.adjoint.sweep(ctx.run_data, integrands, rest[:count])
+            sweep = ctx.run_data.adjoint.sweep(ctx.run_data.job.plan)(ctx.run_data, integrands, rest[:count])
             grads = sweep.run(ctx.t1, ctx.ended, *ctx.states, g_y1, g_ys)
         ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
         return None, *grads
@@ -216,6 +221,11 @@ class Sweep(ABC):
     @abstractmethod
     def slope(self, t: Scalar, z: Tensor) -> Tensor:
         """The backward state's derivative."""
+
+    @property
+    def field(self) -> VectorField:
+        """The same as what a method is given."""
+        return self.slope
 
     @abstractmethod
     def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
@@ -286,21 +296,32 @@ class Sweep(ABC):
         # largest cotangent so far, so that the gradient of a loss times 1e-6 is the gradient times 1e-6.
         self.size = torch.maximum(self.size, rms(a, self.plan.per_sample))
         atol = self.plan.atol * self.units(y.real, torch.where(self.size > 0, self.size, 1.0))
-        plan = replace(self.plan, field=self.slope, t0=t, t1=t_end, direction=-self.plan.direction, atol=atol)
+        plan = replace(self.plan, field=self.field, t0=t, t1=t_end, direction=-self.plan.direction, atol=atol)
         with torch.no_grad():
             carry, _ = drive(plan, self.pack(y, a), replace(self.options, compact=False), [self.hear])
+        self.arrived(carry)
         status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
         if status != Status.SUCCESS:
             raise failure(status, f"the backward solve of {self.data.adjoint.name}: ")
         return *self.unpack(carry.y, y), t_end
 
+    def arrived(self, carry: Carry) -> None:
+        """Hear of the end of a solve between two times at which cotangents enter."""
+        del carry
+
     def pull(
-        self, t: Scalar, y: Tensor, a: Tensor, wanted: Sequence[Tensor], touched: set[int] | None = None
+        self,
+        t: Scalar,
+        y: Tensor,
+        a: Tensor,
+        wanted: Sequence[Tensor],
+        touched: set[int] | None = None,
+        field: VectorField | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """The field, and its pull of the cotangent on the state and on other tensors; ``touched`` collects those it uses."""
         with torch.enable_grad():
             y = y.detach().requires_grad_()
-            slope = self.plan.field(t, y)
+            slope = (self.plan.field if field is None else field)(t, y)
             outputs, cotangents = self.integrands.beside(t, y, slope, a)
         inputs = [y, *wanted]
         got: Sequence[Tensor | None] = [None] * len(inputs)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial
+from neuralde.solvers.method import VectorField
 from neuralde.solvers.quadrature import PathIntegral, as_field, gauss_points
 from neuralde.solvers.scalars import Scalar, select, spread
 
@@ -76,8 +77,9 @@ class Quadrature:
         carry: Carry,
         trial: Trial,
         read: Callable[[Plan, Carry, Trial, float], tuple[Tensor, Tensor]],
+        field: VectorField | None = None,
     ) -> None:
-        """Add an accepted step's share.
+        """Add an accepted step's share; ``field`` is that of this step, where it is not the plan's.
 
         ``read`` gives state and cotangent at a relative time of the step; of lanes that did not move, anything. It is
         passed, not kept: a sweep that refers to itself would keep its tensors until the garbage collector comes.
@@ -87,11 +89,12 @@ class Quadrature:
         length = (trial.t - trial.t_end) * -plan.direction * self.plan.direction
         for node, weight in self.points:
             y, a = read(plan, carry, trial, node)
-            self._add(trial.t + node * (trial.t_end - trial.t), y, a, select(trial.accept, weight * length, 0.0))
+            share = select(trial.accept, weight * length, 0.0)
+            self._add(field or self.plan.field, trial.t + node * (trial.t_end - trial.t), y, a, share)
 
-    def _add(self, t: Scalar, y: Tensor, a: Tensor, share: Scalar) -> None:
+    def _add(self, field: VectorField, t: Scalar, y: Tensor, a: Tensor, share: Scalar) -> None:
         with torch.enable_grad():
-            slope = self.plan.field(t, y)
+            slope = field(t, y)
             outputs, cotangents = self.integrands.beside(t, y, slope, a * spread(share, a), share)
         if not outputs:
             return

@@ -63,9 +63,9 @@ class GaussAdjoint(ContinuousAdjoint):
         many_cotangents=False,
     )
 
-    @property
-    def sweep(self) -> type[Sweep]:
+    def sweep(self, plan: Plan) -> type[Sweep]:
         """The cotangent alone."""
+        del plan
         return _OnPath
 
 
@@ -107,9 +107,9 @@ class InterpolatingAdjoint(GaussAdjoint):
         many_cotangents=False,
     )
 
-    @property
-    def sweep(self) -> type[Sweep]:
+    def sweep(self, plan: Plan) -> type[Sweep]:
         """Cotangent and parameters."""
+        del plan
         return _WithParameters
 
 

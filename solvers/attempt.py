@@ -36,7 +36,7 @@ from .scalars import (
     select,
     transformed,
 )
-from .sde.field import SDEField
+from .sde.field import Driven
 from .solution import Status
 from .stops import Stops
 
@@ -86,7 +86,7 @@ class Plan:
     @property
     def stochastic(self) -> bool:
         """Whether noise drives the problem."""
-        return isinstance(self.field, SDEField)
+        return isinstance(self.field, Driven)
 
     def read(self, x: Tensor) -> Scalar:
         """A lane's number, as the controller takes it; the one host sync of an attempt in a joint eager solve."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from .field import Field, OneSided
 from .method import VectorField
 from .scalars import Scalar, as_time
+from .sde.field import Driven
 
 
 class Stops:
@@ -92,7 +93,7 @@ class Stops:
         crossed = torch.where(forward, last < first, last > first)
         first, last = torch.where(crossed & ~leaves, last, first), torch.where(crossed & leaves, first, last)
         bounds = torch.minimum(first, last), torch.maximum(first, last)
-        return field.one_sided(*bounds) if isinstance(field, Field) else OneSided(field, *bounds)
+        return field.one_sided(*bounds) if isinstance(field, (Field, Driven)) else OneSided(field, *bounds)
 
 
 def _flag(value: Scalar, like: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from ..errors import InvalidProblemError
 from ..method import VectorField
 from ..runge_kutta import RungeKutta, RungeKuttaStep
 from ..scalars import Scalar
-from .field import DrivenField, SDEField
+from .field import Driven
 from .method import COMMUTATIVE, SDEMethod, Unchained
 
 
@@ -46,4 +46,4 @@ class DrivenRungeKutta(SDEMethod):
 
     def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> _DrivenStep:
         """One step from ``t0`` to ``t1``."""
-        return _DrivenStep(self.tableau, DrivenField(cast(SDEField, field), t0, t1), t0, t1, y0, None)
+        return _DrivenStep(self.tableau, cast(Driven, field).driven(t0, t1), t0, t1, y0, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,19 @@ from ..state import Packing
 from .noise import Noise
 
 
-class SDEField(Field):
+class Driven(ABC):
+    """A field that noise drives: on each interval it is another one."""
+
+    @abstractmethod
+    def driven(self, t0: Scalar, t1: Scalar) -> Callable[[Scalar, Tensor], Tensor]:
+        """The field along the straight line between the path's ends on one interval."""
+
+    @abstractmethod
+    def one_sided(self, low: Scalar, high: Scalar) -> Driven:
+        """The same, seen from inside an interval."""
+
+
+class SDEField(Field, Driven):
     """Drift and diffusion for packed states; calling it gives the drift.
 
     Args:
@@ -28,6 +41,8 @@ class SDEField(Field):
         columns: how many noises there are behind each entry of the diffusion; None where it is shaped like the state.
         noise: where increments come from.
         bounds: the times between which both are seen, where the interval's ends are discontinuities.
+        kind: of the noise, as the problem declares it.
+        calculus: likewise.
     """
 
     name = "drift"
@@ -43,8 +58,11 @@ class SDEField(Field):
         columns: int | None,
         noise: Noise,
         bounds: tuple[Tensor, Tensor] | None = None,
+        kind: str = "general",
+        calculus: str = "ito",
     ) -> None:
         super().__init__(drift, packing, args)
+        self.kind, self.calculus = kind, calculus
         self.g, self.columns, self.noise, self.bounds = g, columns, noise, bounds
 
     @property
@@ -88,6 +106,10 @@ class SDEField(Field):
         """W and H on the interval; no graph leads to them."""
         return self.noise(t0, t1)
 
+    def driven(self, t0: Scalar, t1: Scalar) -> DrivenField:
+        """The field along the straight line between the path's ends."""
+        return DrivenField(self, t0, t1)
+
     def probe(self, t: Scalar, y: Tensor) -> list[Tensor]:
         """Drift and diffusion."""
         return [self(t, y), self.diffusion(t, y)]
@@ -105,7 +127,7 @@ class SDEField(Field):
         return self._like(self.args, self.noise, (low, high))
 
     def _like(self, args: tuple[Any, ...], noise: Noise, bounds: tuple[Tensor, Tensor] | None) -> SDEField:
-        return SDEField(self.f, self.g, self.packing, args, self.columns, noise, bounds)
+        return SDEField(self.f, self.g, self.packing, args, self.columns, noise, bounds, self.kind, self.calculus)
 
 
 class DrivenField:

@@ -77,7 +77,16 @@ def stochastic_field(
             dtype=real_dtype(y0),
             device=y0.device,
         )
-    field = SDEField(problem.drift, problem.diffusion, packing, problem.args, columns, Noise(path, seed))
+    field = SDEField(
+        problem.drift,
+        problem.diffusion,
+        packing,
+        problem.args,
+        columns,
+        Noise(path, seed),
+        kind=problem.noise,
+        calculus=problem.calculus,
+    )
     field.looks = 2 if problem.noise == "additive" and not torch.compiler.is_compiling() else 1
     return field, method
 
