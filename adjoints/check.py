@@ -129,7 +129,7 @@ def check(
         A :class:`GradientCheck`: ``ok``, ``wrong``, ``rows``.
 
     Raises:
-        InvalidProblemError: an argument is wrong, or the steps cannot be frozen (events with ``per_sample``).
+        InvalidProblemError: an argument is wrong.
         SolveError: the solve failed.
 
     Example:

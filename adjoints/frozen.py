@@ -12,17 +12,21 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from neuralde.solvers import InvalidProblemError, ODEProblem, Solution, StepTo
+from neuralde.solvers import ODEProblem, Solution, StepTo
 from neuralde.solvers.attempt import Plan, start_costs
 from neuralde.solvers.controllers import as_list
+from neuralde.solvers.events import Arrive, Events, gradient
 from neuralde.solvers.integrate import Outcome
-from neuralde.solvers.scalars import real_dtype
+from neuralde.solvers.scalars import Scalar, real_dtype
 
 from .base import Adjoint, Job, Result
 from .captured import held_tensors
 from .direct import DirectAdjoint, again, recorded
 from .names import names_of
 from .replay import Recorder
+
+# Steps by which the root of an event's function follows inputs that move by a thousandth.
+_NEWTON = 5
 
 Loss = Callable[[Solution], Tensor]
 
@@ -115,17 +119,12 @@ class Subject:
         """The options that keep the steps where they are.
 
         A joint solve steps to the times of the steps again, and finds its events anew. A per-sample solve takes the
-        recorded steps again, where every sample has its own; the times of events would stay where they were.
+        recorded steps again, where every sample has its own, up to wherever the recorded events have moved.
         """
         with nullcontext() if adjoint.own_steps else torch.no_grad():
             sol = self.run(saveat="steps", dense=False, adjoint=adjoint if adjoint.own_steps else None)
         lengths = sol.ts.diff(dim=0).abs().nan_to_num(torch.inf)
         if self.options.get("per_sample"):
-            if self.options.get("events") is not None:
-                raise InvalidProblemError(
-                    "events: got some with per_sample=True, whose steps cannot be frozen sample by sample; expected a "
-                    "check of the same problem without per_sample"
-                )
             self.ends = (lengths.min().item(),) * 2
             return {"adjoint": _Again(), "compact": False}
         self.ends = (lengths[0].item(), lengths[-1].item())
@@ -180,5 +179,30 @@ class _Again(DirectAdjoint):
         if self.kept is None:
             self.kept = (job.plan, *recorded(job, started))
         plan, recorder, outcome = self.kept
-        plan = replace(job.plan, t0=plan.t0, t1=plan.t1, direction=plan.direction)
+        events = None if job.plan.events is None or plan.events is None else _Moving(job.plan.events, plan.events)
+        plan = replace(job.plan, t0=plan.t0, t1=plan.t1, direction=plan.direction, events=events)
         return again(replace(job, plan=plan), started, recorder, outcome)
+
+
+class _Moving(Events):
+    """Events whose times are found again near those of recorded ones, when the inputs have moved.
+
+    Args:
+        events: those of the solve at hand.
+        recorded: those of the solve whose steps are taken again.
+    """
+
+    def __init__(self, events: Events, recorded: Events) -> None:
+        super().__init__(events.events, events.packing, events.args, events.device, events.live)
+        self.times = recorded.times
+
+    def root_time(self, index: int, arrive: Arrive, t: Scalar, end: Tensor, y: Tensor) -> Tensor:
+        """Newton's iteration; the last steps carry the derivative."""
+        for _ in range(_NEWTON):
+            rate = gradient(lambda end: self.value(index, end, arrive(_constant(t), end, y.detach())).sum(), end)[0]
+            end = end - self.value(index, end, arrive(t, end, y)) / rate
+        return end
+
+
+def _constant(t: Scalar) -> Scalar:
+    return t.detach() if isinstance(t, Tensor) else t

@@ -365,7 +365,7 @@ class Events:
                     donor = mask.to(torch.int64).argmax()
                     start, end = (select(mask, x, x[donor]) for x in (start, end))
                     state = torch.where(spread(mask, y), y, y[donor])
-                live = self._root_time(index, arrive, start, end, state)
+                live = self.root_time(index, arrive, start, end, state)
             out = select(mask, live, out)
         return out
 
@@ -378,7 +378,9 @@ class Events:
         which = _matches(times, end).to(torch.int64).argmax(0)
         return live[which] if live.dim() == 1 else live.gather(0, which.unsqueeze(0)).squeeze(0)
 
-    def _root_time(self, index: int, arrive: Arrive, t: Scalar, end: Tensor, y: Tensor) -> Tensor:
+    def root_time(self, index: int, arrive: Arrive, t: Scalar, end: Tensor, y: Tensor) -> Tensor:
+        """The time of one event near ``end``, where it is."""
+
         def value(end: Tensor, t: Scalar, y: Tensor) -> Tensor:
             return self.value(index, end, arrive(t, end, y))
 

@@ -129,9 +129,38 @@ def test_events_and_regularizers():
     regularizers = [nde.regularizers.StiffnessEstimate(reduction="sum")]
     result = check(decay, events=event, loss=loss, regularizers=regularizers, show=False)
     assert verdicts(result) == dict.fromkeys(("y0", "level", "t0", "t1"), "right")
-    two = dataclasses.replace(decay, y0=decay.y0.expand(2, 2))
-    with pytest.raises(nde.InvalidProblemError, match="events: got some with per_sample"):
-        check(two, events=event, per_sample=True, show=False)
+
+
+def case_of_events():
+    level = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    dose = torch.tensor([[0.2, 0.9]], dtype=torch.float64, requires_grad=True)
+    events = [
+        nde.Event(lambda t, y, k: y[..., 0] - level, terminal=False, apply=lambda t, y, k: (1.8 - 0.1 * t) * y),
+        nde.ScheduledEvent(dose, lambda t, y, k: y + k * y.square()),
+        nde.Event(lambda t, y, k: t.reshape(y.shape[:-1]) + 0.2 * y[..., 0] - 1.5),
+    ]
+    y0, k = torch.tensor([[1.0], [1.5]], dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    return nde.ODEProblem(lambda t, y, k: -y * (1 + k * torch.sin(5 * t)), y0, (0.0, 1.5), (k,)), events
+
+
+def of_events(sol):
+    return sol.y1.square().sum() + sol.events.ts.nan_to_num().sum() + 2 * sol.events.ys.nan_to_num().sum()
+
+
+def test_events_of_each_sample():
+    """Their times move with the inputs, sample by sample, while the steps between them stay."""
+    decay, events = case_of_events()
+    result = check(decay, events=events, per_sample=True, rtol=1e-4, loss=of_events, show=False)
+    assert verdicts(result) == dict.fromkeys(("y0", "args[0]", "events[1]", "level", "t0", "t1"), "right")
+    assert all(row.relative < 1e-8 for row in result.rows)
+
+
+def test_a_wrong_gradient_through_the_events_of_samples_is_flagged():
+    decay, _ = case_of_events()
+    level = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    hides = nde.Event(lambda t, y, k: y[..., 0] - level.detach(), terminal=False)
+    result = check(decay, events=hides, per_sample=True, loss=lambda sol: sol.events.ts.nansum(), show=False)
+    assert [row.name for row in result.wrong] == ["level"]
 
 
 def test_nothing_is_changed_and_what_cannot_move_is_said():

@@ -490,12 +490,6 @@ class TestRefused:
     problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
     event = nde.Event(lambda t, y: y[0] - 0.5)
 
-    def test_backsolve(self):
-        with pytest.raises(nde.InvalidProblemError, match="BacksolveAdjoint gives no gradient through events"):
-            nde.solve(self.problem, events=self.event, adjoint=nde.BacksolveAdjoint())
-        with torch.no_grad():
-            assert nde.solve(self.problem, events=self.event, adjoint=nde.BacksolveAdjoint()).status == nde.Status.EVENT
-
     def test_through_steps(self):
         with pytest.raises(nde.InvalidProblemError, match="through_steps"):
             nde.solve(self.problem, events=self.event, adjoint=nde.DirectAdjoint(through_steps=True))
