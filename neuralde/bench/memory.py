@@ -61,7 +61,7 @@ def _training(net: torch.nn.Module, y0: Tensor, adjoint: Adjoint, steps: int) ->
         net.zero_grad()
         problem = ODEProblem(lambda t, y: net(y), y0, (0.0, 1.0))
         solver = Reversible(Tsit5()) if isinstance(adjoint, ReversibleAdjoint) else Tsit5()
-        fixed = dict(dt=1.0 / steps, controller=ConstantStep(), max_steps=2 * steps + 10)
+        fixed: dict[str, Any] = dict(dt=1.0 / steps, controller=ConstantStep(), max_steps=2 * steps + 10)
         sol = solve(problem, solver, adjoint=adjoint, **fixed)
         sol.y1.square().sum().backward()
 

@@ -116,7 +116,7 @@ class Run(training.Run):
         ts, mean, _ = self.data
         y0 = torch.tensor([2.0, 0.0], dtype=mean.dtype, device=mean.device).expand(count, 2)
         config, problem = self.config, SDEProblem(model.drift, model.diffusion, y0, (0.0, 1.0))
-        options = dict(rtol=config.tolerance, atol=config.tolerance, per_sample=config.per_sample)
+        options: dict[str, Any] = dict(rtol=config.tolerance, atol=config.tolerance, per_sample=config.per_sample)
         return solve(problem, SOSRI(), saveat=ts, seed=seed, regularizers=regularizers or (), **options)
 
     def loss(self, ys: Tensor) -> Tensor:
