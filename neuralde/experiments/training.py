@@ -75,6 +75,9 @@ class Run(ABC):
     anneal_by_step: ClassVar[bool] = False
     """Whether the weights change from step to step, and not from epoch to epoch."""
 
+    clip: ClassVar[float | None] = None
+    """The largest norm that a gradient may have; longer ones are shortened."""
+
     @abstractmethod
     def samples(self) -> int:
         """How many there are to train on."""
@@ -157,6 +160,8 @@ class Run(ABC):
             loss = task + sum(weighted)
             optimizer.zero_grad()
             loss.backward()
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), self.clip)
             optimizer.step()
             total, seen = total + task.item() * len(batch), seen + len(batch)
         return total / seen
