@@ -10,11 +10,12 @@ from neuralde.solvers import __all__ as _solvers
 from . import models, regularizers, testing
 from ._version import __version__
 from .ensemble import EnsembleSolution, solve_ensemble
-from .models import LatentODE, LatentSDE, NeuralODE, NeuralSDE
+from .models import SDEGAN, LatentODE, LatentSDE, NeuralODE, NeuralSDE
 from .regularizers import RunningCost
 from .solving import solve
 
 __all__ = [
+    "SDEGAN",
     "EnsembleSolution",
     "LatentODE",
     "LatentSDE",

@@ -25,7 +25,7 @@ COLUMNS = (
     ("test MSE", "mse", 3),
     ("one path's MSE", "path_mse", 3),
     ("test NLL", "nll", 3),
-    ("bound (nats/frame)", "bound", 2),
+    ("bound (nats)", "bound", 3),
     ("path KL", "kl", 1),
     ("training s", "training_seconds", 0),
 )
@@ -93,7 +93,8 @@ def standardized(train: Tensor, validation: Tensor, test: Tensor) -> Walks:
     """The parts in units of the training set."""
     middle, unit = train.mean((0, 1)), train.std((0, 1))
     unit = torch.where(unit > 0, unit, 1.0)
-    return Walks(*((part - middle) / unit for part in (train, validation, test)), unit)
+    train, validation, test = ((part - middle) / unit for part in (train, validation, test))
+    return Walks(train, validation, test, unit)
 
 
 def mlp(*sizes: int) -> nn.Sequential:

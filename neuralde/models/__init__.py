@@ -5,8 +5,11 @@ from .latent_ode import LatentField, LatentODE, LatentSeries
 from .latent_sde import LatentPath, LatentSDE
 from .ode import NeuralODE, TimeConditionedMLP
 from .sde import NeuralSDE
+from .sde_gan import SDEGAN, CDECritic, SDEGenerator
 
 __all__ = [
+    "SDEGAN",
+    "CDECritic",
     "LatentField",
     "LatentODE",
     "LatentPath",
@@ -15,5 +18,6 @@ __all__ = [
     "MaskedGRU",
     "NeuralODE",
     "NeuralSDE",
+    "SDEGenerator",
     "TimeConditionedMLP",
 ]
