@@ -39,6 +39,7 @@ from .sde.euler import EulerHeun, EulerMaruyama, ItoMilstein, StratonovichMilste
 from .sde.method import SDEMethod
 from .sde.reversible_heun import ReversibleHeun
 from .sde.runge_kutta import SOSRI, SRA1, SRA3, SRIW1, ShARK, SlowRK, SPaRK, StochasticRungeKutta
+from .sde.srock import SROCK
 from .solution import EventLog, Solution, Stats, Status, SteadyStats, Trace
 from .steady import DynamicSS, SteadyStateMethod
 from .tableau import ButcherTableau, Interpolant, TableauError
@@ -49,6 +50,7 @@ __all__ = [
     "SRA1",
     "SRA3",
     "SRIW1",
+    "SROCK",
     "Anderson",
     "Blocks",
     "Bosh3",

@@ -29,6 +29,26 @@ def latent_sde():
     return lambda: model(torch.randn(8, 4, dtype=D), seed=0)
 
 
+def sde_gan():
+    generator, critic = nde.models.SDEGenerator(1, dt=0.25), nde.models.CDECritic(1)
+    return nde.SDEGAN(generator, critic), torch.linspace(0.0, 1.0, 5)
+
+
+def whole_gan():
+    gan, ts = sde_gan()
+    return lambda: gan.generator_loss(ts, 8, seed=0)
+
+
+def generator():
+    gan, ts = sde_gan()
+    return lambda: gan(ts, 8, seed=0)
+
+
+def critic():
+    gan, ts = sde_gan()
+    return lambda: gan.critic(ts, torch.zeros(5, 8, 1))
+
+
 MODELS = {
     "NeuralODE": neural_ode,
     "NeuralODE, per sample": lambda: neural_ode(per_sample=True),
@@ -37,6 +57,9 @@ MODELS = {
     "NeuralODE, STEER": lambda: neural_ode(regularizers=[STEER(0.25)]),
     "NeuralSDE": neural_sde,
     "LatentSDE": latent_sde,
+    "SDEGAN": whole_gan,
+    "SDEGenerator": generator,
+    "CDECritic": critic,
 }
 FIELDS = {"TimeConditionedMLP", "LatentPath"}
 

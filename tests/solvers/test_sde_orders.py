@@ -8,6 +8,7 @@ from neuralde.solvers.sde import testing
 
 COUNTS = (16, 32, 64, 128)
 ITO = [nde.EulerMaruyama(), nde.ItoMilstein(), nde.SRIW1(), nde.SOSRI(), nde.SRA1(), nde.SRA3(), nde.ShARK()]
+ITO += [nde.SROCK()]
 STRATONOVICH = [
     nde.EulerHeun(),
     nde.Heun(),
