@@ -40,11 +40,13 @@ from .sde.method import SDEMethod
 from .sde.reversible_heun import ReversibleHeun
 from .sde.runge_kutta import SOSRI, SRA1, SRA3, SRIW1, ShARK, SlowRK, SPaRK, StochasticRungeKutta
 from .sde.srock import SROCK
+from .sde.weak import PL1WM
 from .solution import EventLog, Solution, Stats, Status, SteadyStats, Trace
 from .steady import DynamicSS, SteadyStateMethod
 from .tableau import ButcherTableau, Interpolant, TableauError
 
 __all__ = [
+    "PL1WM",
     "RK4",
     "SOSRI",
     "SRA1",

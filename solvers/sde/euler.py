@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..method import Step, VectorField
 from ..scalars import Scalar, as_time
-from .method import COMMUTATIVE, SDEMethod, SDEStep
+from .method import COMMUTATIVE, SDEMethod, SDEStep, over
 
 
 class EulerMaruyama(SDEMethod):
@@ -129,8 +129,8 @@ class _MilsteinStep(_CorrectedStep):
         root = self.length**0.5
         if self.field.elementwise:
             change = self.field.diffusion(self.start, _moved(y0, self.g, root)) - self.g
-            square = self.w * self.w - _over(self.length, self.w) if ito else self.w * self.w
-            self.correction = self.field.product(change, (0.5 / _over(root, self.w)) * square)
+            square = self.w * self.w - over(self.length, self.w) if ito else self.w * self.w
+            self.correction = self.field.product(change, (0.5 / over(root, self.w)) * square)
         else:
             self.correction = self._columns(root, ito)
         self.y = self.y + self.correction
@@ -145,14 +145,9 @@ class _MilsteinStep(_CorrectedStep):
             if ito:
                 unit = torch.zeros_like(w)
                 unit[..., j] = 1.0
-                integral = integral - 0.5 * _over(self.length, w) * unit
-            total = total + self.field.product(change, integral / _over(root, w))
+                integral = integral - 0.5 * over(self.length, w) * unit
+            total = total + self.field.product(change, integral / over(root, w))
         return total
-
-
-def _over(x: Scalar, w: Tensor) -> Scalar:
-    """A number per lane, shaped to broadcast against the noise, which may have fewer dimensions than the state."""
-    return x.reshape(-1, *[1] * (w.dim() - 1)) if isinstance(x, Tensor) and x.dim() else x
 
 
 class _Milstein(SDEMethod):

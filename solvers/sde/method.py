@@ -160,6 +160,11 @@ class SDEMethod(Method):
         """One step from ``t0`` to ``t1``."""
 
 
+def over(x: Scalar, w: Tensor) -> Scalar:
+    """A number per lane, shaped to broadcast against the noise, which may have fewer dimensions than the state."""
+    return x.reshape(-1, *[1] * (w.dim() - 1)) if isinstance(x, Tensor) and x.dim() else x
+
+
 def suggestion(problem: SDEProblem) -> str:
     """A solver that takes the problem, as a message names it."""
     if problem.noise == "additive":

@@ -8,7 +8,7 @@ from neuralde.solvers.sde import testing
 
 COUNTS = (16, 32, 64, 128)
 ITO = [nde.EulerMaruyama(), nde.ItoMilstein(), nde.SRIW1(), nde.SOSRI(), nde.SRA1(), nde.SRA3(), nde.ShARK()]
-ITO += [nde.SROCK()]
+ITO += [nde.SROCK(), nde.PL1WM()]
 STRATONOVICH = [
     nde.EulerHeun(),
     nde.Heun(),
