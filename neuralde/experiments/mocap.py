@@ -218,7 +218,7 @@ class Run(training.Run):
         return {"validation_mse": self.judged(model, self.data.validation, 5)["mse"]}
 
     def measure_last(self, model: Any) -> dict[str, float]:
-        """Everything, on the test walks, which nothing before has looked at."""
+        """Everything, on the test walks, which the training has not looked at."""
         numbers = self.judged(model, self.data.test, self.config.paths)
         return {**numbers, "parameters": sum(x.numel() for x in model.parameters())}
 

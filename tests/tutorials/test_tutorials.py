@@ -113,9 +113,12 @@ def test_sdes():
     assert abs(space["mean"] - math.exp(space["rate"])) < 4 * space["error_of_mean"]
     steps = space["ts"].diff()
     assert steps[(space["ts"][1:] > 0.45) & (space["ts"][1:] < 0.6)].median() < 0.5 * steps.max()
+    # Where Euler and Maruyama's method is lost, the stabilised one stays near the fine solution.
+    assert (space["followed"]["SROCK"] - space["followed"]["EulerMaruyama"]).abs().max() < 0.05
+    assert not space["lost"].y1.abs().max() < 1e6
     assert space["loss"].isfinite()
     pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
-    assert len(pictures) == 4
+    assert len(pictures) == 5
 
 
 def test_solver_cost():
