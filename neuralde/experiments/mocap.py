@@ -23,6 +23,7 @@ ARMS = {"sde": True, "ode": False}
 """Whether noise drives the latent state."""
 COLUMNS = (
     ("test MSE", "mse", 3),
+    ("validation MSE", "validation_mse", 3),
     ("one path's MSE", "path_mse", 3),
     ("test NLL", "nll", 3),
     ("bound (nats)", "bound", 3),

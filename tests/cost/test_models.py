@@ -29,6 +29,11 @@ def latent_sde():
     return lambda: model(torch.randn(8, 4, dtype=D), seed=0)
 
 
+def latent_ode():
+    model, x = nde.LatentODE(channels=3, latent=4).to(D), torch.randn(8, 10, 3, dtype=D)
+    return lambda: model(torch.linspace(0.0, 1.0, 10, dtype=D), x)
+
+
 def sde_gan():
     generator, critic = nde.models.SDEGenerator(1, dt=0.25), nde.models.CDECritic(1)
     return nde.SDEGAN(generator, critic), torch.linspace(0.0, 1.0, 5)
@@ -56,12 +61,13 @@ MODELS = {
     "NeuralODE, local": lambda: neural_ode(regularizers=[Local(h="solver")]),
     "NeuralODE, STEER": lambda: neural_ode(regularizers=[STEER(0.25)]),
     "NeuralSDE": neural_sde,
+    "LatentODE": latent_ode,
     "LatentSDE": latent_sde,
     "SDEGAN": whole_gan,
     "SDEGenerator": generator,
     "CDECritic": critic,
 }
-FIELDS = {"TimeConditionedMLP", "LatentPath"}
+PARTS = {"TimeConditionedMLP", "LatentField", "LatentPath", "LatentSeries", "MaskedGRU"}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -72,4 +78,4 @@ def test_every_model(solver_cost, name):
 
 def test_no_model_is_forgotten():
     pinned = {name.split(",")[0] for name in MODELS}
-    assert set(nde.models.__all__) - FIELDS == pinned, "put a new model into MODELS, or a new field into FIELDS"
+    assert set(nde.models.__all__) - PARTS == pinned, "put a new model into MODELS, or a new part into PARTS"
