@@ -18,7 +18,7 @@ SMOKE = "Smoke scale: a handful of samples and steps, to see that everything run
 class Classification(Experiment):
     """A neural ODE on MNIST's pixels; ``kind`` is how one row is trained."""
 
-    measures = (ACCURACY, Measure("train_accuracy", "train %", 100.0, 2), *COST)
+    measures: tuple[Measure, ...] = (ACCURACY, Measure("train_accuracy", "train %", 100.0, 2), *COST)
     data_help = "the folder with MNIST's four idx files"
 
     def __init__(self, kind: type[Run] = Run) -> None:

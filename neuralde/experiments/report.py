@@ -83,7 +83,7 @@ def write_numbers(results: list[Result], config: Any, out: Path, more: dict[str,
         **(more or {}),
         "results": results,
     }
-    (out / "results.json").write_text(json.dumps(about, indent=1))
+    (out / "results.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return out / "results.json"
 
 

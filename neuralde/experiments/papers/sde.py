@@ -8,8 +8,15 @@ from ...regularizers import ErrorEstimate, StiffnessEstimate
 from .. import classify_sde, spiral
 from ..arms import Term
 from ..experiment import Arm, Table
-from ..images import Classification
 from .sources import OPENING
+
+_CONTROLLER = (
+    "Absolute NFE do not compare, ratios do: the paper's solver begins with a very short step and lets each step grow by at "
+    "most 9/8 (ours by 5), so that most of its steps are spent growing, whatever the model."
+)
+_STIFFNESS = (
+    "Stiffness is estimated on SOSRI's own last two drifts; the paper switches to SOSRI2, whose stages it compares."
+)
 
 _SPIRAL = spiral.Config("regnde-spiral-sde")
 _SPIRAL_ARMS = {
@@ -53,7 +60,20 @@ REGNDE_SPIRAL_SDE = Table(
         "paper": _SPIRAL,
     },
     {"smoke": (1,), "cpu": (1, 5, 35), "paper": (1, 5, 35)},
-    notes=("TODO",),
+    notes=(
+        "The paper's data file is not at hand. The means and variances are those of 10,000 simulated paths of the process "
+        "with which that file is consistent. A hundred paths of that process itself have a loss of 0.008 ± 0.007, because "
+        "a hundred is few: no model can do better.",
+        "All hundred trajectories are one system with common steps, as in the paper. NFE counts calls of the drift.",
+        _CONTROLLER
+        + " The vanilla model of seed 1 needs 13 steps with our controller, and 60 from a first step of 1e-6 with "
+        "growth by 9/8, nearly all of them while growing. The paper's regularizers save one step in twenty, and so do ours.",
+        "The loss ends higher than the paper's. The tolerance of the solves is not why: with 0.03 instead of 0.3 the trained "
+        "vanilla models have 0.045 instead of 0.033 (five simulations each).",
+        "Between steps the solution at the 30 times is interpolated linearly; here with fewer steps than times.",
+        _STIFFNESS + " The paper's weight for it on the spiral is not at hand; it is that of MNIST.",
+        "AdaBelief is the published one, with the correction of its bias.",
+    ),
 )
 
 _MNIST = classify_sde.Config(
@@ -103,7 +123,7 @@ _MNIST_ARMS = {
 REGNDE_MNIST_SDE = Table(
     "Neural SDE on MNIST",
     f"{OPENING}, Table 4",
-    Classification(classify_sde.Run),
+    classify_sde.NoisyClassification(),
     _MNIST_ARMS,
     {
         "smoke": replace(
@@ -113,5 +133,19 @@ REGNDE_MNIST_SDE = Table(
         "paper": _MNIST,
     },
     {"smoke": (0,), "cpu": (0, 1, 2), "paper": (0, 1, 2)},
-    notes=("TODO",),
+    notes=(
+        "Everything is float64 here and float32 in the paper; at this tolerance rounding does not matter.",
+        _CONTROLLER + " Vanilla takes 6 steps here and 102 there.",
+        "At this tolerance our solver has little left to save: the first step is short because it must be chosen without an "
+        "error, and 3 or 4 steps are the least in which steps that grow by 5 cross the interval. So the same trained models "
+        "are solved at a hundredth of the tolerance too, where their errors decide how many steps there are: that column "
+        "says how much cheaper training has made the equation itself. With the paper's way of growing from 1e-6, the "
+        "models of seed 0 need 55 (vanilla) and 50 steps (ERNSDE).",
+        "A prediction solves the ten trajectories of its images together. NFE and prediction time are of the first 512 "
+        "held-out images; accuracy during training (the curves) is on these, at the end on all held-out images, and on as "
+        "many training images.",
+        _STIFFNESS,
+        "The cpu scale has 6,000 training images in batches of 128, 1,000 held-out ones and 5 epochs, against 60,000, 512, "
+        "10,000 and 40: accuracies are lower for that reason alone.",
+    ),
 )
