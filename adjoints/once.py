@@ -43,8 +43,10 @@ def once(
                 grads = backward(ctx, *cotangents)
             if not again:
                 return grads
-            # On the inputs themselves: autograd leaves out what does not lead to a tensor that it was asked about.
-            inputs = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
+            # On the inputs and cotangents themselves: autograd leaves out what does not lead to a tensor that it was asked
+            # about. A forward derivative taken as the derivative of a backward one asks about the cotangents alone.
+            given = (*ctx.saved_tensors, *cotangents)
+            inputs = [tensor for tensor in given if isinstance(tensor, Tensor) and tensor.requires_grad]
             said = (name, gives, expected)
             return tuple(_Last.apply(said, grad, *inputs) if isinstance(grad, Tensor) else grad for grad in grads)
 

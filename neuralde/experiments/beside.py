@@ -40,7 +40,6 @@ def hardware(device: str) -> dict[str, Any]:
 
 def markdown(table: Table, results: list[Result], config: Any, about: dict[str, Any]) -> str:
     """The whole report."""
-    assert table.experiment is not None
     columns, by_processor = _columns(table.experiment, results, config)
     lines = [
         f"# {table.title}",

@@ -105,15 +105,13 @@ class Table:
         arms: the rows, by the name that ``--arms`` takes.
         scales: the sizes at which it can be run.
         seeds: which seeds each scale takes.
-        missing: what this release lacks to run it; empty where it runs.
         notes: where our set-up or numbers differ from the paper's, and why.
     """
 
     title: str
     source: str
-    experiment: Experiment | None = None
-    arms: Mapping[str, Arm] = field(default_factory=dict)
-    scales: Mapping[str, Any] = field(default_factory=dict)
-    seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    missing: str = ""
+    experiment: Experiment
+    arms: Mapping[str, Arm]
+    scales: Mapping[str, Any]
+    seeds: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()

@@ -34,9 +34,7 @@ CHANGES: dict[str, Callable[[str], Any]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``neuralde reproduce``."""
     parser.add_argument("table", nargs="?", choices=sorted(TABLES), metavar="TABLE", help="which table (see --list)")
-    parser.add_argument(
-        "--list", action="store_true", help="list the tables, and what those lack that cannot be run yet"
-    )
+    parser.add_argument("--list", action="store_true", help="list the tables, and which data they need")
     parser.add_argument(
         "--scale", choices=("smoke", "cpu", "paper"), default="cpu", help="how much of it (default cpu)"
     )
@@ -61,13 +59,11 @@ def main(arguments: argparse.Namespace) -> int:
     """Reproduce a table; the exit status."""
     if arguments.list or arguments.table is None:
         for name, table in TABLES.items():
-            print(f"{name:<18} {table.title}; {_state(table)}")
+            needs = table.experiment.data_help
+            print(f"{name:<18} {table.title}; {f'--data: {needs}' if needs else 'needs no data'}")
         return 0 if arguments.list else 2
     table = TABLES[arguments.table]
     wrong = [arm for arm in arguments.arms or () if arm not in table.arms]
-    if table.missing:
-        print(f"{arguments.table} cannot be run yet; missing: {table.missing}", file=sys.stderr)
-        return 2
     if wrong:
         print(f"--arms: got {', '.join(wrong)}; expected some of {', '.join(table.arms)}", file=sys.stderr)
         return 2
@@ -86,15 +82,8 @@ def main(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(threads)
 
 
-def _state(table: Table) -> str:
-    if table.experiment is None:
-        return f"missing: {table.missing}"
-    return f"--data: {table.experiment.data_help}" if table.experiment.data_help else "ready"
-
-
 def _reproduce(arguments: argparse.Namespace, table: Table, out: Path) -> int:
     scale, experiment = table.scales[arguments.scale], table.experiment
-    assert experiment is not None
     changes = {name: getattr(arguments, name) for name in CHANGES if getattr(arguments, name) is not None}
     config = replace(scale, device=arguments.device, **_checked(changes, scale))
     data, warnings = experiment.data(arguments.data, config, arguments.scale)

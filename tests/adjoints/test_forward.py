@@ -78,6 +78,43 @@ def test_a_tensor_that_turns_up_later_is_refused():
         nde.solve(problem, adjoint=nde.ForwardSensitivity(), rtol=1e-6)
 
 
+NESTED = {
+    "direct": (nde.DirectAdjoint, None),
+    "discrete": (nde.DiscreteAdjoint, None),
+    "forward": (nde.ForwardSensitivity, "ForwardSensitivity gives first derivatives only"),
+    "gauss": (nde.GaussAdjoint, "GaussAdjoint gives first derivatives only"),
+    "backsolve": (nde.BacksolveAdjoint, "BacksolveAdjoint gives first derivatives only"),
+}
+
+
+@pytest.mark.parametrize("inner", NESTED)
+def test_a_solve_inside_the_field_is_differentiated_or_refused(inner):
+    k = torch.tensor(0.7, requires_grad=True)
+
+    def gradient(outer, inner):
+        def field(t, y):
+            return nde.solve(nde.ODEProblem(lambda s, z: -k * z, y, (0.0, 0.5)), rtol=1e-6, adjoint=inner).y1
+
+        problem = nde.ODEProblem(field, torch.ones(2), (0.0, 0.5))
+        return torch.autograd.grad(nde.solve(problem, rtol=1e-6, adjoint=outer).y1.sum(), k)[0]
+
+    adjoint, refusal = NESTED[inner]
+    if refusal is None:
+        expected = gradient(nde.DirectAdjoint(), nde.DirectAdjoint())
+        assert torch.allclose(gradient(nde.ForwardSensitivity(), adjoint()), expected, rtol=1e-10)
+    else:
+        with pytest.raises(nde.InvalidProblemError, match=refusal):
+            gradient(nde.ForwardSensitivity(), adjoint())
+
+
+def test_the_forward_derivative_of_a_backward_one_is_refused():
+    def end(y0):
+        return nde.solve(nde.ODEProblem(lambda t, y: -y, y0, (0.0, 1.0)), adjoint=nde.GaussAdjoint()).y1
+
+    with pytest.raises(nde.InvalidProblemError, match="first derivatives only"):
+        torch.autograd.functional.jvp(end, torch.ones(2), torch.ones(2))
+
+
 class TestInErrorNorm:
     """Steps for the sensitivities: where the state stands still and its derivative does not."""
 

@@ -139,14 +139,12 @@ def test_an_option_that_the_set_up_lacks_is_refused():
         _checked({"train_size": 7}, Few())
 
 
-def test_what_cannot_be_run_says_what_is_missing(capsys, tmp_path):
+def test_the_list_names_every_table_and_its_data_and_bad_input_is_named(capsys):
     assert cli.main(["reproduce", "--list"]) == 0
     listed = capsys.readouterr().out
     for name, table in TABLES.items():
         assert name in listed
-        if table.missing:
-            assert cli.main(["reproduce", name, "--scale", "smoke"]) == 2
-            assert table.missing in capsys.readouterr().err
+        assert table.experiment.data_help in listed
     assert cli.main(["reproduce", "regnde-mnist-ode", "--scale", "cpu"]) == 2
     assert "--data" in capsys.readouterr().err
     assert cli.main([*COMMAND, "--arms", "magic"]) == 2
