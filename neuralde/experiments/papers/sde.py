@@ -146,6 +146,6 @@ REGNDE_MNIST_SDE = Table(
         "many training images.",
         _STIFFNESS,
         "The cpu scale has 6,000 training images in batches of 128, 1,000 held-out ones and 5 epochs, against 60,000, 512, "
-        "10,000 and 40: accuracies are lower for that reason alone.",
+        "10,000 and 40; accuracies are lower.",
     ),
 )
