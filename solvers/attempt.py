@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -142,7 +143,7 @@ class Carry(NamedTuple):
     nfe: Scalar
     events: EventState | None = None
     asked: Scalar = 0
-    """How many of ``nfe`` the readers of steps made, regularizers and error estimates; not kept in graphs and blocks."""
+    """How many of ``nfe`` the readers of steps made, regularizers and error estimates; kept in graphs for SDEs only."""
 
 
 class OnHost(NamedTuple):
@@ -277,7 +278,16 @@ def _next_slope(plan: Plan, carry: Carry, trial: Trial) -> Any:
     if carry.slope is None:
         return None
     assert step.end_slope is not None
-    return choose(trial.accept, step.end_slope, carry.slope)
+    return map_slope(partial(choose, trial.accept), step.end_slope, carry.slope)
+
+
+def map_slope(f: Callable[..., Tensor], slope: Any, *others: Any) -> Any:
+    """A function of what a step starts with: nothing, the field's value, or drift and diffusion."""
+    if slope is None:
+        return None
+    if isinstance(slope, tuple):
+        return tuple([f(*parts) for parts in zip(slope, *others, strict=True)])
+    return f(slope, *others)
 
 
 def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) -> Scalar:

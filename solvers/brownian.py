@@ -112,10 +112,11 @@ class BrownianPath:
         self.device = torch.empty(0, device=device).device
         self.t0, self.t1 = (self._time(t).detach() for t in (t0, t1))
         _check_span(self.t0, self.t1)
-        self.dt = None if dt is None else _positive(dt, "dt")
+        # In a graph the solve has checked it, and its value is nobody's to see.
+        self.dt = dt if dt is None or torch.compiler.is_compiling() else _positive(dt, "dt")
         self.depth = self._depth(tol)
         self._start = torch.minimum(self.t0, self.t1)
-        self._width = (self.t1 - self.t0).abs() if dt is None else torch.full_like(self._start, dt)
+        self._width = (self.t1 - self.t0).abs() if self.dt is None else torch.zeros_like(self._start) + self.dt
         reach = torch.maximum(self.t0, self.t1)
         slack = 1e-6 * ((reach - self._start) if dt is None else self._width)
         slack = slack + 8 * torch.finfo(torch.float64).eps * torch.maximum(self._start.abs(), reach.abs())
@@ -150,7 +151,7 @@ class BrownianPath:
             return w
         if h is None:
             raise InvalidProblemError('return_U: got True with levy_area="none"; expected levy_area="space-time"')
-        return w, self._spread(self._time(t) - self._time(s)).to(w) * (0.5 * w + h)
+        return w, self.spread(self._time(t) - self._time(s)).to(w) * (0.5 * w + h)
 
     def increment(self, s: Scalar, t: Scalar) -> Increment:
         r""":math:`W_{s,t}` and, with ``levy_area="space-time"``, :math:`H_{s,t}`. Run backwards, W changes its sign."""
@@ -160,7 +161,7 @@ class BrownianPath:
             turned = torch.compiler.is_compiling() or bool(back.any())
             w, h = self._between(torch.stack([times.amin(0), times.amax(0)]) if turned else times)
             if turned:
-                w = self._spread(torch.where(back, -1.0, 1.0).to(torch.float64)) * w
+                w = self.spread(torch.where(back, -1.0, 1.0).to(torch.float64)) * w
             return Increment(w.to(self.dtype), None if h is None else h.to(self.dtype))
 
     def grid(self, first: int, count: int) -> Increment:
@@ -175,6 +176,27 @@ class BrownianPath:
             shape = (count, *self.shape)
             h = None if h is None else (scale * h).reshape(shape).to(self.dtype)
             return Increment((scale * w).reshape(shape).to(self.dtype), h)
+
+    def cell(self, t: Tensor) -> Tensor:
+        """Times counted in cells from the path's earlier end."""
+        return (t - self._start) / self._width
+
+    def time(self, cell: Tensor) -> Tensor:
+        """When a cell begins."""
+        return self._start + cell * self._width
+
+    def slack(self, cell: Tensor) -> Tensor:
+        """How far from the grid a time counts as on it: a clock that adds dt up n times is off by n**2 units of rounding."""
+        return (1e-6 + 0.5 * torch.finfo(torch.float64).eps * cell * cell).clamp(max=0.05)
+
+    def in_cells(self, cells: Tensor) -> Increment:
+        """The increments of whole cells, a 0-d index or one for each sample."""
+        with torch.no_grad():
+            index = cells.reshape(-1)
+            w, h = self._whole(index, self.keys.reshape(len(index), self.keys.numel() // max(len(index), 1)))
+            root = self._width.sqrt().reshape(-1, 1)
+            h = None if h is None else (root * h).reshape(self.shape).to(self.dtype)
+            return Increment((root * w).reshape(self.shape).to(self.dtype), h)
 
     def take(self, rows: Tensor) -> BrownianPath:
         """The path of some of the samples, counted along the first dimension."""
@@ -204,7 +226,8 @@ class BrownianPath:
             )
         return time
 
-    def _spread(self, x: Tensor) -> Tensor:
+    def spread(self, x: Tensor) -> Tensor:
+        """A number per sample, shaped to broadcast against an increment."""
         return x.reshape(-1, *[1] * (len(self.shape) - 1)) if x.dim() else x
 
     def _depth(self, tol: float | None) -> int:
@@ -220,13 +243,11 @@ class BrownianPath:
                 f"t: got a time outside of the path, {times.reshape(-1).tolist()[:4]}; expected times between "
                 f"{self._start.min().item():.9g} and {torch.maximum(self.t0, self.t1).max().item():.9g}"
             )
-        x = (times - self._start) / self._width
+        x = self.cell(times)
         if self.dt is None:
             return x.clamp_(0.0, 1.0)
         near = torch.round(x)
-        # A clock that adds dt up n times is off by up to n**2 units of rounding.
-        allowed = (1e-6 + 0.5 * torch.finfo(torch.float64).eps * x * x).clamp(max=0.05)
-        return torch.where((x - near).abs() <= allowed, near, x).clamp_(min=0.0)
+        return torch.where((x - near).abs() <= self.slack(x), near, x).clamp_(min=0.0)
 
     def _between(self, times: Tensor) -> tuple[Tensor, Tensor | None]:
         """The increments of intervals in the order of time, ``(2, n)``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .attempt import RUNNING, Carry, Plan, Trial, attempt, settle
+from .attempt import RUNNING, Carry, Plan, Trial, attempt, map_slope, settle
 from .errors import InvalidProblemError
 from .integrate import Options
 from .saving import SavePlan
@@ -27,16 +27,18 @@ class FlatSolve:
 
     def __init__(self, plan: Plan, options: Options, carry: Carry, ys: Tensor | None) -> None:
         self.plan, self.options = plan, options
-        self.with_slope, self.saves = carry.slope is not None, ys is not None
+        self.slope, self.saves = carry.slope, ys is not None
         self.controls = len(carry.control)
         self.costs = [len(state) for state in carry.costs]
         self.first = self.flat(carry, ys)
 
     def flat(self, carry: Carry, ys: Tensor | None) -> tuple[Tensor, ...]:
         """The tensors one after another; copies, because the loop operator refuses aliases."""
-        slope = () if carry.slope is None else (carry.slope,)
+        slope = () if carry.slope is None else carry.slope if isinstance(carry.slope, tuple) else (carry.slope,)
         costs = [x for state in carry.costs for x in state]
-        counts = (carry.status, carry.steps, carry.accepted, carry.nfe)
+        # Of the calls that readers of steps make, an SDE's tell how often its diffusion was not called.
+        asked = (carry.asked,) if self.plan.stochastic else ()
+        counts = (carry.status, carry.steps, carry.accepted, carry.nfe, *asked)
         tensors = (carry.t, carry.h, carry.y, *slope, *carry.control, *costs, *counts)
         return tuple(x.clone() for x in (tensors if ys is None else (*tensors, ys)))
 
@@ -44,10 +46,12 @@ class FlatSolve:
         """The carry again."""
         rest = iter(flat)
         t, h, y = next(rest), next(rest), next(rest)
-        slope = next(rest) if self.with_slope else None
+        slope = map_slope(lambda _: next(rest), self.slope)
         control = tuple([next(rest) for _ in range(self.controls)])
         costs = tuple([tuple([next(rest) for _ in range(count)]) for count in self.costs])
-        return Carry(t, h, y, slope, control, costs, next(rest), next(rest), next(rest), next(rest))
+        status, steps, accepted, nfe = [next(rest) for _ in range(4)]
+        asked = next(rest) if self.plan.stochastic else 0
+        return Carry(t, h, y, slope, control, costs, status, steps, accepted, nfe, asked=asked)
 
     def ys(self, flat: tuple[Tensor, ...]) -> Tensor | None:
         """The saved rows."""

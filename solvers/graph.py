@@ -7,15 +7,17 @@ buffers of fixed size for what is saved. The operator is private in torch, so it
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .attempt import Plan
+from .attempt import Carry, Plan, map_slope
 from .field import Field
 from .flat import FlatSolve, refuse_growing, row_buffer
 from .integrate import Options, Outcome
 from .loop import start
+from .sde.method import SDEMethod
 
 
 def compiling() -> bool:
@@ -27,12 +29,10 @@ def integrate_in_graph(plan: Plan, y0: Tensor, options: Options) -> tuple[Outcom
     """Solve inside a graph; gives the outcome and the states at the save times, differentiable by autograd."""
     refuse_growing(options, "compiled")
     carry = start(plan, y0, options.dt)
-    assert isinstance(plan.field, Field)
-    reached = plan.field.probe(plan.t0, plan.method.lower(y0)) if carry.slope is None else [carry.slope]
-    anchor = _anchor(y0, *reached)
+    carry, anchor = _anchored_by(plan, carry, y0)
     carry = carry._replace(
         y=carry.y + anchor,
-        slope=None if carry.slope is None else carry.slope + anchor,
+        slope=map_slope(partial(_anchored, anchor=anchor), carry.slope),
         costs=tuple(tuple(_anchored(x, anchor) for x in state) for state in carry.costs),
     )
     ys = None if options.save.times is None else row_buffer(plan, options.save, y0) + anchor
@@ -47,6 +47,19 @@ def _loop(
     from torch._higher_order_ops.while_loop import while_loop
 
     return while_loop(going, body, carry)
+
+
+def _anchored_by(plan: Plan, carry: Carry, y0: Tensor) -> tuple[Carry, Tensor]:
+    """The anchor of a solve; where no slope is carried yet, one call of the field at the start tells what it depends on."""
+    if carry.slope is not None:
+        return carry, _anchor(y0, carry.slope)
+    chained = isinstance(plan.method, SDEMethod) and plan.method.chains and not plan.stops.jumps
+    if not chained and not torch.is_grad_enabled():
+        return carry, _anchor(y0)
+    assert isinstance(plan.field, Field)
+    reached = plan.field.probe(plan.t0, plan.method.lower(y0))
+    carry = carry._replace(nfe=carry.nfe + 1, slope=tuple(reached) if chained else None)
+    return carry, _anchor(y0, *reached)
 
 
 def _anchor(*tensors: Tensor) -> Tensor:

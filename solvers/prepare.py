@@ -51,13 +51,15 @@ def prepare_plan(
     """The plan of a solve; ``tensors`` keeps a joint clock in tensors, as graphs need it."""
     t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
     field: Field
+    functions = (problem.drift, problem.diffusion) if isinstance(problem, SDEProblem) else (problem.f,)
+    knots = _knots(functions, problem.args)
     if isinstance(problem, SDEProblem):
         assert isinstance(method, SDEMethod)
         _check_stochastic(events, through_steps)
         state = method.lower(y0)
         step = _checked_dt(dt)
         field, method = stochastic_field(
-            problem, packing, state, method, controller, (t0, t1), dt=step, seed=seed, path=path
+            problem, packing, state, method, controller, (t0, t1), dt=step, seed=seed, path=path, knots=bool(knots)
         )
     else:
         field = Field(problem.f, packing, problem.args)
@@ -83,7 +85,7 @@ def prepare_plan(
         controller=controller.bind(method),
         stops=Stops(
             (*as_list(controller.step_ts), *landed),
-            (*as_list(controller.jump_ts), *_knots(field, problem.args)),
+            (*as_list(controller.jump_ts), *knots),
             landed_each,
         ),
         t0=t0,
@@ -130,8 +132,6 @@ def _events(
 
 def _check_stochastic(events: Any, through_steps: bool) -> None:
     """Refuse what a solve along a path cannot do."""
-    if torch.compiler.is_compiling():
-        raise InvalidProblemError("problem: got an SDEProblem, which cannot be compiled yet; expected an eager solve")
     if events is not None and not (isinstance(events, (list, tuple)) and not events):
         raise InvalidProblemError("events: got some with an SDEProblem; expected none, or an ODEProblem")
     if through_steps:
@@ -141,10 +141,10 @@ def _check_stochastic(events: Any, through_steps: bool) -> None:
         )
 
 
-def _knots(field: Field, args: tuple[Any, ...]) -> list[float]:
+def _knots(functions: tuple[Any, ...], args: tuple[Any, ...]) -> list[float]:
     """Where controls among the arguments, or the field itself, say that they are not smooth."""
     found: list[float] = []
-    for owner in (*field.functions, *pytree.tree_leaves(args)):
+    for owner in (*functions, *pytree.tree_leaves(args)):
         knots = None if isinstance(owner, (Tensor, int, float, str)) else getattr(owner, "knots", None)
         if knots is None:
             continue

@@ -100,6 +100,8 @@ class SDEMethod(Method):
     """How often a step calls the drift."""
     diffusion_calls: int = 1
     """How often a step calls the diffusion."""
+    chains: bool = False
+    """Whether a step can start with the drift and the diffusion at the end of the one before it."""
     embedded_order: float | None = None
     fsal = False
     stability_radius = 2.0

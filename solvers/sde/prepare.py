@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..state import Packing
 from .driven import DrivenRungeKutta
 from .euler import EulerMaruyama, ItoMilstein
 from .field import SDEField, diffusion_leaves
+from .grid import GridNoise
 from .method import SDEMethod, suggestion
 from .noise import Noise, checked_path, checked_seed
 from .runge_kutta import SOSRI, ShARK, SPaRK
@@ -47,10 +49,11 @@ def stochastic_field(
     dt: Any,
     seed: Any,
     path: Any,
+    knots: bool = False,
 ) -> tuple[SDEField, SDEMethod]:
     """The field with its noise, and the method bound to the noise.
 
-    ``y0`` is the packed state of the problem.
+    ``y0`` is the packed state of the problem; ``knots`` says that steps end at further times than those of the controller.
     """
     columns = _columns(problem, packing, y0, ends[0])
     if seed is not None and path is not None:
@@ -63,32 +66,31 @@ def stochastic_field(
         path = checked_path(path, shape, ends, y0, method.levy_area)
     else:
         seed = checked_seed(seed, y0)
-        gridded = not method.adaptive if controller is None else _on_grid(controller)
-        t0, t1 = ends
-        if not isinstance(t0, Tensor) and t0 == t1:
-            t1 = t0 + 1.0  # nothing will be asked of this path
-        path = BrownianPath(
-            shape,
-            seed if isinstance(seed, int) else seed.to(y0.device),
-            t0,
-            t1,
-            method.levy_area,
-            dt=dt if gridded else None,
-            dtype=real_dtype(y0),
-            device=y0.device,
-        )
+        gridded = not knots and (not method.adaptive if controller is None else _on_grid(controller))
+        path = _path(shape, seed, ends, method, dt if gridded else None, y0)
     field = SDEField(
         problem.drift,
         problem.diffusion,
         packing,
         problem.args,
         columns,
-        Noise(path, seed),
+        GridNoise(path, *ends, seed) if torch.compiler.is_compiling() and path.dt is not None else Noise(path, seed),
         kind=problem.noise,
         calculus=problem.calculus,
     )
     field.looks = 2 if problem.noise == "additive" and not torch.compiler.is_compiling() else 1
     return field, method
+
+
+def _path(
+    shape: tuple[int, ...], seed: int | Tensor, ends: tuple[Scalar, Scalar], method: SDEMethod, dt: Any, y0: Tensor
+) -> BrownianPath:
+    """The path of a seed, for a solve."""
+    t0, t1 = ends
+    if not isinstance(t0, Tensor) and t0 == t1:
+        t1 = t0 + 1.0  # nothing will be asked of this path
+    seed = seed if isinstance(seed, int) else seed.to(y0.device)
+    return BrownianPath(shape, seed, t0, t1, method.levy_area, dt=dt, dtype=real_dtype(y0), device=y0.device)
 
 
 def noise_shape(y0: Tensor, columns: int | None, packing: Packing) -> tuple[int, ...]:
@@ -113,7 +115,7 @@ def default_method(problem: SDEProblem) -> SDEMethod:
 def _on_grid(controller: Controller) -> bool:
     """Whether all steps have the same length, so that the path can be cut into cells of it."""
     constant = isinstance(controller, ConstantStep) and not isinstance(controller, StepTo)
-    return constant and not len(controller.step_ts) and not len(controller.jump_ts)
+    return constant and not len(controller.step_ts) and not len(controller.jump_ts) and math.isinf(controller.dtmax)
 
 
 def _columns(problem: SDEProblem, packing: Packing, y0: Tensor, t0: Scalar) -> int | None:

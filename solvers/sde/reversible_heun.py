@@ -44,6 +44,7 @@ class ReversibleHeun(SDEMethod):
     embedded_order = 0.5
     stability_radius = 0.0
     reversible = True
+    chains = True
 
     def lift(self, y: Tensor) -> Tensor:
         """Two copies, in a new last dimension."""

@@ -434,13 +434,3 @@ def test_what_is_counted_is_what_was_called(how, method, calculus):
     regularizers = [nde.regularizers.ErrorEstimate()] if how == "judged" else []
     stats = nde.solve(problem, method, seed=1, regularizers=regularizers, **options).stats
     assert (stats.nfe, stats.diffusion_evaluations) == (called["drift"], called["diffusion"])
-
-
-def test_a_compiled_solve_is_refused():
-    @torch.compile(backend="eager", fullgraph=True)
-    def run(y0):
-        problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: 0.1 * y, y0, (0.0, 1.0))
-        return nde.solve(problem, nde.EulerMaruyama(), dt=0.1, seed=1).y1
-
-    with pytest.raises(Exception, match="cannot be compiled yet"):
-        run(torch.ones(2))

@@ -1,0 +1,63 @@
+"""Increments on the grid of a solve with fixed steps, where the host cannot look at the times: in a graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..brownian import BrownianPath, Increment
+from ..scalars import Scalar
+
+
+class GridNoise:
+    """The path's increments for steps that are its cells, with one normal each, and one shorter step that ends the solve.
+
+    The values are those of the path. A step is found to be a cell by its times, as the path itself finds it; the last
+    step's increment is computed before the first, so that no step asks for the path's tree.
+
+    Args:
+        path: a path with ``dt``.
+        t0: where the solve starts; a 0-d tensor or one entry per sample.
+        t1: where it ends.
+        seed: the seed that the path was made from, if it was.
+    """
+
+    def __init__(self, path: BrownianPath, t0: Tensor, t1: Tensor, seed: int | Tensor | None = None) -> None:
+        self.path, self.seed = path, seed
+        cells = path.cell(t1)
+        whole = torch.floor(cells + path.slack(cells))
+        self.tail = path.increment(torch.minimum(path.time(whole), t1), t1)
+        # Backwards the grid still begins at the earlier end: only whole cells lead there from the later one.
+        begin = path.cell(t0)
+        aligned = (t1 >= t0) | ((begin - torch.round(begin)).abs() <= path.slack(begin))
+        torch._assert_async(
+            aligned.all(),
+            "dt: a compiled solve of an SDE backwards in time takes steps that divide the interval; expected such a dt, "
+            "or an eager solve",
+        )
+
+    def __call__(self, t0: Scalar, t1: Scalar) -> Increment:
+        """W and H from ``t0`` to ``t1``."""
+        with torch.no_grad():
+            x0, x1 = self.path.cell(t0.detach()), self.path.cell(t1.detach())
+            low, high = torch.minimum(x0, x1), torch.maximum(x0, x1)
+            cell, slack = torch.round(low), self.path.slack(high)
+            whole = ((low - cell).abs() <= slack) & ((high - cell - 1.0).abs() <= slack)
+            w, h = self.path.in_cells(cell.to(torch.int64))
+            sign = torch.where(x1 < x0, -1.0, 1.0)
+            w = self._chosen(whole, x0 == x1, sign, w, self.tail.w)
+            if h is None or self.tail.h is None:
+                return Increment(w, None)
+            return Increment(w, self._chosen(whole, x0 == x1, torch.ones_like(sign), h, self.tail.h))
+
+    def _chosen(self, whole: Tensor, empty: Tensor, sign: Tensor, cell: Tensor, tail: Tensor) -> Tensor:
+        """The cell's number or the last step's; nothing for lanes that stand still."""
+        whole, empty, sign = (self.path.spread(x) for x in (whole, empty, sign))
+        return torch.where(empty, 0.0, torch.where(whole, sign.to(cell) * cell, tail))
+
+    def take(self, rows: Tensor) -> GridNoise:
+        """The noise of some of the samples."""
+        noise = object.__new__(GridNoise)
+        noise.path, noise.seed = self.path.take(rows), self.seed
+        noise.tail = Increment(self.tail.w[rows], None if self.tail.h is None else self.tail.h[rows])
+        return noise

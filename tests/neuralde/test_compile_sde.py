@@ -1,0 +1,93 @@
+"""A compiled stochastic solve is one graph along the same path as the eager one, with the same gradients."""
+
+import pytest
+import torch
+
+import neuralde as nde
+
+D = torch.float64
+CASES = [("EulerMaruyama", "ito", "diagonal"), ("SOSRI", "ito", "diagonal"), ("ItoMilstein", "ito", "commutative")]
+CASES += [
+    ("ReversibleHeun", "stratonovich", "general"),
+    ("SPaRK", "stratonovich", "diagonal"),
+    ("ShARK", "ito", "additive"),
+]
+DIFFUSIONS = {
+    "additive": lambda t, y: (0.3 + 0.1 * torch.sin(t)) * torch.ones_like(y),
+    "diagonal": lambda t, y: 0.3 + 0.1 * torch.cos(y + t),
+}
+
+
+def columns(t, y):
+    return torch.stack([0.2 * torch.cos(y), 0.1 + 0.1 * torch.sin(y), 0.1 * y], -1)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def setup(name, calculus, noise, per_sample, tspan=(0.0, 1.0), **options):
+    """A solve as a function of its inputs, and what is differentiated."""
+    torch.manual_seed(0)
+    net, method = torch.nn.Linear(2, 2).double(), getattr(nde, name)()
+
+    def run(y0, seed, ts):
+        g = DIFFUSIONS.get(noise, columns)
+        drift = lambda t, y: torch.tanh(net(y)) * torch.cos(t)  # noqa: E731
+        problem = nde.SDEProblem(drift, g, y0, tspan, noise=noise, calculus=calculus)
+        sol = nde.solve(problem, method, seed=seed, saveat=ts, per_sample=per_sample, **options)
+        return sol.y1, sol.ys, sol.stats.accepted, sol.stats.rejected
+
+    y0 = torch.linspace(-1, 1, 6, dtype=D).reshape(3, 2).requires_grad_()
+    return run, (y0, torch.tensor(3), torch.tensor([0.2, 0.7, 1.0], dtype=D)), [y0, *net.parameters()]
+
+
+def same(eager, graph):
+    assert torch.allclose(eager[0], graph[0], rtol=1e-12, atol=1e-12)
+    assert torch.allclose(eager[1], graph[1], rtol=1e-12, atol=1e-12)
+    for a, b in zip(eager[2:], graph[2:], strict=True):
+        assert torch.equal(torch.as_tensor(a), b)
+
+
+# 0.15 does not divide the interval, so the last step is a part of a cell.
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize(("name", "calculus", "noise"), CASES)
+def test_fixed_steps_are_one_graph(name, calculus, noise, per_sample):
+    run, inputs, _ = setup(name, calculus, noise, per_sample, dt=0.15, controller=nde.ConstantStep())
+    same(run(*inputs), torch.compile(run, fullgraph=True, backend="eager")(*inputs))
+
+
+# Joint steps differ in the last bits, as host and tensor arithmetic do, and a path's increments with them.
+@pytest.mark.parametrize(("name", "calculus", "noise"), [CASES[1], CASES[4], CASES[5]])
+def test_adapted_steps_are_one_graph(name, calculus, noise):
+    run, inputs, _ = setup(name, calculus, noise, True, rtol=1e-2, atol=1e-2)
+    same(run(*inputs), torch.compile(run, fullgraph=True, backend="eager")(*inputs))
+
+
+@pytest.mark.parametrize(("name", "per_sample"), [("EulerMaruyama", False), ("SOSRI", True)])
+def test_gradients_equal_the_eager_ones(name, per_sample):
+    options = dict(rtol=1e-2, atol=1e-2) if per_sample else dict(dt=0.15, controller=nde.ConstantStep())
+    run, inputs, wrt = setup(name, "ito", "diagonal", per_sample, **options)
+    eager, graph = run(*inputs), torch.compile(run, fullgraph=True, backend="aot_eager")(*inputs)
+    for k in (0, 1):
+        want = torch.autograd.grad(eager[k].square().sum(), wrt, retain_graph=True)
+        got = torch.autograd.grad(graph[k].square().sum(), wrt, retain_graph=True)
+        for a, b in zip(want, got, strict=True):
+            assert (a - b).norm() <= 1e-10 * a.norm()
+
+
+def test_backwards_a_fixed_step_divides_the_interval():
+    options = dict(controller=nde.ConstantStep())
+    for dt, fits in ((0.125, True), (0.15, False)):
+        torch._dynamo.reset()
+        run, (y0, seed, ts), _ = setup("EulerMaruyama", "ito", "diagonal", False, (1.0, 0.0), dt=dt, **options)
+        inputs = (y0, seed, ts.flip(0) - 0.1)
+        graph = torch.compile(run, fullgraph=True, backend="eager")
+        if fits:
+            same(run(*inputs), graph(*inputs))
+        else:
+            with pytest.raises(RuntimeError, match="divide the interval"):
+                graph(*inputs)
