@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .brownian_arguments import check_span, checked_seed, checked_shape, keys_of, positive
 from .errors import InvalidProblemError
 from .random import GOLDEN, mix, normal, normal_table
 from .scalars import Scalar
@@ -102,7 +103,7 @@ class BrownianPath:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.shape = torch.Size(_checked_shape(shape))
+        self.shape = torch.Size(checked_shape(shape))
         if levy_area not in ("none", "space-time"):
             raise InvalidProblemError(f'levy_area: got {levy_area!r}; expected "none" or "space-time"')
         self.dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -111,9 +112,9 @@ class BrownianPath:
         self.levy_area = levy_area
         self.device = torch.empty(0, device=device).device
         self.t0, self.t1 = (self._time(t).detach() for t in (t0, t1))
-        _check_span(self.t0, self.t1)
-        # In a graph the solve has checked it, and its value is nobody's to see.
-        self.dt = dt if dt is None or torch.compiler.is_compiling() else _positive(dt, "dt")
+        check_span(self.t0, self.t1)
+        # In a graph nobody can look at its value.
+        self.dt = dt if dt is None or torch.compiler.is_compiling() else positive(dt, "dt")
         self.depth = self._depth(tol)
         self._start = torch.minimum(self.t0, self.t1)
         self._width = (self.t1 - self.t0).abs() if self.dt is None else torch.zeros_like(self._start) + self.dt
@@ -121,7 +122,7 @@ class BrownianPath:
         slack = 1e-6 * ((reach - self._start) if dt is None else self._width)
         slack = slack + 8 * torch.finfo(torch.float64).eps * torch.maximum(self._start.abs(), reach.abs())
         self._low, self._high = self._start - slack, reach + slack
-        self.keys = _keys(self.shape, _checked_seed(seed, self.device), samples)
+        self.keys = keys_of(self.shape, checked_seed(seed, self.device), samples)
         self._table = normal_table(self.device)
         self._count = torch.exp2(torch.arange(self.depth + 1, dtype=torch.float64, device=self.device))
         self._root = (1.0 / self._count).sqrt()
@@ -151,17 +152,26 @@ class BrownianPath:
             return w
         if h is None:
             raise InvalidProblemError('return_U: got True with levy_area="none"; expected levy_area="space-time"')
-        return w, self.spread(self._time(t) - self._time(s)).to(w) * (0.5 * w + h)
+        return w, self._spread(self._time(t) - self._time(s)).to(w) * (0.5 * w + h)
 
     def increment(self, s: Scalar, t: Scalar) -> Increment:
         r""":math:`W_{s,t}` and, with ``levy_area="space-time"``, :math:`H_{s,t}`. Run backwards, W changes its sign."""
+        if self.dt is not None and torch.compiler.is_compiling():
+            raise InvalidProblemError(
+                "dt: a path with dt was asked for increments in a compiled function, where the number of its cells between "
+                "two times is not known; expected a path without dt, or eager code"
+            )
+        return self.within(s, t)
+
+    def within(self, s: Scalar, t: Scalar) -> Increment:
+        """As :meth:`increment`; in a graph, where nobody can look, the caller knows that both times are in one cell."""
         with torch.no_grad():
             times = torch.stack(torch.broadcast_tensors(self._time(s), self._time(t))).reshape(2, -1)
             back = times[1] < times[0]
             turned = torch.compiler.is_compiling() or bool(back.any())
             w, h = self._between(torch.stack([times.amin(0), times.amax(0)]) if turned else times)
             if turned:
-                w = self.spread(torch.where(back, -1.0, 1.0).to(torch.float64)) * w
+                w = self._spread(torch.where(back, -1.0, 1.0).to(torch.float64)) * w
             return Increment(w.to(self.dtype), None if h is None else h.to(self.dtype))
 
     def grid(self, first: int, count: int) -> Increment:
@@ -226,15 +236,14 @@ class BrownianPath:
             )
         return time
 
-    def spread(self, x: Tensor) -> Tensor:
-        """A number per sample, shaped to broadcast against an increment."""
+    def _spread(self, x: Tensor) -> Tensor:
         return x.reshape(-1, *[1] * (len(self.shape) - 1)) if x.dim() else x
 
     def _depth(self, tol: float | None) -> int:
         if tol is None:
             return DEPTH
         cell = (self.t1 - self.t0).abs().max().item() if self.dt is None else self.dt
-        return min(max(math.ceil(math.log2(cell / _positive(tol, "tol"))), 1), 45)
+        return min(max(math.ceil(math.log2(cell / positive(tol, "tol"))), 1), 45)
 
     def _located(self, times: Tensor) -> Tensor:
         """The times in cells; on the grid where they are so near to it that only rounding can be between."""
@@ -391,60 +400,3 @@ class BrownianPath:
         """The normals of a node of the tree: one for each counter ``(..., n)`` and each key ``(n or 1, m)``."""
         code = mix(mix(cell * GOLDEN + 1) + (2 * node + index) * GOLDEN)
         return normal(mix(keys ^ code.unsqueeze(-1)), self._table)
-
-
-def _keys(shape: Sequence[int], seed: Tensor, samples: Tensor | Sequence[int] | None) -> Tensor:
-    """A well-mixed 64-bit key for each entry, from its seed, its sample's number and its place in the sample."""
-    device = seed.device
-    if samples is None:
-        numbers = torch.arange(shape[0] if len(shape) > 1 else 1, device=device)
-    else:
-        numbers = torch.as_tensor(samples, dtype=torch.int64, device=device)
-        if not len(shape) or tuple(numbers.shape) != (shape[0],):
-            raise InvalidProblemError(
-                f"samples: got shape {tuple(numbers.shape)} for a path of shape {tuple(shape)}; expected one number for "
-                "each entry of the first dimension"
-            )
-    counted = len(shape) > 1 or samples is not None
-    places = torch.arange(math.prod(shape[1:]) if counted else math.prod(shape), device=device)
-    keys = mix(mix(mix(seed + GOLDEN) + numbers * GOLDEN).unsqueeze(-1) + places * GOLDEN)
-    return keys.reshape(tuple(shape))
-
-
-def _checked_shape(shape: Any) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(size) for size in shape)
-    except TypeError:
-        raise InvalidProblemError(f"shape: got {shape!r}; expected a sequence of ints, such as (B, m)") from None
-    if any(size < 0 for size in sizes):
-        raise InvalidProblemError(f"shape: got {sizes}; expected sizes that are not negative")
-    return sizes
-
-
-def _checked_seed(seed: Any, device: torch.device) -> Tensor:
-    if isinstance(seed, Tensor):
-        if seed.dim() or seed.dtype != torch.int64:
-            raise InvalidProblemError(
-                f"seed: got a {seed.dtype} tensor of shape {tuple(seed.shape)}; expected an int or a 0-d int64 tensor"
-            )
-        return seed.to(device)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InvalidProblemError(f"seed: got {seed!r}; expected an int or a 0-d int64 tensor")
-    signed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
-    return torch.tensor(signed, dtype=torch.int64, device=device)
-
-
-def _positive(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InvalidProblemError(f"{name}: got {value!r}; expected a positive, finite number")
-    return float(value)
-
-
-def _check_span(t0: Tensor, t1: Tensor) -> None:
-    if torch.compiler.is_compiling():
-        return
-    for time, name in ((t0, "t0"), (t1, "t1")):
-        if not bool(time.isfinite().all()):
-            raise InvalidProblemError(f"{name}: got {time.tolist()}; expected a finite time")
-    if not t0.dim() and not t1.dim() and bool(t0 == t1):
-        raise InvalidProblemError(f"t0, t1: got {t0.item()} for both; expected an interval")

@@ -15,7 +15,6 @@ from ..errors import InvalidProblemError
 from ..field import Field, clamped
 from ..scalars import Scalar, spread
 from ..state import Packing
-from .grid import GridNoise
 from .noise import Noise
 
 
@@ -57,7 +56,7 @@ class SDEField(Field, Driven):
         packing: Packing,
         args: tuple[Any, ...],
         columns: int | None,
-        noise: Noise | GridNoise,
+        noise: Noise,
         bounds: tuple[Tensor, Tensor] | None = None,
         kind: str = "general",
         calculus: str = "ito",
@@ -127,7 +126,7 @@ class SDEField(Field, Driven):
         """Drift and diffusion seen from inside an interval."""
         return self._like(self.args, self.noise, (low, high))
 
-    def _like(self, args: tuple[Any, ...], noise: Noise | GridNoise, bounds: tuple[Tensor, Tensor] | None) -> SDEField:
+    def _like(self, args: tuple[Any, ...], noise: Noise, bounds: tuple[Tensor, Tensor] | None) -> SDEField:
         return SDEField(self.f, self.g, self.packing, args, self.columns, noise, bounds, self.kind, self.calculus)
 
 

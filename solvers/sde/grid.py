@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from ..brownian import BrownianPath, Increment
-from ..scalars import Scalar
+from ..scalars import Scalar, spread
+from .noise import Noise
 
 
-class GridNoise:
+class GridNoise(Noise):
     """The path's increments for steps that are its cells, with one normal each, and one shorter step that ends the solve.
 
     The values are those of the path. A step is found to be a cell by its times, as the path itself finds it; the last
@@ -23,10 +24,11 @@ class GridNoise:
     """
 
     def __init__(self, path: BrownianPath, t0: Tensor, t1: Tensor, seed: int | Tensor | None = None) -> None:
-        self.path, self.seed = path, seed
+        super().__init__(path, seed)
+        torch._assert_async((torch.as_tensor(path.dt) > 0).all(), "dt: expected a positive number")
         cells = path.cell(t1)
         whole = torch.floor(cells + path.slack(cells))
-        self.tail = path.increment(torch.minimum(path.time(whole), t1), t1)
+        self.tail = path.within(torch.minimum(path.time(whole), t1), t1)
         # Backwards the grid still begins at the earlier end: only whole cells lead there from the later one.
         begin = path.cell(t0)
         aligned = (t1 >= t0) | ((begin - torch.round(begin)).abs() <= path.slack(begin))
@@ -52,12 +54,5 @@ class GridNoise:
 
     def _chosen(self, whole: Tensor, empty: Tensor, sign: Tensor, cell: Tensor, tail: Tensor) -> Tensor:
         """The cell's number or the last step's; nothing for lanes that stand still."""
-        whole, empty, sign = (self.path.spread(x) for x in (whole, empty, sign))
-        return torch.where(empty, 0.0, torch.where(whole, sign.to(cell) * cell, tail))
-
-    def take(self, rows: Tensor) -> GridNoise:
-        """The noise of some of the samples."""
-        noise = object.__new__(GridNoise)
-        noise.path, noise.seed = self.path.take(rows), self.seed
-        noise.tail = Increment(self.tail.w[rows], None if self.tail.h is None else self.tail.h[rows])
-        return noise
+        whole, empty, sign = (spread(x, cell) for x in (whole, empty, sign))
+        return torch.where(empty, 0.0, torch.where(whole, sign * cell, tail))

@@ -63,18 +63,17 @@ def stochastic_field(
     method = method.bound(problem.noise, columns)
     shape = noise_shape(y0, columns, packing)
     if path is not None:
-        path = checked_path(path, shape, ends, y0, method.levy_area)
+        noise = Noise(checked_path(path, shape, ends, y0, method.levy_area))
     else:
-        seed = checked_seed(seed, y0)
         gridded = not knots and (not method.adaptive if controller is None else _on_grid(controller))
-        path = _path(shape, seed, ends, method, dt if gridded else None, y0)
+        noise = _noise(shape, checked_seed(seed, y0), ends, method, dt if gridded else None, y0)
     field = SDEField(
         problem.drift,
         problem.diffusion,
         packing,
         problem.args,
         columns,
-        GridNoise(path, *ends, seed) if torch.compiler.is_compiling() and path.dt is not None else Noise(path, seed),
+        noise,
         kind=problem.noise,
         calculus=problem.calculus,
     )
@@ -82,15 +81,16 @@ def stochastic_field(
     return field, method
 
 
-def _path(
+def _noise(
     shape: tuple[int, ...], seed: int | Tensor, ends: tuple[Scalar, Scalar], method: SDEMethod, dt: Any, y0: Tensor
-) -> BrownianPath:
-    """The path of a seed, for a solve."""
+) -> Noise:
+    """The increments of the path of a seed, cut into cells where steps have a ``dt``."""
     t0, t1 = ends
     if not isinstance(t0, Tensor) and t0 == t1:
         t1 = t0 + 1.0  # nothing will be asked of this path
-    seed = seed if isinstance(seed, int) else seed.to(y0.device)
-    return BrownianPath(shape, seed, t0, t1, method.levy_area, dt=dt, dtype=real_dtype(y0), device=y0.device)
+    number = seed if isinstance(seed, int) else seed.to(y0.device)
+    path = BrownianPath(shape, number, t0, t1, method.levy_area, dt=dt, dtype=real_dtype(y0), device=y0.device)
+    return GridNoise(path, t0, t1, seed) if dt is not None and torch.compiler.is_compiling() else Noise(path, seed)
 
 
 def noise_shape(y0: Tensor, columns: int | None, packing: Packing) -> tuple[int, ...]:

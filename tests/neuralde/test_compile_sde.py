@@ -29,7 +29,7 @@ def _fresh():
     torch._dynamo.reset()
 
 
-def setup(name, calculus, noise, per_sample, tspan=(0.0, 1.0), **options):
+def setup(name, calculus, noise, per_sample, tspan=(0.0, 1.0), counts=False, **options):
     """A solve as a function of its inputs, and what is differentiated."""
     torch.manual_seed(0)
     net, method = torch.nn.Linear(2, 2).double(), getattr(nde, name)()
@@ -39,7 +39,8 @@ def setup(name, calculus, noise, per_sample, tspan=(0.0, 1.0), **options):
         drift = lambda t, y: torch.tanh(net(y)) * torch.cos(t)  # noqa: E731
         problem = nde.SDEProblem(drift, g, y0, tspan, noise=noise, calculus=calculus)
         sol = nde.solve(problem, method, seed=seed, saveat=ts, per_sample=per_sample, **options)
-        return sol.y1, sol.ys, sol.stats.accepted, sol.stats.rejected
+        calls = (sol.stats.nfe, sol.stats.diffusion_evaluations) if counts else ()
+        return sol.y1, sol.ys, sol.stats.accepted, sol.stats.rejected, *calls
 
     y0 = torch.linspace(-1, 1, 6, dtype=D).reshape(3, 2).requires_grad_()
     return run, (y0, torch.tensor(3), torch.tensor([0.2, 0.7, 1.0], dtype=D)), [y0, *net.parameters()]
@@ -61,9 +62,10 @@ def test_fixed_steps_are_one_graph(name, calculus, noise, per_sample):
 
 
 # Joint steps differ in the last bits, as host and tensor arithmetic do, and a path's increments with them.
-@pytest.mark.parametrize(("name", "calculus", "noise"), [CASES[1], CASES[4], CASES[5]])
+# Milstein's error estimate calls the drift alone. Eager solves look at additive noise once more.
+@pytest.mark.parametrize(("name", "calculus", "noise"), [CASES[1], CASES[2], CASES[4], CASES[5]])
 def test_adapted_steps_are_one_graph(name, calculus, noise):
-    run, inputs, _ = setup(name, calculus, noise, True, rtol=1e-2, atol=1e-2)
+    run, inputs, _ = setup(name, calculus, noise, True, counts=noise != "additive", rtol=1e-2, atol=1e-2)
     same(run(*inputs), torch.compile(run, fullgraph=True, backend="eager")(*inputs))
 
 
@@ -91,3 +93,52 @@ def test_backwards_a_fixed_step_divides_the_interval():
         else:
             with pytest.raises(RuntimeError, match="divide the interval"):
                 graph(*inputs)
+
+
+def test_paths_whose_cells_nobody_can_count_are_refused():
+    path = nde.BrownianPath((3, 2), 7, 0.0, 1.0, "space-time", dt=0.25, dtype=D)
+
+    def run(y0):
+        problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: 0.3 + 0.1 * y, y0, (0.0, 1.0))
+        return nde.solve(problem, nde.EulerMaruyama(), dt=0.1, path=path).y1
+
+    def query(t):
+        return path(0.0, t)
+
+    for f, x, message in (
+        (run, torch.ones(3, 2, dtype=D), "path: got"),
+        (query, torch.tensor(0.9), "dt: a path with dt"),
+    ):
+        with pytest.raises(Exception, match=message):
+            torch.compile(f, fullgraph=True, backend="eager")(x)
+
+
+def test_a_path_without_cells_drives_a_graph():
+    path = nde.BrownianPath((3, 2), 7, 0.0, 1.0, dtype=D)
+
+    def run(y0):
+        problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: 0.3 + 0.1 * y, y0, (0.0, 1.0))
+        return nde.solve(problem, nde.EulerMaruyama(), dt=0.1, path=path).y1
+
+    y0 = torch.ones(3, 2, dtype=D)
+    graph = torch.compile(run, fullgraph=True, backend="eager")(y0)
+    assert torch.allclose(run(y0), graph, rtol=0.0, atol=1e-6)  # clocks differ in the last bit, a path by its root
+
+
+def test_steps_that_something_shortens_have_no_grid():
+    def diffusion(t, y):
+        return 0.3 + 0.1 * y
+
+    y0 = torch.ones(3, 2, dtype=D)
+    for controller, gridded in ((nde.ConstantStep(), True), (nde.ConstantStep(dtmax=0.1), False)):
+        problem = nde.SDEProblem(lambda t, y: -y, diffusion, y0, (0.0, 1.0))
+        sol = nde.solve(problem, nde.EulerMaruyama(), dt=0.2, seed=1, controller=controller)
+        assert (sol.path.dt is not None) == gridded
+    diffusion.knots = [0.33]
+    assert nde.solve(problem, nde.EulerMaruyama(), dt=0.2, seed=1).path.dt is None
+
+
+def test_a_step_that_is_not_positive_is_refused_when_the_graph_runs():
+    run, inputs, _ = setup("EulerMaruyama", "ito", "diagonal", False, controller=nde.ConstantStep(), dt=-0.1)
+    with pytest.raises(Exception, match="dt: expected a positive"):
+        torch.compile(run, fullgraph=True, backend="eager")(*inputs)
