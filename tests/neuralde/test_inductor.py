@@ -1,0 +1,88 @@
+"""The compiler that users get: states and gradients of its code are those of an eager solve.
+
+The other tests of compiled solves stop at the graph, which takes a second; here C++ is written and built.
+"""
+
+import shutil
+
+import pytest
+import torch
+
+import neuralde as nde
+from neuralde.regularizers import ErrorEstimate
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler"
+)
+D = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def deep():
+    """Three layers: a body of the backward loop with as many inputs as inductor once mistook for its own to overwrite."""
+    torch.manual_seed(0)
+    layers = (torch.nn.Linear(4, 32), torch.nn.Tanh(), torch.nn.Linear(32, 32), torch.nn.Tanh(), torch.nn.Linear(32, 4))
+    return torch.nn.Sequential(*layers).double()
+
+
+def ode(net, y0, ts, **options):
+    problem = nde.ODEProblem(lambda t, y: net(y) * torch.cos(t), y0, (0.0, 1.0))
+    sol = nde.solve(problem, nde.Tsit5(), rtol=1e-5, atol=1e-5, saveat=ts, regularizers=[ErrorEstimate()], **options)
+    return sol.ys, sol.regularization[0].sum()
+
+
+def sde(net, y0, ts, noise="diagonal", method="EulerMaruyama", calculus="ito", **options):
+    g = (lambda t, y: 0.2 + 0.1 * torch.sin(y)) if noise == "diagonal" else (lambda t, y: 0.2 + 0.0 * y)
+    problem = nde.SDEProblem(lambda t, y: net(y), g, y0, (0.0, 1.0), noise=noise, calculus=calculus)
+    sol = nde.solve(problem, getattr(nde, method)(), saveat=ts, seed=3, **options)
+    return (sol.ys,)
+
+
+def check(run, **options):
+    net = deep()
+    y0 = torch.linspace(-1, 1, 32, dtype=D).reshape(8, 4).requires_grad_()
+    ts = torch.tensor([0.3, 1.0], dtype=D)
+    wanted = [y0, *net.parameters()]
+
+    def value(y0, ts):
+        return run(net, y0, ts, **options)
+
+    def gradients(out):
+        return torch.autograd.grad(sum((x**2).sum() for x in out), wanted)
+
+    eager, graph = value(y0, ts), torch.compile(value, fullgraph=True)(y0, ts)
+    for a, b in zip([*eager, *gradients(eager)], [*graph, *gradients(graph)], strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_ode():
+    check(ode)
+
+
+def test_sde():
+    check(sde, dt=0.25, controller=nde.ConstantStep())
+
+
+@pytest.mark.slow
+def test_ode_per_sample():
+    check(ode, per_sample=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "noise", "calculus"),
+    [("SRIW1", "diagonal", "ito"), ("ShARK", "additive", "ito"), ("ReversibleHeun", "diagonal", "stratonovich")],
+)
+def test_sde_methods(method, noise, calculus):
+    check(sde, method=method, noise=noise, calculus=calculus, dt=0.15, controller=nde.ConstantStep())
+
+
+@pytest.mark.slow
+def test_adaptive_sde_per_sample():
+    check(sde, method="SOSRI", rtol=1e-2, atol=1e-2, per_sample=True)
