@@ -57,7 +57,7 @@ def prepare_plan(
         assert isinstance(method, SDEMethod)
         _check_stochastic(events, through_steps)
         state = method.lower(y0)
-        step = _checked_dt(dt)
+        step = checked_dt(dt)
         field, method = stochastic_field(
             problem, packing, state, method, controller, (t0, t1), dt=step, seed=seed, path=path, knots=bool(knots)
         )
@@ -236,10 +236,11 @@ def _first_step(dt: Any, plan: Plan) -> Scalar | None:
                 f"dt: got None with {plan.method.name} and {type(controller).__name__}; expected the step size"
             )
         return None
-    return _checked_dt(dt)
+    return checked_dt(dt)
 
 
-def _checked_dt(dt: Any) -> Scalar | None:
+def checked_dt(dt: Any) -> Scalar | None:
+    """The step size as a float, in a graph a constant or a tensor; refuses what is no positive, finite number."""
     if dt is None:
         return None
     refuse_lanes(dt, "dt", "a number")

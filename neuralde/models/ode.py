@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
-from types import FunctionType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from neuralde.adjoints import Adjoint
-from neuralde.solvers import InvalidProblemError, Method, ODEProblem, Solution, Stats, Status, Tsit5
+from neuralde.solvers import InvalidProblemError, Method, ODEProblem, Solution, Stats
 
-from ..listeners import announce
 from ..regularizers.base import Regularizer
 from ..solving import solve
+from .compiled import check_compile, solve_compiled
 
 
 class TimeConditionedMLP(nn.Module):
@@ -122,7 +121,7 @@ class NeuralODE(nn.Module):
             raise InvalidProblemError(f"augment: got {augment!r}; expected an int, 0 or positive")
         self.field, self.tspan, self.augment = field, tspan, augment
         self.regularizers = tuple(regularizers)
-        self._checked_compile(compile, adjoint, options)
+        check_compile(compile, adjoint, options)
         self.compiled = compile
         self.options = dict(solver=solver, rtol=rtol, atol=atol, adjoint=adjoint, **options)
         self.stats = None
@@ -137,59 +136,7 @@ class NeuralODE(nn.Module):
             x = torch.cat([x, x.new_zeros((*x.shape[:-1], self.augment))], dim=-1)
         problem = ODEProblem(self.field, x, self.tspan, args)
         regularizers = self.regularizers if self.training else ()
-        run = self._solve_compiled if self.compiled else solve
+        run = partial(solve_compiled, self) if self.compiled else solve
         solution = run(problem, regularizers=regularizers, **self.options)
         self.stats = solution.stats
         return (solution.y1 if self.options.get("saveat") is None else solution.ys), solution
-
-    @staticmethod
-    def _checked_compile(compile: bool, adjoint: Adjoint | None, options: dict[str, Any]) -> None:
-        """Refuse at once what the first call could not compile."""
-        growing = [name for name in ("dense", "trace", "compact", "progress", "events", "driver") if options.get(name)]
-        growing += ["saveat"] if isinstance(options.get("saveat"), str) else []
-        growing += ["adjoint"] if adjoint is not None and not adjoint.capabilities.compiles else []
-        if compile and growing:
-            got = adjoint if growing[0] == "adjoint" else options[growing[0]]
-            raise InvalidProblemError(f"{growing[0]}: got {got!r} with compile=True; expected an option that compiles")
-
-    def _solve_compiled(self, problem: ODEProblem, throw: bool = True, **options: Any) -> Solution:
-        """The solve as one graph; numbers go in as tensors, so that their new values need no new graph."""
-        y0, (t0, t1), args = problem.y0, problem.tspan, problem.args
-        tolerances = [options.pop(name) for name in ("rtol", "atol")]
-        numbers = [torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else torch.float64) for x in (t0, t1)]
-        numbers += [torch.as_tensor(x, dtype=torch.float64) for x in tolerances]
-        saveat = options.pop("saveat", None)
-        saveat = saveat if saveat is None else torch.as_tensor(saveat)
-        run = _graph_of(self)
-        ts, ys, y1, counts, status, costs, end = run(problem.f, y0, args, numbers, saveat, options)
-        status = status if options.get("per_sample") else Status(int(status))
-        solution = Solution(ts, ys, y1, Stats(*counts), status, tuple(costs), _end=end)
-        announce(problem, options.get("solver") or Tsit5(), solution, *tolerances)
-        if throw:
-            solution.raise_on_failure()
-        return solution
-
-
-def _outputs(
-    f: Any, y0: Any, args: tuple[Any, ...], numbers: list[Tensor], saveat: Tensor | None, options: dict[str, Any]
-) -> tuple[Any, ...]:
-    """A solve's tensors, as a graph can return them."""
-    t0, t1, rtol, atol = numbers
-    solution = solve(ODEProblem(f, y0, (t0, t1), args), rtol=rtol, atol=atol, saveat=saveat, **options)
-    stats = solution.stats
-    counts = (stats.nfe, stats.steps, stats.accepted, stats.rejected)
-    return solution.ts, solution.ys, solution.y1, counts, solution.status, solution.regularization, solution._end
-
-
-_GRAPHS: WeakKeyDictionary[nn.Module, Callable[..., Any]] = WeakKeyDictionary()
-
-
-def _graph_of(model: nn.Module) -> Callable[..., Any]:
-    """The model's own compiled solve, which is not part of its state.
-
-    torch counts recompilations by code object and gives up at eight: one of its own keeps a model from using up another's.
-    """
-    if model not in _GRAPHS:
-        own = FunctionType(_outputs.__code__.replace(), globals(), "_outputs")
-        _GRAPHS[model] = torch.compile(own, fullgraph=True)
-    return _GRAPHS[model]

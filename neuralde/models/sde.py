@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from neuralde.solvers import ConstantStep, InvalidProblemError, Method, SDEProbl
 
 from ..regularizers.base import Regularizer
 from ..solving import solve
+from .compiled import check_compile, solve_compiled
 
 
 class NeuralSDE(nn.Module):
@@ -31,6 +33,10 @@ class NeuralSDE(nn.Module):
         atol: absolute tolerance.
         adjoint: how to differentiate; exact if None.
         regularizers: the solver's cost as terms of the loss, in training mode only; ``eval()`` solves plainly.
+        compile: run the solve as one compiled graph (``torch.compile(fullgraph=True)``), forward and backward. The first
+            call of each shape, and of training and evaluation, compiles for one to two minutes; new values of inputs, seeds,
+            times, save times, ``dt``, tolerances and parameters do not compile again. The shape of the noise, and that
+            additive noise is additive, are checked at the first call only.
         options: further options of :func:`neuralde.solve`, such as ``saveat`` or ``per_sample``.
 
     ``forward(x, args=(), seed=None, path=None)`` gives ``(states, solution)``: the final state, or with ``saveat`` the
@@ -69,6 +75,7 @@ class NeuralSDE(nn.Module):
         atol: float = 1e-6,
         adjoint: Adjoint | None = None,
         regularizers: Sequence[Regularizer] = (),
+        compile: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -80,6 +87,8 @@ class NeuralSDE(nn.Module):
         self.drift, self.diffusion, self.tspan = drift, diffusion, tspan
         self.noise, self.calculus = noise, calculus
         self.regularizers = tuple(regularizers)
+        check_compile(compile, adjoint, options)
+        self.compiled = compile
         if dt is not None:
             options.setdefault("controller", ConstantStep())
         self.options = dict(options, solver=solver, dt=dt, rtol=rtol, atol=atol, adjoint=adjoint)
@@ -91,6 +100,7 @@ class NeuralSDE(nn.Module):
         """The states and the solution from ``x``."""
         problem = SDEProblem(self.drift, self.diffusion, x, self.tspan, args, self.noise, self.calculus)
         regularizers = self.regularizers if self.training else ()
-        solution = solve(problem, regularizers=regularizers, seed=seed, path=path, **self.options)
+        run = partial(solve_compiled, self) if self.compiled else solve
+        solution = run(problem, regularizers=regularizers, seed=seed, path=path, **self.options)
         self.stats = solution.stats
         return (solution.y1 if self.options.get("saveat") is None else solution.ys), solution

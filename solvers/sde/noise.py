@@ -105,7 +105,7 @@ def checked_path(path: Any, shape: Sequence[int], times: tuple[Scalar, Scalar], 
     return path
 
 
-def checked_seed(seed: Any, y0: Tensor) -> int | Tensor:
+def seed_of(seed: Any, y0: Tensor) -> int | Tensor:
     """The user's seed, or one drawn from torch's global generator, so that ``torch.manual_seed`` repeats a solve."""
     if seed is None:
         drawn = draw_seed(torch.empty((), device="cpu"))

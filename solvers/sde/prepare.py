@@ -21,7 +21,7 @@ from .euler import EulerMaruyama, ItoMilstein
 from .field import SDEField, diffusion_leaves
 from .grid import GridNoise
 from .method import SDEMethod, suggestion
-from .noise import Noise, checked_path, checked_seed
+from .noise import Noise, checked_path, seed_of
 from .runge_kutta import SOSRI, ShARK, SPaRK
 
 
@@ -55,18 +55,15 @@ def stochastic_field(
 
     ``y0`` is the packed state of the problem; ``knots`` says that steps end at further times than those of the controller.
     """
-    columns = _columns(problem, packing, y0, ends[0])
-    if seed is not None and path is not None:
-        raise InvalidProblemError(
-            f"seed, path: got {seed!r} and a path; expected one of them, since a path has its seed"
-        )
+    columns = noise_columns(problem, packing, y0, ends[0])
+    check_one_noise(seed, path)
     method = method.bound(problem.noise, columns)
     shape = noise_shape(y0, columns, packing)
     if path is not None:
         noise = Noise(checked_path(path, shape, ends, y0, method.levy_area))
     else:
         gridded = not knots and (not method.adaptive if controller is None else _on_grid(controller))
-        noise = _noise(shape, checked_seed(seed, y0), ends, method, dt if gridded else None, y0)
+        noise = _noise(shape, seed_of(seed, y0), ends, method, dt if gridded else None, y0)
     field = SDEField(
         problem.drift,
         problem.diffusion,
@@ -79,6 +76,14 @@ def stochastic_field(
     )
     field.looks = 2 if problem.noise == "additive" and not torch.compiler.is_compiling() else 1
     return field, method
+
+
+def check_one_noise(seed: Any, path: Any) -> None:
+    """Refuse a seed beside a path."""
+    if seed is not None and path is not None:
+        raise InvalidProblemError(
+            f"seed, path: got {seed!r} and a path; expected one of them, since a path has its seed"
+        )
 
 
 def _noise(
@@ -118,7 +123,7 @@ def _on_grid(controller: Controller) -> bool:
     return constant and not len(controller.step_ts) and not len(controller.jump_ts) and math.isinf(controller.dtmax)
 
 
-def _columns(problem: SDEProblem, packing: Packing, y0: Tensor, t0: Scalar) -> int | None:
+def noise_columns(problem: SDEProblem, packing: Packing, y0: Tensor, t0: Scalar) -> int | None:
     """How many noises drive the state, from one call of the diffusion; refuses shapes that the problem does not allow."""
     t, state = as_time(t0, y0), packing.unpack(y0)
     with torch.no_grad():

@@ -1,9 +1,13 @@
 """A compiled stochastic solve is one graph along the same path as the eager one, with the same gradients."""
 
+import functools
+
 import pytest
 import torch
+import torch._dynamo.utils
 
 import neuralde as nde
+from neuralde.regularizers import ErrorEstimate
 
 D = torch.float64
 CASES = [("EulerMaruyama", "ito", "diagonal"), ("SOSRI", "ito", "diagonal"), ("ItoMilstein", "ito", "commutative")]
@@ -142,3 +146,74 @@ def test_a_step_that_is_not_positive_is_refused_when_the_graph_runs():
     run, inputs, _ = setup("EulerMaruyama", "ito", "diagonal", False, controller=nde.ConstantStep(), dt=-0.1)
     with pytest.raises(Exception, match="dt: expected a positive"):
         torch.compile(run, fullgraph=True, backend="eager")(*inputs)
+
+
+def models(**options):
+    """The same model eager and compiled."""
+    torch.manual_seed(0)
+    drift = nde.models.TimeConditionedMLP(2, hidden=[8]).double()
+    return [nde.NeuralSDE(drift, DIFFUSIONS["diagonal"], compile=c, **options) for c in (False, True)]
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Models compile up to the graph, without C++; calling it counts the graphs. A trace that torch begins anew is one."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.utils.counters.clear()
+    return lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("options", [dict(dt=0.15), dict(rtol=1e-2, atol=1e-2, per_sample=True)])
+def test_a_model_compiles_its_solve(graphs, options):
+    x = torch.linspace(-1, 1, 6, dtype=D).reshape(3, 2)
+    pair = models(regularizers=[ErrorEstimate()] if "rtol" in options else [], **options)
+    parameters = list(pair[0].drift.parameters())
+    for seed in (3, torch.tensor(4), -(2**40), None):
+        grads, sols = [], []
+        for model in pair:
+            torch.manual_seed(1)
+            states, sol = model(x, seed=seed)
+            grads.append(
+                torch.autograd.grad(states.square().sum() + sum(x.sum() for x in sol.regularization), parameters)
+            )
+            sols.append(sol)
+        eager, graph = sols
+        assert torch.allclose(eager.y1, graph.y1, rtol=1e-12, atol=1e-12)
+        for a, b in zip(*grads, strict=True):
+            assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
+        assert eager.seed == graph.seed
+        assert isinstance(graph.seed, int)
+        assert eager.path.dt == graph.path.dt
+        assert torch.equal(eager.path(0.25, 0.7), graph.path(0.25, 0.7))
+        assert torch.equal(torch.as_tensor(eager.status), torch.as_tensor(graph.status))
+        for name in ("nfe", "steps", "rejected"):
+            assert torch.equal(*(torch.as_tensor(getattr(sol.stats, name)) for sol in sols))
+    assert graphs() == 1
+
+
+def test_a_compiled_model_follows_a_path(graphs):
+    x = torch.linspace(-1, 1, 6, dtype=D).reshape(3, 2)
+    path = nde.BrownianPath((3, 2), 5, 0.0, 1.0, "space-time", dtype=D)
+    sols = [model.eval()(x, path=path)[1] for model in models(rtol=1e-2, atol=1e-2, per_sample=True)]
+    assert torch.allclose(sols[0].y1, sols[1].y1, rtol=1e-6, atol=1e-6)
+    assert sols[1].path is path
+    assert sols[1].seed is None
+
+
+def test_a_compiled_model_refuses_what_a_graph_cannot_see(graphs):
+    x = torch.ones(3, 2, dtype=D)
+    drift = lambda t, y: -y  # noqa: E731
+    with pytest.raises(nde.InvalidProblemError, match="the diffusion changed with the state"):
+        nde.NeuralSDE(drift, lambda t, y: 0.1 * y, noise="additive", dt=0.1, compile=True)(x)
+    with pytest.raises(nde.InvalidProblemError, match=r"diffusion: got shape"):
+        nde.NeuralSDE(drift, lambda t, y: 0.1 * y, noise="general", dt=0.1, compile=True)(x)
+    model = nde.NeuralSDE(drift, lambda t, y: 0.1 * y, dt=0.1, compile=True)
+    with pytest.raises(nde.InvalidProblemError, match="expected one of them"):
+        model(x, seed=1, path=nde.BrownianPath((3, 2), 5, 0.0, 1.0))
+    with pytest.raises(nde.InvalidProblemError, match=r"seed: got 1.5"):
+        model(x, seed=1.5)
+    with pytest.raises(nde.InvalidProblemError, match=r"dt: got -0.1"):
+        nde.NeuralSDE(drift, lambda t, y: 0.1 * y, dt=-0.1, compile=True)(x)
+    with pytest.raises(nde.InvalidProblemError, match=r"trace: got True with compile=True"):
+        nde.NeuralSDE(drift, lambda t, y: 0.1 * y, trace=True, compile=True)
+    assert graphs() == 0

@@ -44,7 +44,7 @@ def sde(net, y0, ts, noise="diagonal", method="EulerMaruyama", calculus="ito", *
     return (sol.ys,)
 
 
-def check(run, **options):
+def check(run, tolerance=1e-9, **options):
     net = deep()
     y0 = torch.linspace(-1, 1, 32, dtype=D).reshape(8, 4).requires_grad_()
     ts = torch.tensor([0.3, 1.0], dtype=D)
@@ -58,9 +58,10 @@ def check(run, **options):
 
     eager, graph = value(y0, ts), torch.compile(value, fullgraph=True)(y0, ts)
     for a, b in zip([*eager, *gradients(eager)], [*graph, *gradients(graph)], strict=True):
-        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+        assert torch.allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_ode():
     check(ode)
 
@@ -85,4 +86,5 @@ def test_sde_methods(method, noise, calculus):
 
 @pytest.mark.slow
 def test_adaptive_sde_per_sample():
-    check(sde, method="SOSRI", rtol=1e-2, atol=1e-2, per_sample=True)
+    # A step that differs in its last bit reads the path there, which moves by the square root of it.
+    check(sde, 1e-5, method="SOSRI", rtol=1e-2, atol=1e-2, per_sample=True)

@@ -1,0 +1,139 @@
+"""A model's solve as one compiled graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from neuralde.adjoints import Adjoint
+from neuralde.solvers import BrownianPath, InvalidProblemError, ODEProblem, SDEProblem, Solution, Stats, Status, Tsit5
+from neuralde.solvers.brownian_arguments import checked_seed
+from neuralde.solvers.prepare import checked_dt
+from neuralde.solvers.scalars import real_dtype
+from neuralde.solvers.sde.noise import seed_of
+from neuralde.solvers.sde.prepare import check_one_noise, noise_columns, stochastic_method
+from neuralde.solvers.state import Packing
+
+from ..listeners import announce
+from ..solving import solve
+
+_GROWING = ("dense", "trace", "compact", "progress", "events", "driver")
+"""Options that keep something whose size a graph cannot know."""
+
+
+def check_compile(compile: bool, adjoint: Adjoint | None, options: dict[str, Any]) -> None:
+    """Refuse at once what the first call could not compile."""
+    growing = [name for name in _GROWING if options.get(name)]
+    growing += ["saveat"] if isinstance(options.get("saveat"), str) else []
+    growing += ["adjoint"] if adjoint is not None and not adjoint.capabilities.compiles else []
+    if compile and growing:
+        got = adjoint if growing[0] == "adjoint" else options[growing[0]]
+        raise InvalidProblemError(f"{growing[0]}: got {got!r} with compile=True; expected an option that compiles")
+
+
+def solve_compiled(
+    model: nn.Module,
+    problem: ODEProblem | SDEProblem,
+    *,
+    rtol: Any,
+    atol: Any,
+    dt: Any = None,
+    saveat: Any = None,
+    seed: Any = None,
+    path: Any = None,
+    throw: bool = True,
+    **options: Any,
+) -> Solution:
+    """:func:`neuralde.solve` as the model's own graph; numbers go in as tensors, so that new values need no new graph."""
+    per_sample = bool(options.get("per_sample"))
+    solver = options.pop("solver")
+    if isinstance(problem, SDEProblem):
+        solver = stochastic_method(problem, solver)
+        seed = _checked_noise(problem, seed, path, per_sample, first=model not in _GRAPHS)
+    elif solver is None:
+        solver = Tsit5()
+    step = checked_dt(dt)
+    numbers = [None if x is None else _as_number(x) for x in (*problem.tspan, rtol, atol, step)]
+    times = saveat if saveat is None else torch.as_tensor(saveat)
+    number = None if seed is None else checked_seed(seed, torch.device("cpu"))
+    out, counts, drawn = _graph_of(model)(*_parts(problem), numbers, times, number, path, solver, options)
+    ts, ys, y1, status, costs, end = out
+    if drawn is not None:
+        shape, area, gridded = drawn
+        like = Packing(problem.y0, per_sample).pack(problem.y0, "y0")
+        cell = step if gridded else None
+        path = BrownianPath(shape, seed, *problem.tspan, area, dt=cell, dtype=real_dtype(like), device=like.device)
+    status = status if per_sample else Status(int(status))
+    solution = Solution(ts, ys, y1, Stats(**counts), status, tuple(costs), seed=seed, path=path, _end=end)
+    announce(problem, solver, solution, rtol, atol)
+    if throw:
+        solution.raise_on_failure()
+    return solution
+
+
+def _checked_noise(problem: SDEProblem, seed: Any, path: Any, per_sample: bool, first: bool) -> Any:
+    """The seed, drawn here where there is none; what a graph cannot look at is checked before it is made."""
+    check_one_noise(seed, path)
+    packing = Packing(problem.y0, per_sample)
+    y0 = packing.pack(problem.y0, "y0")
+    if first:
+        noise_columns(problem, packing, y0, problem.tspan[0])
+    return seed_of(seed, y0) if path is None else None
+
+
+def _parts(problem: ODEProblem | SDEProblem) -> tuple[tuple[Any, ...], tuple[str, ...], Any, tuple[Any, ...]]:
+    """What a graph makes the problem of again: functions, what they are, the state and the arguments."""
+    if isinstance(problem, SDEProblem):
+        return (problem.drift, problem.diffusion), (problem.noise, problem.calculus), problem.y0, problem.args
+    return (problem.f,), (), problem.y0, problem.args
+
+
+def _as_number(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64)
+
+
+def _outputs(
+    functions: tuple[Any, ...],
+    kind: tuple[str, ...],
+    y0: Any,
+    args: tuple[Any, ...],
+    numbers: list[Any],
+    saveat: Tensor | None,
+    seed: Tensor | None,
+    path: Any,
+    solver: Any,
+    options: dict[str, Any],
+) -> tuple[Any, ...]:
+    """A solve's tensors, as a graph can return them; its counts; what its path was made with, if it was made here."""
+    t0, t1, rtol, atol, dt = numbers
+    problem: ODEProblem | SDEProblem
+    if kind:
+        problem = SDEProblem(functions[0], functions[1], y0, (t0, t1), args, kind[0], kind[1])
+    else:
+        problem = ODEProblem(functions[0], y0, (t0, t1), args)
+    solution = solve(problem, solver, rtol=rtol, atol=atol, dt=dt, saveat=saveat, seed=seed, path=path, **options)
+    stats, noise = solution.stats, solution.path
+    names = ("nfe", "steps", "accepted", "rejected", "diffusion_evaluations")
+    counts = {name: getattr(stats, name) for name in names}
+    drawn = None if seed is None else (tuple(noise.shape), noise.levy_area, noise.dt is not None)
+    out = (solution.ts, solution.ys, solution.y1, solution.status, solution.regularization, solution._end)
+    return out, counts, drawn
+
+
+_GRAPHS: WeakKeyDictionary[nn.Module, Callable[..., Any]] = WeakKeyDictionary()
+
+
+def _graph_of(model: nn.Module) -> Callable[..., Any]:
+    """The model's own compiled solve, which is not part of its state.
+
+    torch counts recompilations by code object and gives up at eight: one of its own keeps a model from using up another's.
+    """
+    if model not in _GRAPHS:
+        own = FunctionType(_outputs.__code__.replace(), globals(), "_outputs")
+        _GRAPHS[model] = torch.compile(own, fullgraph=True)
+    return _GRAPHS[model]
