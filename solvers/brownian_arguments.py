@@ -27,25 +27,17 @@ def keys_of(shape: Sequence[int], seed: Tensor, samples: Tensor | Sequence[int] 
             )
     counted = len(shape) > 1 or samples is not None
     places = math.prod(shape[1:]) if counted else math.prod(shape)
-    keys = _opaque_keys if torch.compiler.is_compiling() else _keys
-    return keys(seed, numbers, places).reshape(tuple(shape))
+    if torch.compiler.is_compiling():
+        from .inductor import opaque_mixed
+
+        return opaque_mixed(seed, numbers, places).reshape(tuple(shape))
+    return mixed(seed, numbers, places).reshape(tuple(shape))
 
 
-def _keys(seed: Tensor, numbers: Tensor, places: int) -> Tensor:
+def mixed(seed: Tensor, numbers: Tensor, places: int) -> Tensor:
     """The keys of ``(len(numbers), places)`` entries."""
     place = torch.arange(places, device=seed.device)
     return mix(mix(mix(seed + GOLDEN) + numbers * GOLDEN).unsqueeze(-1) + place * GOLDEN)
-
-
-# Graphs call this operator and do not see into it. Inductor writes the product of a loop's counter and the constant as a
-# signed product that overflows, from which the C++ compiler concludes that the loop ends early, and lets it run on past
-# the end of its buffer.
-_opaque_keys = torch.library.custom_op("neuralde::brownian_keys", mutates_args=())(_keys)
-
-
-@_opaque_keys.register_fake
-def _(seed: Tensor, numbers: Tensor, places: int) -> Tensor:
-    return numbers.new_empty(numbers.shape[0], places)
 
 
 def checked_shape(shape: Any) -> tuple[int, ...]:

@@ -46,21 +46,10 @@ def _loop(
 ) -> tuple[Tensor, ...]:
     from torch._higher_order_ops.while_loop import while_loop
 
-    _keep_saved_tensors()
+    from .inductor import keep_saved_tensors
+
+    keep_saved_tensors()
     return while_loop(going, body, carry)
-
-
-@torch.compiler.assume_constant_result
-def _keep_saved_tensors() -> None:
-    """Forbid the backward graphs of this process to overwrite what the forward saved for them.
-
-    Runs while a graph is traced, before its backward is compiled. Inductor marks what a backward graph may overwrite by
-    position, and reads the inputs of a loop's body by the same positions: it overwrote parameters and saved states between
-    iterations, and gradients were wrong by a fifth without a word (pytorch/pytorch#192840, in every version up to 2.13).
-    """
-    from torch._functorch import config
-
-    config.donated_buffer = False
 
 
 def _anchored_by(plan: Plan, carry: Carry, y0: Tensor) -> tuple[Carry, Tensor]:
