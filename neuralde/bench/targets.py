@@ -35,5 +35,7 @@ SYNCS_PER_BLOCK_AT_MOST = 1.0
 """Host syncs of a solve in blocks for each further block; what is read once, before the first, is extra."""
 SDE_AGAINST_TORCHSDE = 20.0
 """torchsde's time divided by ours, the same method and steps, eager."""
+SDE_COMPILED_AGAINST_TORCHSDE = 60.0
+"""torchsde's time divided by that of our compiled solve, the same method and steps."""
 SDE_AGAINST_LOOP_AT_MOST = 1.3
 """Our time divided by that of a loop over ``torch.randn``, Euler's method, eager."""

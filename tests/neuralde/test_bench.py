@@ -62,7 +62,7 @@ def test_persample(tmp_path, capsys):
 def test_sde(tmp_path, capsys):
     result, printed = run("sde", tmp_path, capsys)
     rows = {row["solve"]: row["ms"] for row in result["rows"]}
-    assert {"EulerMaruyama", "SRIW1", "ReversibleHeun", "loop by hand"} <= rows.keys()
+    assert {"EulerMaruyama", "SRIW1 compiled", "EulerMaruyama compiled training", "loop by hand"} <= rows.keys()
     assert "EulerMaruyama / loop by hand" in printed
 
 
