@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from neuralde.solvers.event_log import Logged
+from neuralde.solvers.events.log import Logged
 
 from .base import Job
 from .captured import refuse_unknown, sequence_number

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from neuralde.solvers.attempt import Plan
 from neuralde.solvers.errors import InvalidProblemError
-from neuralde.solvers.event_log import Logged
+from neuralde.solvers.events.log import Logged
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Options, Outcome
 from neuralde.solvers.quadrature import PathIntegral

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Plan
-from neuralde.solvers.blocks import Blocks, in_tensors
-from neuralde.solvers.captured_block import plan_key
-from neuralde.solvers.cuda_graph import Captured, Layout
+from neuralde.solvers.drivers.blocks import Blocks, in_tensors
+from neuralde.solvers.drivers.captured_block import plan_key
+from neuralde.solvers.drivers.cuda_graph import Captured, Layout
 from neuralde.solvers.field import Field
 from neuralde.solvers.saving import Request, SavePlan
 from neuralde.solvers.scalars import spread

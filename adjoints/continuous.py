@@ -20,7 +20,7 @@ from torch import Tensor
 from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.controllers import Controller
 from neuralde.solvers.errors import InvalidProblemError
-from neuralde.solvers.event_log import Logged
+from neuralde.solvers.events.log import Logged
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Outcome, drive, integrate
 from neuralde.solvers.interpolation import DenseOutput

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.errors import InvalidProblemError
-from neuralde.solvers.event_log import Logged
+from neuralde.solvers.events.log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
 from neuralde.solvers.scalars import transformed
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.errors import InvalidProblemError
-from neuralde.solvers.event_log import Logged
+from neuralde.solvers.events.log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result

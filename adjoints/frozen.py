@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from neuralde.solvers import ODEProblem, Solution, StepTo
 from neuralde.solvers.attempt import Plan, start_costs
 from neuralde.solvers.controllers import as_list
-from neuralde.solvers.events import Arrive, Events, gradient
+from neuralde.solvers.events.event import Arrive, Events, gradient
 from neuralde.solvers.integrate import Outcome
 from neuralde.solvers.scalars import Scalar, real_dtype
 

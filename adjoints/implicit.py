@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.errors import ConvergenceError, InvalidProblemError
-from neuralde.solvers.linear import Dense, Linearized, LinearSolver, check_linear, linear_solver
 from neuralde.solvers.problems import SteadyStateProblem
 from neuralde.solvers.scalars import transformed
 from neuralde.solvers.solution import Status
 from neuralde.solvers.state import Packing
-from neuralde.solvers.steady import Found, Residual, Stop
+from neuralde.solvers.steady.linear import Dense, Linearized, LinearSolver, check_linear, linear_solver
+from neuralde.solvers.steady.search import Found, Residual, Stop
 
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities, who_has

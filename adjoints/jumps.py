@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Plan
-from neuralde.solvers.crossings import fired_at
-from neuralde.solvers.event_log import Log
-from neuralde.solvers.events import Fired
+from neuralde.solvers.events.crossings import fired_at
+from neuralde.solvers.events.event import Fired
+from neuralde.solvers.events.log import Log
 from neuralde.solvers.scalars import Scalar, any_true, choose, negate, spread
 
 from .captured import refuse_unknown, sequence_number

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial, advance_costs
-from neuralde.solvers.crossings import arrived
-from neuralde.solvers.event_log import Logged, logged
-from neuralde.solvers.events import Fired
+from neuralde.solvers.events.crossings import arrived
+from neuralde.solvers.events.event import Fired
+from neuralde.solvers.events.log import Logged, logged
 from neuralde.solvers.method import Step, VectorField
 from neuralde.solvers.saving import Request, Rows, SavePlan, emit, polynomial, widen_pieces
 from neuralde.solvers.scalars import Scalar, any_true, both, choose, select, spread

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers import BrownianPath, ConstantStep, InvalidProblemError, Method, SDEProblem, Status
-from neuralde.solvers.random import draw_seed
+from neuralde.solvers.brownian.random import draw_seed
 from neuralde.solvers.sde.prepare import stochastic_method
 
 from .solving import solve

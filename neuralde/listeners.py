@@ -13,7 +13,7 @@ from torch import Tensor
 from neuralde.adjoints.base import Job
 from neuralde.solvers import Method, Solution, SteadyStateMethod
 from neuralde.solvers.attempt import Carry, Plan, Trial
-from neuralde.solvers.graph import compiling
+from neuralde.solvers.drivers.graph import compiling
 
 
 class Peaks:

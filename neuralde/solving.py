@@ -31,11 +31,11 @@ from neuralde.solvers import (
     Tsit5,
 )
 from neuralde.solvers.attempt import Carry, Plan
-from neuralde.solvers.crossings import start_changes
-from neuralde.solvers.event_log import Logged, logged
-from neuralde.solvers.events import Fired
+from neuralde.solvers.drivers.graph import compiling, integrate_in_graph
+from neuralde.solvers.events.crossings import start_changes
+from neuralde.solvers.events.event import Fired
+from neuralde.solvers.events.log import Logged, logged
 from neuralde.solvers.field import Field
-from neuralde.solvers.graph import compiling, integrate_in_graph
 from neuralde.solvers.integrate import Options
 from neuralde.solvers.precision import check_products
 from neuralde.solvers.prepare import check_samples, prepare_options, prepare_plan
@@ -153,13 +153,8 @@ def solve(
             throw=throw,
         )
     solver = _solver_for(problem, solver, seed, path)
-    _check_kind(controller, (Controller, type(None)), "controller", "such as PIController()")
-    _check_kind(adjoint, (Adjoint, type(None)), "adjoint", "such as DiscreteAdjoint()")
-    _check_kind(driver, (Blocks, type(None)), "driver", "such as Blocks(size=8), or None")
-    if not isinstance(regularizers, (tuple, list)):
-        raise InvalidProblemError(f"regularizers: got {regularizers!r}; expected a tuple, such as (ErrorEstimate(),)")
+    _check_kinds(controller, adjoint, driver, regularizers)
     for regularizer in regularizers:
-        _check_kind(regularizer, Regularizer, "regularizers", "such as ErrorEstimate()")
         problem = regularizer.prepare(problem)
     assert not isinstance(problem, SteadyStateProblem)
     adjoint = _default_adjoint() if adjoint is None else adjoint
@@ -194,13 +189,7 @@ def solve(
     assert isinstance(plan.field, Field)
     job = Job(plan=plan, y0=y_start, options=options, f=plan.field.functions, args=problem.args)
     job, peaks = watched(job)
-    if torch.is_grad_enabled():
-        adjoint.check(job)
-    if compiling():
-        result = _in_graph(adjoint, job)
-    else:
-        with nullcontext() if adjoint.follows_calls else uncached_casts(y0.device):
-            result = _with_progress(adjoint, job) if progress else adjoint.solve(job)
+    result = _run(adjoint, job, progress)
     if first is not None:
         result = _with_first_events(plan, result, first, y0, y_start)
     solution = _solution(plan, options, packing, y_start, result, shown, regularizers, probes)
@@ -228,6 +217,16 @@ def _solver_for(problem: Any, solver: Any, seed: Any, path: Any) -> Method:
             f"solver: got {solver!r} with an ODEProblem; expected a method for it, such as Tsit5()"
         )
     return Tsit5() if solver is None else solver
+
+
+def _run(adjoint: Adjoint, job: Job, progress: bool) -> Result:
+    """The steps, by the adjoint that will differentiate them."""
+    if torch.is_grad_enabled():
+        adjoint.check(job)
+    if compiling():
+        return _in_graph(adjoint, job)
+    with nullcontext() if adjoint.follows_calls else uncached_casts(job.y0.device):
+        return _with_progress(adjoint, job) if progress else adjoint.solve(job)
 
 
 def _in_graph(adjoint: Adjoint, job: Job) -> Result:
@@ -258,6 +257,17 @@ def _with_first_events(plan: Plan, result: Result, fired: Fired, before: Tensor,
     entries = logged(fired, plan.ends(plan.t0, plan.t1, True, False)[0], before, after)
     log.add(fired, entries, first=True)
     return replace(result, logged=Logged(*(torch.cat(pair) for pair in zip(entries, later, strict=True))))
+
+
+def _check_kinds(controller: Any, adjoint: Any, driver: Any, regularizers: Any) -> None:
+    """Refuse classes in the place of instances, and what is neither."""
+    _check_kind(controller, (Controller, type(None)), "controller", "such as PIController()")
+    _check_kind(adjoint, (Adjoint, type(None)), "adjoint", "such as DiscreteAdjoint()")
+    _check_kind(driver, (Blocks, type(None)), "driver", "such as Blocks(size=8), or None")
+    if not isinstance(regularizers, (tuple, list)):
+        raise InvalidProblemError(f"regularizers: got {regularizers!r}; expected a tuple, such as (ErrorEstimate(),)")
+    for regularizer in regularizers:
+        _check_kind(regularizer, Regularizer, "regularizers", "such as ErrorEstimate()")
 
 
 def _check_kind(value: Any, kind: Any, name: str, example: str) -> None:

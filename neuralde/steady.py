@@ -22,7 +22,7 @@ from neuralde.solvers import (
 from neuralde.solvers.prepare import check_samples
 from neuralde.solvers.scalars import transformed
 from neuralde.solvers.state import Packing
-from neuralde.solvers.steady import COUNTS, Found, Residual, Stop
+from neuralde.solvers.steady.search import COUNTS, Found, Residual, Stop
 
 from .listeners import announce
 

@@ -3,9 +3,9 @@
 if __name__ != "neuralde.solvers":
     raise ImportError(f"{__name__} is the package neuralde.solvers: run `make dev`, then import it by that name")
 
-from .blocks import Blocks
-from .brownian import BrownianPath
+from .brownian.path import BrownianPath
 from .controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
+from .drivers.blocks import Blocks
 from .errors import (
     ConvergenceError,
     InvalidProblemError,
@@ -16,11 +16,10 @@ from .errors import (
     SolveError,
     StepSizeError,
 )
-from .events import Event, ScheduledEvent
+from .events.event import Event, ScheduledEvent
 from .method import Method, Step
 from .problems import ODEProblem, SDEProblem, SteadyStateProblem
 from .reversible import Reversible
-from .roots import Anderson, Newton
 from .runge_kutta import (
     RK4,
     Bosh3,
@@ -42,7 +41,8 @@ from .sde.runge_kutta import SOSRI, SRA1, SRA3, SRIW1, ShARK, SlowRK, SPaRK, Sto
 from .sde.srock import SROCK
 from .sde.weak import PL1WM
 from .solution import EventLog, Solution, Stats, Status, SteadyStats, Trace
-from .steady import DynamicSS, SteadyStateMethod
+from .steady.roots import Anderson, Newton
+from .steady.search import DynamicSS, SteadyStateMethod
 from .tableau import ButcherTableau, Interpolant, TableauError
 
 __all__ = [

@@ -44,8 +44,8 @@ from .stops import Stops
 if TYPE_CHECKING:
     import numpy as np
 
-    from .crossings import Seen
-    from .events import Events, EventState
+    from .events.crossings import Seen
+    from .events.event import Events, EventState
 
 RUNNING = -1
 _SUCCESS, _MAX_STEPS = int(Status.SUCCESS), int(Status.MAX_STEPS)

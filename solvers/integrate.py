@@ -9,8 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from .attempt import Carry, Plan
-from .blocks import Blocks, run_blocks
-from .event_log import Log
+from .drivers.blocks import Blocks, run_blocks
+from .events.log import Log
 from .loop import Listener, run, start
 from .saving import Rows, SavePlan, Steps, Tracer
 from .scalars import Scalar

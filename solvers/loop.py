@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .attempt import RUNNING, TIME_RESOLUTION, Carry, Plan, Trial, attempt, begin, settle
-from .crossings import cut, follow, observe
+from .events.crossings import cut, follow, observe
 from .initial_step import initial_step, noisy_initial_step
 from .method import VectorField
 from .scalars import Scalar, any_true, maximum, minimum

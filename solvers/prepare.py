@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .attempt import Plan
-from .blocks import Blocks
 from .controllers import ConstantStep, Controller, PIController, StepTo, as_list
 from .costs import Cost
+from .drivers.blocks import Blocks
 from .errors import InvalidProblemError
-from .events import Events, ScheduledEvent, as_events
+from .events.event import Events, ScheduledEvent, as_events
 from .field import Field
 from .integrate import Options
 from .lanes import refuse_lanes

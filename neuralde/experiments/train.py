@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,83 @@ from . import classify, mocap, spiral
 from .arms import ARMS
 from .classify import Config
 from .data import DataError, digits, mnist
-from .experiment import ACCURACY
+from .experiment import ACCURACY, Measure
 from .report import table, write, write_numbers
 from .training import CheckpointError
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """An experiment of the command line.
+
+    Attributes:
+        about: what it trains, for ``--list``.
+        config: its usual configuration, whose fields the options replace.
+        data: reads or makes the data.
+        arms: the ways to train that it knows.
+        chosen: those that run where none is named.
+        run: trains one arm with one seed.
+        report: prints and writes the results.
+    """
+
+    about: str
+    config: Any
+    data: Callable[[argparse.Namespace, Any], Any]
+    arms: Sequence[str] = tuple(ARMS)
+    chosen: Sequence[str] = ("vanilla", "error")
+    run: Callable[..., Any] = classify.Run
+    report: Callable[[list[Any], Any, Any, Path], None]
+
+
+def _report(results: list[Any], config: Any, out: Path, quality: Measure = ACCURACY) -> None:
+    print(table(results, quality))
+    for path in write(results, config, out, quality):
+        print(path)
+
+
+def _report_walks(results: list[Any], config: mocap.Config, data: Any, out: Path) -> None:
+    rules = mocap.baselines(data, config.seen)
+    print(mocap.table(results, rules))
+    print(write_numbers(results, config, out, {"baselines": rules}))
+
+
+def _mnist(arguments: argparse.Namespace, config: Config) -> Any:
+    if arguments.data is None:
+        raise DataError("--data: got none; expected the folder with MNIST's four idx files")
+    return mnist(arguments.data, torch.float64, config.train_size, config.test_size)
+
+
+# Images are float64, because the tolerance is near float32's rounding, where steps and penalty would measure noise.
 EXPERIMENTS = {
-    "digits": "1,797 real 8x8 digits that scikit-learn bundles; about two minutes",
-    "mnist": "MNIST's 28x28 digits from a folder with its idx files (--data)",
-    "spiral-sde": "a neural SDE fitted to means and variances of noisy spirals; minutes",
-    "latent-sde": "a latent SDE of walking from motion capture: --data mocap35.mat; minutes",
-}
-ARMS_OF = {"spiral-sde": [*spiral.ARMS], "latent-sde": [*mocap.ARMS]}
-"""Of the experiments that have arms of their own."""
-DEFAULTS: dict[str, Any] = {
-    "spiral-sde": spiral.Config(per_sample=True),
-    "latent-sde": mocap.Config(),
-    "digits": Config(),
-    "mnist": Config(experiment="mnist", epochs=10, hidden=100, learning_rate=1e-3, tolerance=1e-6),
+    "digits": _Training(
+        about="1,797 real 8x8 digits that scikit-learn bundles; about two minutes",
+        config=Config(),
+        data=lambda arguments, config: digits(torch.float64),
+        report=lambda results, config, data, out: _report(results, config, out),
+    ),
+    "mnist": _Training(
+        about="MNIST's 28x28 digits from a folder with its idx files (--data)",
+        config=Config(experiment="mnist", epochs=10, hidden=100, learning_rate=1e-3, tolerance=1e-6),
+        data=_mnist,
+        report=lambda results, config, data, out: _report(results, config, out),
+    ),
+    "spiral-sde": _Training(
+        about="a neural SDE fitted to means and variances of noisy spirals; minutes",
+        config=spiral.Config(per_sample=True),
+        data=lambda arguments, config: spiral.truth(config),
+        arms=tuple(spiral.ARMS),
+        run=spiral.Run,
+        report=lambda results, config, data, out: _report(results, config, out, spiral.LOSS),
+    ),
+    "latent-sde": _Training(
+        about="a latent SDE of walking from motion capture: --data mocap35.mat; minutes",
+        config=mocap.Config(),
+        data=lambda arguments, config: mocap.read(arguments.data),
+        arms=tuple(mocap.ARMS),
+        chosen=tuple(mocap.ARMS),
+        run=mocap.Run,
+        report=_report_walks,
+    ),
 }
 
 
@@ -71,20 +132,19 @@ def positive(text: str) -> int:
 def main(arguments: argparse.Namespace) -> int:
     """Run an experiment; the exit status."""
     if arguments.list or arguments.name is None:
-        print("\n".join(f"{name:<11} {text}" for name, text in EXPERIMENTS.items()))
-        own = "".join(f"; of {name}: {', '.join(arms)}" for name, arms in ARMS_OF.items())
-        print(f"arms: {', '.join(ARMS)}{own}")
+        print("\n".join(f"{name:<11} {training.about}" for name, training in EXPERIMENTS.items()))
+        other = {name: training.arms for name, training in EXPERIMENTS.items() if tuple(training.arms) != tuple(ARMS)}
+        print(f"arms: {', '.join(ARMS)}" + "".join(f"; of {name}: {', '.join(arms)}" for name, arms in other.items()))
         return 0 if arguments.list else 2
-    arms = ARMS_OF.get(arguments.name, [*ARMS])
-    if arguments.arms is None:
-        arguments.arms = arms if arguments.name == "latent-sde" else ["vanilla", "error"]
-    unknown = [arm for arm in arguments.arms if arm not in arms]
+    training = EXPERIMENTS[arguments.name]
+    arguments.arms = list(training.chosen) if arguments.arms is None else arguments.arms
+    unknown = [arm for arm in arguments.arms if arm not in training.arms]
     if unknown:
-        print(f"--arms: got {', '.join(unknown)}; expected some of {', '.join(arms)}", file=sys.stderr)
+        print(f"--arms: got {', '.join(unknown)}; expected some of {', '.join(training.arms)}", file=sys.stderr)
         return 2
     out = arguments.out or Path("runs") / arguments.name
     try:
-        return _run(arguments, _config(arguments), out)
+        return _run(training, arguments, out)
     except (DataError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -95,47 +155,19 @@ def main(arguments: argparse.Namespace) -> int:
         return 130
 
 
-def _config(arguments: argparse.Namespace) -> Any:
-    usual = DEFAULTS[arguments.name]
-    given = {field.name: getattr(arguments, field.name, None) for field in fields(usual)}
-    return replace(usual, **{name: value for name, value in given.items() if value is not None})
-
-
-def _data(arguments: argparse.Namespace, config: Any) -> Any:
-    if arguments.name == "spiral-sde":
-        return spiral.truth(config)
-    if arguments.name == "latent-sde":
-        return mocap.read(arguments.data)
-    # float64, because the tolerance is near float32's rounding, where steps and penalty would measure noise.
-    if arguments.name == "digits":
-        return digits(torch.float64)
-    if arguments.data is None:
-        raise DataError("--data: got none; expected the folder with MNIST's four idx files")
-    return mnist(arguments.data, torch.float64, config.train_size, config.test_size)
-
-
-def _run(arguments: argparse.Namespace, config: Any, out: Path) -> int:
-    data = _data(arguments, config)
-    kinds = {"spiral-sde": spiral.Run, "latent-sde": mocap.Run}
-    kind, quality = kinds.get(arguments.name, classify.Run), spiral.LOSS if arguments.name == "spiral-sde" else ACCURACY
+def _run(training: _Training, arguments: argparse.Namespace, out: Path) -> int:
+    given = {field.name: getattr(arguments, field.name, None) for field in fields(training.config)}
+    config = replace(training.config, **{name: value for name, value in given.items() if value is not None})
+    data = training.data(arguments, config)
     runs = [
-        kind(arm, seed, config, data, out / "checkpoints" / f"{arm}-{seed}.pt")
+        training.run(arm, seed, config, data, out / "checkpoints" / f"{arm}-{seed}.pt")
         for seed in range(arguments.seeds)
         for arm in arguments.arms
     ]
-    results = []
     with Bar(len(runs) * config.epochs, arguments.quiet) as bar:
-        for run in runs:
-            results.append(run.train(arguments.resume, bar.tick))
+        results = [run.train(arguments.resume, bar.tick) for run in runs]
     results.sort(key=lambda result: arguments.arms.index(result["arm"]))
-    if arguments.name == "latent-sde":
-        rules = mocap.baselines(data, config.seen)
-        print(mocap.table(results, rules))
-        print(write_numbers(results, config, out, {"baselines": rules}))
-        return 0
-    print(table(results, quality))
-    for path in write(results, config, out, quality):
-        print(path)
+    training.report(results, config, data, out)
     return 0
 
 

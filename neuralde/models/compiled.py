@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neuralde.adjoints import Adjoint
 from neuralde.solvers import BrownianPath, InvalidProblemError, ODEProblem, SDEProblem, Solution, Stats, Status, Tsit5
-from neuralde.solvers.brownian_arguments import checked_seed
+from neuralde.solvers.brownian.arguments import checked_seed
 from neuralde.solvers.prepare import checked_dt
 from neuralde.solvers.scalars import real_dtype
 from neuralde.solvers.sde.noise import seed_of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralde.solvers import InvalidProblemError, Method, ODEProblem
+from neuralde.solvers import InvalidProblemError, Method, ODEProblem, SDEProblem
 from neuralde.solvers.attempt import Plan
 from neuralde.solvers.costs import Cost, StepView
 
@@ -20,7 +20,7 @@ class Regularizer(Cost):
     number per step is summed, averaged or maximised.
     """
 
-    def prepare(self, problem: ODEProblem) -> ODEProblem:
+    def prepare(self, problem: ODEProblem | SDEProblem) -> ODEProblem | SDEProblem:
         """The problem to solve instead; only an end-time jitter changes it."""
         return problem
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError, Method
 from neuralde.solvers.attempt import Plan
+from neuralde.solvers.brownian.random import draw_seed, uniform
 from neuralde.solvers.costs import StepView
 from neuralde.solvers.loop import first_step
-from neuralde.solvers.random import draw_seed, uniform
 from neuralde.solvers.scalars import Scalar, choose, minimum, real_dtype
 
 from .base import Regularizer, StepReduction

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralde.solvers import InvalidProblemError, ODEProblem
+from neuralde.solvers import InvalidProblemError, ODEProblem, SDEProblem
 from neuralde.solvers.attempt import Plan
 from neuralde.solvers.costs import StepView
 
@@ -44,7 +44,7 @@ class STEER(Regularizer):
             raise InvalidProblemError(f"b: got {b!r}; expected a number, 0 or positive")
         self.b = b
 
-    def prepare(self, problem: ODEProblem) -> ODEProblem:
+    def prepare(self, problem: ODEProblem | SDEProblem) -> ODEProblem | SDEProblem:
         """The same problem to the random end."""
         t0, t1 = problem.tspan
         if not torch.compiler.is_compiling() and bool((torch.as_tensor(t1 - t0).abs() <= self.b).any()):

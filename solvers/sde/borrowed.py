@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..brownian import Increment
+from ..brownian.path import Increment
 from ..errors import InvalidProblemError
 from ..scalars import Scalar
 

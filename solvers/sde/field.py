@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..brownian import Increment
+from ..brownian.path import Increment
 from ..errors import InvalidProblemError
 from ..field import Field, clamped
 from ..scalars import Scalar, spread

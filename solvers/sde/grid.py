@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..brownian import BrownianPath, Increment
+from ..brownian.path import BrownianPath, Increment
 from ..scalars import Scalar, spread
 from .noise import Noise
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..brownian import BrownianPath, Increment
+from ..brownian.path import BrownianPath, Increment
+from ..brownian.random import draw_seed
 from ..errors import InvalidProblemError
-from ..random import draw_seed
 from ..scalars import Scalar
 from .borrowed import BorrowedPath
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..brownian import BrownianPath
+from ..brownian.path import BrownianPath
 from ..controllers import ConstantStep, Controller, StepTo
 from ..errors import InvalidProblemError
 from ..method import Method

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..brownian import Increment
+from ..brownian.path import Increment
 from ..problems import SDEProblem
 
 

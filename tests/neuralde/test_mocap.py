@@ -64,7 +64,9 @@ def test_without_noise_the_predictions_differ_by_their_start_only():
 
 
 def test_the_command_trains_resumes_and_writes(tmp_path, file, capsys, monkeypatch):
-    monkeypatch.setitem(train.DEFAULTS, "latent-sde", dataclasses.replace(TINY, iterations=2))
+    usual = train.EXPERIMENTS["latent-sde"]
+    tiny = dataclasses.replace(usual, config=dataclasses.replace(TINY, iterations=2))
+    monkeypatch.setitem(train.EXPERIMENTS, "latent-sde", tiny)
     command = ["train", "latent-sde", "--data", str(file), "--out", str(tmp_path / "out"), *SMALL]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out

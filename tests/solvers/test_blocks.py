@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import neuralde as nde
 from neuralde.bench.harness import host_syncs
 from neuralde.regularizers import ErrorEstimate, StiffnessEstimate
-from neuralde.solvers.block import block, packed
-from neuralde.solvers.blocks import in_tensors
+from neuralde.solvers.drivers.block import block, packed
+from neuralde.solvers.drivers.blocks import in_tensors
 from neuralde.solvers.loop import start
 from neuralde.solvers.prepare import prepare_plan
 from neuralde.solvers.state import Packing

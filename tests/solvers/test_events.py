@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.brackets import find_root
+from neuralde.solvers.events.brackets import find_root
 from neuralde.solvers.testing import TIGHT, Recorder, decay, methods, number, state
 
 D = torch.float64

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from neuralde.solvers.krylov import gmres
-from neuralde.solvers.linear import Dense, Linearized, MatrixFree, linear_solver
+from neuralde.solvers.steady.krylov import gmres
+from neuralde.solvers.steady.linear import Dense, Linearized, MatrixFree, linear_solver
 
 FLOAT = torch.float64
 

@@ -284,6 +284,19 @@ def test_a_million_steps_are_only_counted_not_refused():
     assert sol.stats.steps == 50
 
 
+@pytest.mark.slow
+def test_a_million_steps_reach_the_end_of_the_path():
+    """About two minutes. The state is the path; torchsde's RecursionError comes at some thousands."""
+    steps = 1_000_000
+    y0 = torch.zeros(2, dtype=torch.float64)
+    problem = nde.SDEProblem(lambda t, y: torch.zeros_like(y), lambda t, y: torch.ones_like(y), y0, (0.0, 1.0))
+    options = dict(dt=1.0 / steps, controller=nde.ConstantStep(), max_steps=2 * steps, seed=5)
+    with torch.no_grad():
+        sol = nde.solve(problem, nde.EulerMaruyama(), **options)
+    assert sol.stats.steps == steps
+    assert torch.allclose(sol.y1, sol.path(0.0, 1.0), rtol=1e-9, atol=1e-9)
+
+
 def test_an_empty_interval_is_over_at_once():
     problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: y, torch.ones(2), (1.0, 1.0))
     assert torch.equal(nde.solve(problem, nde.EulerMaruyama(), dt=0.1).y1, torch.ones(2))

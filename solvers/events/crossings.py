@@ -14,13 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .attempt import RUNNING, Carry, Plan, Trial
-from .errors import InvalidProblemError
-from .events import EventState, Fired
+from ..attempt import RUNNING, Carry, Plan, Trial
+from ..errors import InvalidProblemError
+from ..method import Method, VectorField
+from ..scalars import Scalar, any_true, both, choose, negate, real_dtype, select
+from ..solution import Status
+from .event import EventState, Fired
 from .locate import Path, Place, hits_at, locate, search_step
-from .method import Method, VectorField
-from .scalars import Scalar, any_true, both, choose, negate, real_dtype, select
-from .solution import Status
 
 # A function that has just fired and is zero again after so many units of rounding fires without end.
 _ZENO = 16

@@ -13,7 +13,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from .scalars import Scalar
+from ..scalars import Scalar
 
 # The constants of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) as signed 64-bit integers.
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)

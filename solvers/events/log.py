@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .events import Fired
-from .scalars import Scalar
-from .solution import EventLog, Status
-from .state import Packing
+from ..scalars import Scalar
+from ..solution import EventLog, Status
+from ..state import Packing
+from .event import Fired
 
 if TYPE_CHECKING:
-    from .attempt import Carry, Plan, Trial
+    from ..attempt import Carry, Plan, Trial
 
 
 class Logged(NamedTuple):

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .attempt import Carry, Plan, Trial
+from ..attempt import Carry, Plan, Trial
+from ..errors import InvalidProblemError
+from ..field import Field
+from ..method import Step
+from ..scalars import Scalar, spread
 from .block import CARRIED, JUDGED, Attempts, Reading, block, packed, unpacked
 from .cuda_graph import Cache, Captured, Layout, signature
-from .errors import InvalidProblemError
-from .field import Field
-from .method import Step
-from .scalars import Scalar, spread
 
 Costs = tuple[tuple[Tensor, ...], ...]
 

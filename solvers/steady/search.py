@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attempt import RUNNING, Carry, Plan, attempt, settle
-from .controllers import Controller
-from .errors import InvalidProblemError
-from .field import Field
-from .loop import start
-from .method import Method
-from .norms import rms
-from .prepare import prepare_plan
-from .problems import ODEProblem, SteadyStateProblem
-from .runge_kutta import Tsit5
-from .scalars import Scalar, any_true, both, maximum, real_dtype, select, spread
-from .sde.method import SDEMethod
-from .solution import Status
-from .state import Packing
+from ..attempt import RUNNING, Carry, Plan, attempt, settle
+from ..controllers import Controller
+from ..errors import InvalidProblemError
+from ..field import Field
+from ..loop import start
+from ..method import Method
+from ..norms import rms
+from ..prepare import prepare_plan
+from ..problems import ODEProblem, SteadyStateProblem
+from ..runge_kutta import Tsit5
+from ..scalars import Scalar, any_true, both, maximum, real_dtype, select, spread
+from ..sde.method import SDEMethod
+from ..solution import Status
+from ..state import Packing
 
 NORMS = ("rms", "max", "l2")
 

@@ -12,12 +12,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .attempt import Carry, Plan, map_slope
-from .field import Field
+from ..attempt import Carry, Plan, map_slope
+from ..field import Field
+from ..integrate import Options, Outcome
+from ..loop import start
+from ..sde.method import SDEMethod
 from .flat import FlatSolve, refuse_growing, row_buffer
-from .integrate import Options, Outcome
-from .loop import start
-from .sde.method import SDEMethod
 
 
 def compiling() -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .errors import InvalidProblemError
+from ..errors import InvalidProblemError
 from .krylov import gmres
 
 LINEAR = ("auto", "dense", "gmres")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InvalidProblemError
+from ..errors import InvalidProblemError
 from .random import GOLDEN, mix
 
 
@@ -28,7 +28,7 @@ def keys_of(shape: Sequence[int], seed: Tensor, samples: Tensor | Sequence[int] 
     counted = len(shape) > 1 or samples is not None
     places = math.prod(shape[1:]) if counted else math.prod(shape)
     if torch.compiler.is_compiling():
-        from .inductor import opaque_mixed
+        from ..drivers.inductor import opaque_mixed
 
         return opaque_mixed(seed, numbers, places).reshape(tuple(shape))
     return mixed(seed, numbers, places).reshape(tuple(shape))

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .attempt import RUNNING, Carry, Plan, Trial
+from ..attempt import RUNNING, Carry, Plan, Trial
+from ..errors import InvalidProblemError
+from ..field import Field
+from ..loop import Listener, start
+from ..saving import Rows, Steps
+from ..scalars import Scalar, select, transformed
 from .block import Attempts, Reading, Seen, block, read
 from .captured_block import Wants, captured_block
 from .cuda_graph import Cache, check_capture
-from .errors import InvalidProblemError
-from .field import Field
-from .loop import Listener, start
-from .saving import Rows, Steps
-from .scalars import Scalar, select, transformed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import InvalidProblemError
-from .lanes import refuse_lanes
-from .orders import at_most, transform_levels
-from .scalars import Scalar, as_time, choose, differentiated, real_dtype, select, spread
-from .state import Packing
+from ..errors import InvalidProblemError
+from ..lanes import refuse_lanes
+from ..orders import at_most, transform_levels
+from ..scalars import Scalar, as_time, choose, differentiated, real_dtype, select, spread
+from ..state import Packing
 
 # The state at the end of a step: from where it starts, where it ends, and its state.
 Arrive = Callable[[Scalar, Tensor, Tensor], Tensor]

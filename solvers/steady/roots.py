@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .errors import InvalidProblemError
+from ..errors import InvalidProblemError
+from ..problems import SteadyStateProblem
+from ..solution import Status
 from .linear import Dense, Linearized, LinearSolver, check_linear, linear_solver
-from .problems import SteadyStateProblem
-from .solution import Status
-from .steady import Found, Residual, SteadyStateMethod, Stop, check_norm, no_counts
+from .search import Found, Residual, SteadyStateMethod, Stop, check_norm, no_counts
 
 # Of a full step, the smallest part that a line search tries, and the decrease that it asks for (Armijo).
 _HALVINGS = 30

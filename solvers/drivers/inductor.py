@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch._functorch import config
 
-from .brownian_arguments import mixed
+from ..brownian.arguments import mixed
 
 
 @torch.compiler.assume_constant_result

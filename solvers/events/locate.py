@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .attempt import Carry, Plan, Trial
+from ..attempt import Carry, Plan, Trial
+from ..method import Step
+from ..scalars import Scalar, real_dtype, spread
 from .brackets import find_root
-from .events import Events, EventState
-from .method import Step
-from .scalars import Scalar, real_dtype, spread
+from .event import Events, EventState
 
 # Newton steps on the retaken step. Two are usual; each one cuts what is left by many digits or is the last.
 _REFINEMENTS = 6

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .attempt import RUNNING, Carry, Plan, Trial, attempt, map_slope, settle
-from .errors import InvalidProblemError
-from .integrate import Options
-from .saving import SavePlan
-from .scalars import real_dtype
+from ..attempt import RUNNING, Carry, Plan, Trial, attempt, map_slope, settle
+from ..errors import InvalidProblemError
+from ..integrate import Options
+from ..saving import SavePlan
+from ..scalars import real_dtype
 
 
 class FlatSolve:

@@ -25,10 +25,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .brownian_arguments import check_span, checked_seed, checked_shape, keys_of, positive
-from .errors import InvalidProblemError
+from ..errors import InvalidProblemError
+from ..scalars import Scalar
+from .arguments import check_span, checked_seed, checked_shape, keys_of, positive
 from .random import GOLDEN, mix, normal, normal_table
-from .scalars import Scalar
 from .wavelets import End, alpert, haar, recalled, total
 
 DEPTH = 24

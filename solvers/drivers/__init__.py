@@ -1,0 +1,1 @@
+"""What runs attempts other than the plain loop: one compiled graph, blocks of attempts, CUDA graphs."""

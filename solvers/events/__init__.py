@@ -1,0 +1,1 @@
+"""Things that happen during a solve: declared, found, located, logged."""

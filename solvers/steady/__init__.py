@@ -1,0 +1,1 @@
+"""Steady states: how they are searched for, and the algebra of it."""
