@@ -180,11 +180,12 @@ def draw(result: Row, figure: Any) -> None:
     grid = figure.subplots(2, len(names), squeeze=False)
     for column, name in enumerate(names):
         mine = [row for row in result["rows"] if row["problem"] == name and "error" in row]
-        for adjoint in dict.fromkeys(row["adjoint"] for row in mine):
+        for place, adjoint in enumerate(PLAIN | FORWARD):
             rows = [row for row in mine if row["adjoint"] == adjoint]
             errors = [max(row["error"], 1e-16) for row in rows]
-            grid[0][column].loglog([row["tol"] for row in rows], errors, "o-", label=adjoint)
-            grid[1][column].loglog(errors, [row["bytes"] / 1e3 for row in rows], "o-", label=adjoint)
+            style: Row = dict(color=f"C{place}", marker="o", label=adjoint)  # of an adjoint, the same in every panel
+            grid[0][column].loglog([row["tol"] for row in rows], errors, **style)
+            grid[1][column].loglog(errors, [row["bytes"] / 1e3 for row in rows], **style)
         grid[0][column].set(title=name, xlabel="tolerance", ylabel="relative error of the gradient")
         grid[1][column].set(xlabel="relative error of the gradient", ylabel="peak of forward and backward (kB)")
         for axis in (grid[0][column], grid[1][column]):
