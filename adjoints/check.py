@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from neuralde.solvers import InvalidProblemError, Method, ODEProblem, Solution
+from neuralde.solvers import InvalidProblemError, Method, ODEProblem, SDEProblem, Solution
 
 from .base import Adjoint
 from .direct import DirectAdjoint
@@ -37,8 +37,8 @@ class Compared:
         difference: the largest distance from finite differences.
         relative: that in units of the largest derivative of this input.
         direct: the largest distance from :class:`DirectAdjoint`, absolute.
-        verdict: ``"right"``; ``"right to the tolerance"`` (continuous adjoints); ``"wrong"`` and why; ``"unsure"``,
-            where the differences themselves are not (a field with corners); ``"not checked"`` and why.
+        verdict: ``"right"``; ``"right to the tolerance"`` or to the step size (continuous adjoints); ``"wrong"`` and why;
+            ``"unsure"``, where the differences themselves are not (a field with corners); ``"not checked"`` and why.
     """
 
     name: str
@@ -84,7 +84,7 @@ class GradientCheck:
 
 
 def check(
-    problem: ODEProblem,
+    problem: ODEProblem | SDEProblem,
     solver: Method | None = None,
     adjoint: Adjoint | None = None,
     *,
@@ -111,6 +111,9 @@ def check(
     of the tolerance. Where direct differentiation differs from the differences as well, the fault is in the field:
     something in it is hidden from autograd. A field that is not a function of its arguments (dropout) is found first.
 
+    An SDE is solved along one path, that of ``seed`` or a ``path`` among the options; its ends are not checked, since the
+    solution has no derivative in time. A continuous adjoint with steps of a ``dt`` must come nearer at a hundredth of it.
+
     Cost: six solves for every direction. The tensors are moved and put back; nothing else is changed.
 
     Args:
@@ -121,7 +124,7 @@ def check(
         atol: absolute tolerance of the solve.
         loss: a number from the solution; a fixed random combination of the states it has saved if None.
         directions: how many random directions for an input of more than six numbers.
-        seed: of the directions.
+        seed: of the directions, and of an SDE's noise.
         show: print the table.
         options: what else ``solve`` takes: ``saveat``, ``events``, ``per_sample``, ``regularizers``, ``dt``, ...
 
@@ -143,8 +146,8 @@ def check(
         >>> [row.name for row in nde.adjoints.check(bad, show=False).wrong]
         ['y0', 'k', 't0', 't1']
     """
-    if not isinstance(problem, ODEProblem):
-        raise InvalidProblemError(f"problem: got {type(problem).__name__}; expected an ODEProblem")
+    if not isinstance(problem, (ODEProblem, SDEProblem)):
+        raise InvalidProblemError(f"problem: got {type(problem).__name__}; expected an ODEProblem or SDEProblem")
     for name in ("throw", "progress", "adjoint"):
         if name in options:
             raise InvalidProblemError(f"{name}: got {options[name]!r}; expected no such argument in a check")
@@ -156,6 +159,8 @@ def check(
             f"adjoint: got {type(adjoint).__name__}; expected an instance, such as DiscreteAdjoint()"
         )
     options = options | {"solver": solver, "rtol": rtol, "atol": atol}
+    if isinstance(problem, SDEProblem) and options.get("path") is None:
+        options["seed"] = seed
     subject = Subject(problem, options, _combination(seed) if loss is None else loss, seed, adjoint)
     result = _compare(subject, adjoint, directions, seed)
     if show:
@@ -178,7 +183,7 @@ def _compare(subject: Subject, adjoint: Adjoint, directions: int, seed: int) -> 
     _, direct = subject.gradients(**subject.frozen)
     closer = None
     if not adjoint.capabilities.exact:
-        finer = {name: float(subject.options[name]) / 100 for name in ("rtol", "atol")}
+        finer = {name: float(subject.options[name]) / 100 for name in subject.accuracy}
         pairs = [subject.gradients(adjoint=kind, **finer)[1] for kind in (adjoint, DirectAdjoint())]
         closer = [_size(a - b) for a, b in zip(*pairs, strict=True)]
     generator = torch.Generator().manual_seed(seed)
@@ -225,10 +230,13 @@ class _Judge:
     def _continuous(self, off: float, closer: float, size: float, scale: float) -> str:
         """A continuous adjoint's: near enough, or nearer at a smaller tolerance."""
         options = self.subject.options
+        nearer = closer < off / 5
+        if "dt" in self.subject.accuracy:
+            return "right to the step size" if nearer or not off else "wrong: does not converge"
         tolerance = float(options["rtol"]) * max(size, scale) + float(options["atol"])
         if off <= _CONTINUOUS * tolerance:
             return "right to the tolerance"
-        return "right to the tolerance, with a large factor" if closer < off / 5 else "wrong: does not converge"
+        return "right to the tolerance, with a large factor" if nearer else "wrong: does not converge"
 
     def _made(self, off: float, relative: float, grad: Tensor, direct: Tensor, verdict: str) -> Compared:
         return Compared(

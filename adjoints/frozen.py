@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from neuralde.solvers import ODEProblem, Solution, StepTo
+from neuralde.solvers import ODEProblem, SDEProblem, Solution, StepTo
 from neuralde.solvers.attempt import Plan, start_costs
 from neuralde.solvers.controllers import as_list
 from neuralde.solvers.events.event import Arrive, Events, gradient
@@ -49,18 +49,20 @@ class Subject:
         adjoint: whose steps they are.
     """
 
-    def __init__(self, problem: ODEProblem, options: dict[str, Any], loss: Loss, seed: int, adjoint: Adjoint) -> None:
+    def __init__(
+        self, problem: ODEProblem | SDEProblem, options: dict[str, Any], loss: Loss, seed: int, adjoint: Adjoint
+    ) -> None:
         self.options, self.loss, self.seed = options, loss, seed
         copies: dict[int, Tensor] = {}
         self.inputs: list[Input] = []
         y0 = self._copied("y0", problem.y0, copies)
         args = self._copied("args", problem.args, copies)
-        times = [
-            torch.as_tensor(t.detach() if isinstance(t, Tensor) else t, dtype=torch.float64).clone().requires_grad_()
-            for t in problem.tspan
-        ]
-        self.problem = replace(problem, y0=y0, args=args, tspan=(times[0], times[1]))
-        roots = [("f", problem.f), ("args", args)]
+        self.problem, times = replace(problem, y0=y0, args=args), []
+        if isinstance(self.problem, ODEProblem):
+            times = [torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_() for t in problem.tspan]
+            self.problem = replace(self.problem, tspan=(times[0], times[1]))
+        names = ("f",) if isinstance(problem, ODEProblem) else ("drift", "diffusion")
+        roots = [*((name, getattr(problem, name)) for name in names), ("args", args)]
         events = options.get("events")
         for place, event in enumerate(events if isinstance(events, (list, tuple)) else [events]):
             roots += [(f"events[{place}]", getattr(event, name, None)) for name in ("fn", "apply", "ts")]
@@ -68,7 +70,8 @@ class Subject:
         known = {id(one.tensor) for one in self.inputs}
         held = [x for x in held_tensors(tuple(root for _, root in roots)) if id(x) not in known]
         self.inputs += [Input(*pair) for pair in zip(names_of(roots, held), held, strict=True)]
-        self.inputs += [Input(name, time) for name, time in zip(("t0", "t1"), times, strict=True)]
+        # A solution of an SDE has no derivative in time.
+        self.inputs += [Input(name, time) for name, time in zip(("t0", "t1"), times, strict=bool(times))]
         self.ends = (1.0, 1.0)
         self.frozen = self._freeze(adjoint)
         self.baseline = self.value()
@@ -123,6 +126,8 @@ class Subject:
         """
         with nullcontext() if adjoint.own_steps else torch.no_grad():
             sol = self.run(saveat="steps", dense=False, adjoint=adjoint if adjoint.own_steps else None)
+        if sol.path is not None:  # of one path from here on: that of a seed depends on dt
+            self.options = {name: value for name, value in self.options.items() if name != "seed"} | {"path": sol.path}
         lengths = sol.ts.diff(dim=0).abs().nan_to_num(torch.inf)
         if self.options.get("per_sample"):
             self.ends = (lengths.min().item(),) * 2
@@ -153,6 +158,12 @@ class Subject:
             data.copy_(before)
         coarse, fine = ((8 * (at[k] - at[-k]) - (at[2 * k] - at[-2 * k])) / (12 * k * h / 2) for k in (2, 1))
         return fine, abs(fine - coarse)
+
+    @property
+    def accuracy(self) -> tuple[str, ...]:
+        """The options by which the solve becomes more accurate: tolerances, or the step of an SDE."""
+        fixed = isinstance(self.problem, SDEProblem) and self.options.get("dt") is not None
+        return ("dt",) if fixed else ("rtol", "atol")
 
     @property
     def eps(self) -> float:

@@ -188,3 +188,40 @@ def test_nothing_is_changed_and_what_cannot_move_is_said():
 def test_bad_input(options, message):
     with pytest.raises(nde.InvalidProblemError, match=message):
         check(problem(), **options)
+
+
+def noisy(scale, calculus="ito", hidden=False):
+    y0 = torch.tensor([[0.5, -0.3], [1.0, 0.2]], dtype=torch.float64)
+    g = lambda t, y, a: (a.detach() if hidden else a) * torch.cos(y) + 0.1 * t  # noqa: E731
+    return nde.SDEProblem(Net(), g, y0, (0.0, 1.0), args=(scale,), calculus=calculus)
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        (nde.EulerMaruyama(), dict(dt=0.15)),
+        (nde.SOSRI(), dict(rtol=1e-2, atol=1e-2, per_sample=True)),
+        (nde.SOSRI(), dict(rtol=1e-2, atol=1e-2, path=nde.BrownianPath((2, 2), 1, 0.0, 1.0, "space-time", tol=1e-6))),
+    ],
+)
+def test_gradients_of_an_sde_along_one_path(solver, options):
+    scale = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    result = check(noisy(scale), solver, seed=3, show=False, **options)
+    assert verdicts(result) == dict.fromkeys(("y0", "args[0]", "weight", "bias"), "right")
+    hidden = check(noisy(scale, hidden=True), solver, seed=3, show=False, **options)
+    assert [row.name for row in hidden.wrong] == ["args[0]"]
+
+
+def test_continuous_gradients_of_an_sde_come_nearer_with_the_step():
+    scale = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    options = dict(dt=0.1, controller=nde.ConstantStep(), show=False)
+    result = check(noisy(scale, "stratonovich"), nde.Midpoint(), nde.BacksolveAdjoint(), **options)
+    assert set(verdicts(result).values()) == {"right to the step size"}
+    with pytest.raises(nde.InvalidProblemError, match="expected an ODEProblem or SDEProblem"):
+        check(nde.SteadyStateProblem(lambda t, y: -y, torch.ones(2)))
+
+
+def test_drift_and_diffusion_of_one_class_have_names_of_their_own():
+    twice = nde.SDEProblem(Net(), Net(), torch.ones(1, 2, dtype=torch.float64), (0.0, 0.2))
+    names = [row.name for row in check(twice, nde.EulerMaruyama(), dt=0.1, show=False).rows]
+    assert sorted(names) == ["diffusion.bias", "diffusion.weight", "drift.bias", "drift.weight", "y0"]
