@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import neuralde as nde
 from neuralde.bench import harness
 from neuralde.regularizers import ErrorEstimate, StiffnessEstimate
-from neuralde.solvers import cuda_graph
+from neuralde.solvers.drivers import cuda_graph
 
 D = torch.float64
 
