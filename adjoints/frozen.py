@@ -57,10 +57,11 @@ class Subject:
         self.inputs: list[Input] = []
         y0 = self._copied("y0", problem.y0, copies)
         args = self._copied("args", problem.args, copies)
-        self.problem, times = replace(problem, y0=y0, args=args), []
-        if isinstance(self.problem, ODEProblem):
-            times = [torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_() for t in problem.tspan]
-            self.problem = replace(self.problem, tspan=(times[0], times[1]))
+        self.problem, ends = replace(problem, y0=y0, args=args), {}
+        if isinstance(self.problem, ODEProblem):  # a solution of an SDE has no derivative in time
+            for name, t in zip(("t0", "t1"), problem.tspan, strict=True):
+                ends[name] = torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_()
+            self.problem = replace(self.problem, tspan=(ends["t0"], ends["t1"]))
         names = ("f",) if isinstance(problem, ODEProblem) else ("drift", "diffusion")
         roots = [*((name, getattr(problem, name)) for name in names), ("args", args)]
         events = options.get("events")
@@ -70,8 +71,7 @@ class Subject:
         known = {id(one.tensor) for one in self.inputs}
         held = [x for x in held_tensors(tuple(root for _, root in roots)) if id(x) not in known]
         self.inputs += [Input(*pair) for pair in zip(names_of(roots, held), held, strict=True)]
-        # A solution of an SDE has no derivative in time.
-        self.inputs += [Input(name, time) for name, time in zip(("t0", "t1"), times, strict=bool(times))]
+        self.inputs += [Input(*end) for end in ends.items()]
         self.ends = (1.0, 1.0)
         self.frozen = self._freeze(adjoint)
         self.baseline = self.value()

@@ -15,8 +15,9 @@ from neuralde.solvers import BrownianPath, InvalidProblemError, ODEProblem, SDEP
 from neuralde.solvers.brownian.arguments import checked_seed
 from neuralde.solvers.prepare import checked_dt
 from neuralde.solvers.scalars import real_dtype
-from neuralde.solvers.sde.noise import seed_of
-from neuralde.solvers.sde.prepare import check_one_noise, noise_columns, stochastic_method
+from neuralde.solvers.sde.method import SDEMethod
+from neuralde.solvers.sde.noise import check_path_compiles, checked_path, seed_of
+from neuralde.solvers.sde.prepare import check_one_noise, noise_columns, noise_shape, stochastic_method
 from neuralde.solvers.state import Packing
 
 from ..listeners import announce
@@ -54,7 +55,7 @@ def solve_compiled(
     solver = options.pop("solver")
     if isinstance(problem, SDEProblem):
         solver = stochastic_method(problem, solver)
-        seed = _checked_noise(problem, seed, path, per_sample, first=model not in _GRAPHS)
+        seed = _checked_noise(problem, solver, seed, path, per_sample, first=model not in _GRAPHS)
     elif solver is None:
         solver = Tsit5()
     step = checked_dt(dt)
@@ -76,14 +77,18 @@ def solve_compiled(
     return solution
 
 
-def _checked_noise(problem: SDEProblem, seed: Any, path: Any, per_sample: bool, first: bool) -> Any:
-    """The seed, drawn here where there is none; what a graph cannot look at is checked before it is made."""
+def _checked_noise(problem: SDEProblem, solver: SDEMethod, seed: Any, path: Any, per_sample: bool, first: bool) -> Any:
+    """The seed, drawn here where there is none; what a graph cannot look at is checked before it runs."""
     check_one_noise(seed, path)
     packing = Packing(problem.y0, per_sample)
     y0 = packing.pack(problem.y0, "y0")
-    if first:
-        noise_columns(problem, packing, y0, problem.tspan[0])
-    return seed_of(seed, y0) if path is None else None
+    if first or path is not None:
+        columns = noise_columns(problem, packing, y0, problem.tspan[0])
+    if path is None:
+        return seed_of(seed, y0)
+    check_path_compiles(path)
+    checked_path(path, noise_shape(y0, columns, packing), problem.tspan, y0, solver.levy_area)
+    return None
 
 
 def _parts(problem: ODEProblem | SDEProblem) -> tuple[tuple[Any, ...], tuple[str, ...], Any, tuple[Any, ...]]:

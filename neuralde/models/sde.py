@@ -34,7 +34,7 @@ class NeuralSDE(nn.Module):
         adjoint: how to differentiate; exact if None.
         regularizers: the solver's cost as terms of the loss, in training mode only; ``eval()`` solves plainly.
         compile: run the solve as one compiled graph (``torch.compile(fullgraph=True)``), forward and backward. The first
-            call of each shape, and of training and evaluation, compiles for one to two minutes; new values of inputs, seeds,
+            call of each shape, and of training and evaluation, compiles for half a minute to two; new values of inputs, seeds,
             times, save times, ``dt``, tolerances and parameters do not compile again. The shape of the noise, and that
             additive noise is additive, are checked at the first call only.
         options: further options of :func:`neuralde.solve`, such as ``saveat`` or ``per_sample``.

@@ -84,11 +84,8 @@ def checked_path(path: Any, shape: Sequence[int], times: tuple[Scalar, Scalar], 
         raise InvalidProblemError(
             f'path: got levy_area="none"; expected levy_area="{area}", which this solver needs (or another solver)'
         )
-    if torch.compiler.is_compiling() and (not isinstance(path, BrownianPath) or path.dt is not None):
-        raise InvalidProblemError(
-            f"path: got {path!r} in a compiled solve; expected a seed, or a BrownianPath without dt, whose increments need "
-            "no look at the times"
-        )
+    if torch.compiler.is_compiling():
+        check_path_compiles(path)
     if not isinstance(path, BrownianPath):
         return path
     if path.device != y0.device:
@@ -103,6 +100,15 @@ def checked_path(path: Any, shape: Sequence[int], times: tuple[Scalar, Scalar], 
                 f"{[t.tolist() for t in ends]}"
             )
     return path
+
+
+def check_path_compiles(path: Any) -> None:
+    """Refuse a path that a graph cannot ask."""
+    if not isinstance(path, BrownianPath) or path.dt is not None:
+        raise InvalidProblemError(
+            f"path: got {path!r} in a compiled solve; expected a seed, or a BrownianPath without dt, whose increments need "
+            "no look at the times"
+        )
 
 
 def seed_of(seed: Any, y0: Tensor) -> int | Tensor:

@@ -200,6 +200,18 @@ def test_a_compiled_model_follows_a_path(graphs):
     assert sols[1].seed is None
 
 
+def test_new_steps_and_times_of_a_compiled_model_need_no_new_graph(graphs):
+    x = torch.linspace(-1, 1, 6, dtype=D).reshape(3, 2)
+    pair = models(dt=0.15)
+    for dt, t1 in ((0.15, 1.0), (0.1, 1.5), (0.07, 0.8)):
+        ends = []
+        for model in pair:
+            model.options["dt"], model.tspan = dt, (0.0, t1)
+            ends.append(model.eval()(x, seed=2)[0])
+        assert torch.allclose(*ends, rtol=1e-12, atol=1e-12)
+    assert graphs() == 1
+
+
 def test_a_compiled_model_refuses_what_a_graph_cannot_see(graphs):
     x = torch.ones(3, 2, dtype=D)
     drift = lambda t, y: -y  # noqa: E731
@@ -212,6 +224,14 @@ def test_a_compiled_model_refuses_what_a_graph_cannot_see(graphs):
         model(x, seed=1, path=nde.BrownianPath((3, 2), 5, 0.0, 1.0))
     with pytest.raises(nde.InvalidProblemError, match=r"seed: got 1.5"):
         model(x, seed=1.5)
+    area = dict(levy_area="space-time", dtype=D)
+    for path, message in (
+        (nde.BrownianPath((3, 2), 5, 0.0, 0.5, **area), "expected one that covers tspan"),
+        (nde.BrownianPath((3, 2), 5, 0.0, 1.0, dt=0.1, **area), "a BrownianPath without dt"),
+        (nde.BrownianPath((3, 1), 5, 0.0, 1.0, **area), r"path: got increments of shape"),
+    ):
+        with pytest.raises(nde.InvalidProblemError, match=message):
+            model(x, path=path)
     with pytest.raises(nde.InvalidProblemError, match=r"dt: got -0.1"):
         nde.NeuralSDE(drift, lambda t, y: 0.1 * y, dt=-0.1, compile=True)(x)
     with pytest.raises(nde.InvalidProblemError, match=r"trace: got True with compile=True"):
