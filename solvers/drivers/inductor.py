@@ -15,7 +15,7 @@ def keep_saved_tensors() -> None:
 
     Runs while a graph is traced, before its backward is compiled. Inductor marks what a backward graph may overwrite by
     position, and reads the inputs of a loop's body by the same positions: it overwrote parameters and saved states between
-    iterations, and gradients were wrong by a fifth without a word (pytorch/pytorch#192840, in every version up to 2.13).
+    iterations, and gradients were wrong by a fifth without a word (pytorch/pytorch#192840, seen in 2.13).
     """
     config.donated_buffer = False
 
