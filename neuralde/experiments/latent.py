@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from neuralde.adjoints import DirectAdjoint
 from neuralde.solvers import Tsit5
 
 from ..models import LatentField, LatentODE, MaskedGRU
@@ -60,7 +61,10 @@ class Run(training.Run):
         return len(self.data.train_x)
 
     def build(self) -> nn.Module:
-        """A latent ODE with fresh parameters."""
+        """A latent ODE with fresh parameters, drawn as the papers' framework draws them (Glorot and Bengio, no biases).
+
+        With torch's own smaller weights it takes half as many batches again until the model leaves the channels' means.
+        """
         channels = self.data.train_x.shape[-1]
         model = LatentODE(
             channels,
@@ -72,9 +76,13 @@ class Run(training.Run):
             solver=Tsit5(),
             rtol=self.config.tolerance,
             atol=self.config.tolerance,
-            adjoint=self.adjoint,
+            adjoint=self.adjoint or DirectAdjoint(),  # exact as the default, without calling the small field again
             regularizers=[term.make() for term in self.terms or ()],
         )
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
         return model.to(self.data.train_x)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -48,7 +48,7 @@ def _scales(paper: Config) -> dict[str, Config]:
         "smoke": replace(
             paper, epochs=2, batch_size=16, hidden=8, tolerance=1e-3, kl_after=0, train_size=32, test_size=16
         ),
-        "cpu": replace(paper, epochs=25, batch_size=64, train_size=1024, test_size=512),
+        "cpu": replace(paper, epochs=60, batch_size=64, tolerance=1e-6, train_size=1024, test_size=512),
         "paper": paper,
     }
 
@@ -66,8 +66,9 @@ _COUNTED = (
     "NFE is counted, and prediction timed, on the first 512 held-out series; prediction includes encoder and decoder."
 )
 _SIZE = (
-    "At cpu scale an epoch has 16 batches and a run 400, against 3,600 in the paper: the model is far from trained, so that its "
-    "dynamics are simpler and errors higher than the paper's."
+    "At cpu scale an epoch has 16 batches and a run 960, against 3,600 in the paper, and the tolerance is 1e-6: the model is "
+    "far from trained, and its errors are higher than the paper's. Predicting each channel's mean has an error of 10.3e-3, "
+    "where every run stays for its first 300 to 600 batches."
 )
 
 REGNDE_PHYSIONET = Table(
