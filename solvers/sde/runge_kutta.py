@@ -14,7 +14,7 @@ from ..runge_kutta import combine
 from ..scalars import Scalar, as_time, spread
 from . import tableaus
 from .method import SDEMethod, SDEStep
-from .tableaus import StochasticTableau, Weights
+from .tableau import StochasticTableau, Weights
 
 
 class StochasticRungeKuttaStep(SDEStep):

@@ -7,8 +7,9 @@ Nobody pays for a method that is not used: the names below are resolved on first
 (5, 4, True)
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazily
 
 if TYPE_CHECKING:  # so that type checkers and editors know the names
     from .bosh3 import BOSH3 as BOSH3
@@ -39,14 +40,4 @@ _FILES = {
 
 __all__ = list(_FILES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_FILES[name]}", __name__), name)
-    globals()[name] = value  # the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_FILES])
+__getattr__, __dir__ = lazily(__name__, globals(), _FILES)

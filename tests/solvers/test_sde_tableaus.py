@@ -9,7 +9,7 @@ import torch
 
 import neuralde as nde
 from neuralde.solvers.sde import conditions, tableaus
-from neuralde.solvers.sde.tableaus import StochasticTableau, Weights
+from neuralde.solvers.sde.tableau import StochasticTableau, Weights
 
 F64 = torch.float64
 NAMES = ("SRIW1", "SOSRI", "SRA1", "SRA3", "SHARK", "SLOWRK", "SPARK")
