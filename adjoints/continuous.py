@@ -26,7 +26,7 @@ from neuralde.solvers.integrate import Outcome, drive, integrate
 from neuralde.solvers.interpolation import DenseOutput
 from neuralde.solvers.method import Method, VectorField
 from neuralde.solvers.norms import rms
-from neuralde.solvers.scalars import Scalar, choose, select, spread
+from neuralde.solvers.scalars import Scalar, any_true, choose, negate, select, spread
 from neuralde.solvers.solution import Status, failure
 
 from .base import Adjoint, Job, Result
@@ -189,6 +189,7 @@ class Sweep(ABC):
     def __init__(self, run_data: RunData, integrands: Integrands, logged: Sequence[Tensor | None] = ()) -> None:
         self.plan, self.data, self.integrands = run_data.backward_plan, run_data, integrands
         self.options, self.path = run_data.job.options, run_data.path
+        self.dt = self.options.dt
         plan, save = run_data.job.plan, self.options.save
         self.times = {"t0": plan.live_t0, "t1": plan.live_t1, "ts": save.live}
         count = sum(time is not None for time in self.times.values())
@@ -298,7 +299,11 @@ class Sweep(ABC):
         atol = self.plan.atol * self.units(y.real, torch.where(self.size > 0, self.size, 1.0))
         plan = replace(self.plan, field=self.field, t0=t, t1=t_end, direction=-self.plan.direction, atol=atol)
         with torch.no_grad():
-            carry, _ = drive(plan, self.pack(y, a), replace(self.options, compact=False), [self.hear])
+            carry, _ = drive(plan, self.pack(y, a), replace(self.options, compact=False, dt=self.dt), [self.hear])
+        moved = t != t_end
+        if plan.controller.adaptive and (self.dt is not None or not any_true(negate(moved))):
+            # The next solve begins with it, and need not look for one.
+            self.dt = carry.h if self.dt is None else select(moved, carry.h, self.dt)
         self.arrived(carry)
         status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
         if status != Status.SUCCESS:

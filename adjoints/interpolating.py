@@ -185,10 +185,9 @@ class _WithParameters(_OnPath):
             pulled = self.pull(t, y, a, [])[1][0]
             shares = self._pull_each(t, y, a)
         else:
-            _, (pulled, *each) = self.pull(t, y, a, self.parameters, self.touched)
-            shares = [share.unsqueeze(0) for share in each]
-        parts = [self._rows(pulled), *(share.reshape(len(share), -1).to(a.dtype) for share in shares)]
-        return -torch.cat(parts, dim=1)
+            _, (pulled, *shares) = self.pull(t, y, a, self.parameters, self.touched)
+        parts = [part.reshape(len(z), -1) for part in (pulled, *shares)]
+        return -torch.cat(parts, dim=1).to(z.dtype)
 
     def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Nothing to add: the shares are part of the state."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,9 +56,29 @@ class DenseOutput:
         return self.packing.unpack(value.reshape((*lead, *value.shape[1:])), lead=len(lead))
 
     def packed(self, t: Any) -> Tensor:
-        """The packed state at one clock number, ``(B,)`` per sample."""
+        """The packed state at one clock number, ``(B,)`` per sample; no graph leads to a Python number's."""
+        if isinstance(t, float) and self.accepted is None:
+            starts, ends, reached = self._on_host
+            if reached[0] <= t * self.direction <= reached[-1]:
+                index = bisect_left(reached, t * self.direction, lo=1) - 1
+                return self._one(self.coefficients[index], starts[index], ends[index], t)
         times = torch.as_tensor(t, dtype=torch.float64, device=self.starts.device).unsqueeze(0)
         return (self._joint if self.accepted is None else self._per_sample)(times, False)[0]
+
+    @cached_property
+    def _on_host(self) -> tuple[list[float], list[float], list[float]]:
+        """Where the steps of a joint solve start and end, and the times between them as bisection needs them."""
+        starts, ends = self.starts.tolist(), self.ends.tolist()
+        return starts, ends, [self.direction * t for t in (starts[0], *ends)]
+
+    @staticmethod
+    def _one(coefficients: Tensor, start: float, end: float, t: float) -> Tensor:
+        """One step's polynomial at one time, in two operations: a backward solve asks for thousands."""
+        theta = (t - start) / (end - start) if end != start else 0.0
+        powers = [theta**power for power in range(len(coefficients))]
+        return torch.tensordot(
+            torch.tensor(powers, dtype=coefficients.dtype, device=coefficients.device), coefficients, 1
+        )
 
     def _joint(self, times: Tensor, derivative: bool) -> Tensor:
         ends = (self.ends * self.direction).detach()

@@ -152,3 +152,21 @@ def test_the_units_of_the_loss_do_not_matter(adjoint, per_sample):
     assert len(pairs) >= 6
     for whole, small in pairs:
         torch.testing.assert_close(1e6 * small, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_the_backward_solve_goes_on_with_its_step(adjoint):
+    """Cotangents enter at every save time; from each on, one call and one step of six, and no search for a first step but at
+    the end."""
+    calls = 0
+
+    def field(t, y):
+        nonlocal calls
+        calls += 1
+        return -y
+
+    y0 = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    problem = nde.ODEProblem(field, y0, (0.0, 1.0))
+    sol = nde.solve(problem, nde.Tsit5(), saveat=torch.linspace(0.0, 1.0, 41), rtol=1e-3, atol=1e-3, adjoint=adjoint)
+    calls = 0
+    sol.ys.sum().backward()
+    assert calls == 40 * 7 + 1
