@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from neuralde.adjoints import InterpolatingAdjoint
+
 from ..cifar import Cifar, Config
 from ..experiment import Table
 from .sources import LOCAL, local_arms
@@ -14,7 +16,7 @@ LOCAL_CIFAR = Table(
     "Convolutional neural ODE on CIFAR-10, locally regularized, with a continuous adjoint",
     LOCAL,
     Cifar(),
-    local_arms((2.5, 2.5), (2.5, 2.5)),
+    local_arms(InterpolatingAdjoint, (2.5, 2.5), (2.5, 2.5)),
     {
         "smoke": replace(_PAPER, epochs=1, batch_size=8, hidden=4, tolerance=1e-2, train_size=16, test_size=8),
         "cpu": replace(_PAPER, epochs=4, train_size=4_000, test_size=1_000, hidden=16),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from neuralde.adjoints import InterpolatingAdjoint
+
 from ...regularizers import ErrorEstimate, StiffnessEstimate, TaylorDerivative
 from ..arms import Term
 from ..experiment import Arm, Table
@@ -95,7 +97,7 @@ LOCAL_PHYSIONET = Table(
     "Latent ODE on PhysioNet 2012, locally regularized, with a continuous adjoint",
     LOCAL,
     LatentSeriesExperiment(StepRun, bounded=True, start_std=1.0),
-    local_arms((100.0, 10.0), (1000.0, 100.0)),
+    local_arms(InterpolatingAdjoint, (100.0, 10.0), (1000.0, 100.0)),
     _scales(_LOCAL_PAPER, epochs=30),
     _SEEDS,
     notes=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neuralde.adjoints import InterpolatingAdjoint
+from neuralde.adjoints import GaussAdjoint
 
 from ...regularizers import Local
 from ..arms import Term
@@ -12,19 +12,22 @@ OPENING = "Pal, Ma, Shah, Rackauckas: Opening the Blackbox, ICML 2021"
 LOCAL = "Pal, Edelman, Rackauckas: Locally Regularized Neural Differential Equations, ICML 2023"
 
 
-def local_arms(initial: tuple[float, float], solver: tuple[float, float]) -> dict[str, Arm]:
+def local_arms(
+    adjoint: type[GaussAdjoint], initial: tuple[float, float], solver: tuple[float, float]
+) -> dict[str, Arm]:
     """The rows of a table of local regularization, all with a continuous adjoint.
 
     Args:
+        adjoint: which one.
         initial: first and last weight of the paper's rows, which take the automatic first step from the random time.
         solver: of the rows that take the step that the solver took there.
     """
 
     def arm(label: str, sampling: str, h: str, weights: tuple[float, float]) -> Arm:
-        return Arm(label, (Term(lambda: Local(sampling=sampling, h=h), *weights),), InterpolatingAdjoint)
+        return Arm(label, (Term(lambda: Local(sampling=sampling, h=h), *weights),), adjoint)
 
     return {
-        "vanilla": Arm("vanilla", adjoint=InterpolatingAdjoint),
+        "vanilla": Arm("vanilla", adjoint=adjoint),
         "unbiased": arm("local, unbiased", "unbiased", "initial", initial),
         "biased": arm("local, biased", "biased", "initial", initial),
         "unbiased-step": arm("local, unbiased, the solver's step", "unbiased", "solver", solver),
