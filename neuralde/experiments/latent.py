@@ -61,7 +61,7 @@ class Run(training.Run):
         return len(self.data.train_x)
 
     def build(self) -> nn.Module:
-        """A latent ODE with fresh parameters, drawn as the papers' framework draws them (Glorot and Bengio, no biases).
+        """A latent ODE with fresh parameters, drawn as the papers' framework draws them (Glorot and Bengio; biases of zero).
 
         With torch's own smaller weights the model predicts the channels' means for at least three times as many batches.
         """
