@@ -129,7 +129,7 @@ REGNDE_MNIST_SDE = Table(
         "smoke": replace(
             _MNIST, epochs=2, batch_size=64, hidden=8, latent=4, trajectories=2, train_size=64, test_size=32
         ),
-        "cpu": replace(_MNIST, epochs=15, batch_size=128, train_size=10_000, test_size=2_000),
+        "cpu": replace(_MNIST, epochs=5, batch_size=128, train_size=6_000, test_size=1_000),
         "paper": _MNIST,
     },
     {"smoke": (0,), "cpu": (0, 1, 2), "paper": (0, 1, 2)},
@@ -145,7 +145,7 @@ REGNDE_MNIST_SDE = Table(
         "held-out images; accuracy during training (the curves) is on these, at the end on all held-out images, and on as "
         "many training images.",
         _STIFFNESS,
-        "The cpu scale has 10,000 training images in batches of 128, 2,000 held-out ones and 15 epochs, against 60,000, 512, "
+        "The cpu scale has 6,000 training images in batches of 128, 1,000 held-out ones and 5 epochs, against 60,000, 512, "
         "10,000 and 40; accuracies are lower.",
     ),
 )
