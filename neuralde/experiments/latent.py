@@ -63,7 +63,8 @@ class Run(training.Run):
     def build(self) -> nn.Module:
         """A latent ODE with fresh parameters, drawn as the papers' framework draws them (Glorot and Bengio; biases of zero).
 
-        With torch's own smaller weights the model predicts the channels' means for at least three times as many batches.
+        With torch's own smaller weights a model still predicted the channels' means after 400 batches of 64 (seed 0, at
+        1.4e-8), which these leave after 64 to 208 (at 1e-6).
         """
         channels = self.data.train_x.shape[-1]
         model = LatentODE(

@@ -70,7 +70,7 @@ _COUNTED = (
 _SIZE = (
     "At cpu scale an epoch has 16 batches, against the paper's 3,600 in all, and the tolerance is 1e-6: the model is "
     "far from trained, and its errors are higher than the paper's. Predicting each channel's mean has an error of 10.3e-3, "
-    "which runs leave after 100 to 200 batches."
+    "which runs leave after 64 to 208 batches."
 )
 
 REGNDE_PHYSIONET = Table(
