@@ -189,7 +189,6 @@ class Sweep(ABC):
     def __init__(self, run_data: RunData, integrands: Integrands, logged: Sequence[Tensor | None] = ()) -> None:
         self.plan, self.data, self.integrands = run_data.backward_plan, run_data, integrands
         self.options, self.path = run_data.job.options, run_data.path
-        self.dt = self.options.dt
         plan, save = run_data.job.plan, self.options.save
         self.times = {"t0": plan.live_t0, "t1": plan.live_t1, "ts": save.live}
         count = sum(time is not None for time in self.times.values())
@@ -299,20 +298,19 @@ class Sweep(ABC):
         atol = self.plan.atol * self.units(y.real, torch.where(self.size > 0, self.size, 1.0))
         plan = replace(self.plan, field=self.field, t0=t, t1=t_end, direction=-self.plan.direction, atol=atol)
         with torch.no_grad():
-            carry, _ = drive(plan, self.pack(y, a), replace(self.options, compact=False, dt=self.dt), [self.hear])
-        moved = t != t_end
-        if plan.controller.adaptive and (self.dt is not None or not any_true(negate(moved))):
-            # The next solve begins with it, and need not look for one.
-            self.dt = carry.h if self.dt is None else select(moved, carry.h, self.dt)
-        self.arrived(carry)
+            carry, _ = drive(plan, self.pack(y, a), replace(self.options, compact=False), [self.hear])
+        if plan.controller.adaptive:
+            self._go_on_with(carry.h, t != t_end)
         status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
         if status != Status.SUCCESS:
             raise failure(status, f"the backward solve of {self.data.adjoint.name}: ")
         return *self.unpack(carry.y, y), t_end
 
-    def arrived(self, carry: Carry) -> None:
-        """Hear of the end of a solve between two times at which cotangents enter."""
-        del carry
+    def _go_on_with(self, h: Scalar, moved: Scalar) -> None:
+        """The next solve begins with the step size that this one ended with, and need not look for one."""
+        dt = self.options.dt
+        if dt is not None or not any_true(negate(moved)):  # a lane that stood still has none
+            self.options = replace(self.options, dt=h if dt is None else select(moved, h, dt))
 
     def pull(
         self,

@@ -12,7 +12,7 @@ from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.method import Method, VectorField
 from neuralde.solvers.runge_kutta import Heun, RungeKutta
-from neuralde.solvers.scalars import Scalar, choose, select
+from neuralde.solvers.scalars import Scalar, choose
 from neuralde.solvers.sde.correction import StratonovichField, check_correctable
 from neuralde.solvers.sde.driven import DrivenRungeKutta
 from neuralde.solvers.sde.field import Driven, DrivenField, SDEField
@@ -88,11 +88,6 @@ class NoisyPair(Pair):
         super().prepare()
         if self.plan.controller.adaptive:
             self.options = replace(self.options, dt=self.data.last_step)
-
-    def arrived(self, carry: Carry) -> None:
-        """The next solve begins with the size that this one ended with."""
-        if self.plan.controller.adaptive:
-            self.options = replace(self.options, dt=select(carry.h > 0, carry.h, self.options.dt))
 
     def _slope_along(self, field: VectorField, t: Scalar, z: Tensor) -> Tensor:
         y, a = z.unbind(self._pair_dim)
