@@ -52,7 +52,7 @@ def start(
             t0 = plan.ends(plan.t0, plan.t1, True, False)[0] if plan.through_steps else plan.t0
             h = first_step(plan, field, t0, state, slope, longest)
         h = maximum(h, abs(plan.t0) * TIME_RESOLUTION)
-        calls += 0 if plan.stochastic else 1
+        calls += 1
     else:
         span = abs(plan.t1 - plan.t0)
         h = span if dt is None else 0.0 * span + dt
@@ -65,7 +65,7 @@ def first_step(plan: Plan, field: VectorField, t: Scalar, state: Tensor, slope: 
     """A step size to begin with at ``(t, state)``, for one more call of the field."""
     norm, order = plan.norm_at(state), plan.method.error_order
     if isinstance(field, SDEField):
-        return noisy_initial_step(field, t, state, slope, longest, order, norm)
+        return noisy_initial_step(field, t, state, slope, plan.direction, longest, order, norm)
     return initial_step(field, t, state, slope, plan.direction, longest, order, norm)
 
 

@@ -138,7 +138,7 @@ class Local(Regularizer):
         if self.h == "initial":
             with torch.no_grad():
                 h = first_step(plan, plan.field, time, state, slope, longest)
-            calls += 0 if plan.stochastic else 1
+            calls += 1
         else:
             h = minimum(solver_h.item() if plan.host else solver_h, longest)
         step = plan.method.step(plan.field, time, time + plan.direction * h, y, None if plan.stochastic else start)

@@ -44,13 +44,12 @@ _PAPER = Config("regnde-physionet")
 _SEEDS = {"smoke": (0,), "cpu": (0, 1, 2), "paper": (0, 1, 2)}
 
 
-def _scales(paper: Config, epochs: int) -> dict[str, Config]:
-    """The sizes of a table; ``epochs`` at the cpu scale."""
+def _scales(paper: Config) -> dict[str, Config]:
     return {
         "smoke": replace(
             paper, epochs=2, batch_size=16, hidden=8, tolerance=1e-3, kl_after=0, train_size=32, test_size=16
         ),
-        "cpu": replace(paper, epochs=epochs, batch_size=64, tolerance=1e-6, train_size=1024, test_size=512),
+        "cpu": replace(paper, epochs=60, batch_size=64, tolerance=1e-6, train_size=1024, test_size=512),
         "paper": paper,
     }
 
@@ -78,7 +77,7 @@ REGNDE_PHYSIONET = Table(
     f"{OPENING}, Table 2",
     LatentSeriesExperiment(),
     _ARMS,
-    _scales(_PAPER, epochs=60),
+    _scales(_PAPER),
     _SEEDS,
     notes=(
         _FLOAT64,
@@ -98,7 +97,7 @@ LOCAL_PHYSIONET = Table(
     LOCAL,
     LatentSeriesExperiment(StepRun, bounded=True, start_std=1.0),
     local_arms(InterpolatingAdjoint, (100.0, 10.0), (1000.0, 100.0)),
-    _scales(_LOCAL_PAPER, epochs=30),
+    _scales(_LOCAL_PAPER),
     _SEEDS,
     notes=(
         _FLOAT64,
