@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,9 @@ def _one(
 ) -> Result:
     """One row with one seed: read if it is finished, gone on with if it has begun, else begun."""
     arm, finished = table.arms[name], out / "runs" / f"{name}-{seed}.json"
-    # Also what the options do not say: which data, and how many.
-    key = {"config": asdict(config), **experiment.identity(data)}
+    run = experiment.run(name, arm, seed, config, data, out / "checkpoints" / f"{name}-{seed}.pt")
+    # Also what the options do not say: which weights, which data, and how many.
+    key = {"config": run.setting(), **experiment.identity(data)}
     if finished.is_file() and not fresh:
         kept = json.loads(finished.read_text(encoding="utf-8"))
         if kept["key"] != key:
@@ -150,7 +151,6 @@ def _one(
         for epoch in range(config.epochs):
             tick(f"{name}/{seed}: epoch {epoch + 1} was finished before")
         return dict(kept["result"])
-    run = experiment.run(name, arm, seed, config, data, out / "checkpoints" / f"{name}-{seed}.pt")
     result = run.train(not fresh, tick)
     finished.parent.mkdir(parents=True, exist_ok=True)
     part = finished.with_suffix(".part")

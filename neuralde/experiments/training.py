@@ -112,6 +112,10 @@ class Run(ABC):
         del steps
         return float(self.config.learning_rate / (1.0 + self.config.learning_rate_decay * step))
 
+    def setting(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one that began it."""
+        return {**asdict(self.config), "weights": [[term.first, term.last] for term in self.terms or ()]}
+
     def line(self, history: History, epoch: int) -> str:
         """What a progress bar shows after an epoch."""
         return f"{self.arm}/{self.seed}: loss {history['loss'][epoch]:.4g}, nfe {history['nfe'][epoch]:.0f}"
@@ -200,7 +204,7 @@ class Run(ABC):
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "history": history,
-            "config": json.dumps(asdict(self.config), sort_keys=True),
+            "config": json.dumps(self.setting(), sort_keys=True),
         }
         temporary = self.checkpoint.with_suffix(".part")
         torch.save(state, temporary)
@@ -211,7 +215,7 @@ class Run(ABC):
             state = torch.load(self.checkpoint, weights_only=True)
         except Exception as error:
             raise CheckpointError(f"{self.checkpoint}: cannot be read as tensors and plain numbers: {error}") from error
-        if state["config"] != json.dumps(asdict(self.config), sort_keys=True):
+        if state["config"] != json.dumps(self.setting(), sort_keys=True):
             raise CheckpointError(
                 f"{self.checkpoint}: was written with {state['config']}; expected the options it was started with, or "
                 "another --out"

@@ -10,9 +10,11 @@ import torch
 import neuralde as nde
 from neuralde import cli
 from neuralde.experiments import classify
+from neuralde.experiments.arms import Term
 from neuralde.experiments.data import DataError
 from neuralde.experiments.papers import TABLES
 from neuralde.experiments.reproduce import _checked, _seeds
+from neuralde.regularizers import ErrorEstimate
 
 COMMAND = ["reproduce", "regnde-mnist-ode", "--scale", "smoke", "--quiet"]
 
@@ -98,6 +100,12 @@ def test_another_configuration_is_refused(tmp_path, capsys, monkeypatch):
     path.write_text(path.read_text().replace('"hidden": 8', '"hidden": 9'))
     assert cli.main(command) == 2
     assert "--fresh" in capsys.readouterr().err
+    path.unlink()
+    other = replace(TABLES[COMMAND[1]].arms["vanilla"], terms=(Term(ErrorEstimate, 2.0, 1.0),))
+    with monkeypatch.context() as patch:  # a version whose row has another weight
+        patch.setitem(TABLES[COMMAND[1]].arms, "vanilla", other)
+        assert cli.main(command) == 2
+    assert '"weights": []' in capsys.readouterr().err
     assert cli.main([*command, "--fresh", "--tolerance", "1e-2", "--epochs", "1"]) == 0
     table = (tmp_path / "table.md").read_text()
     assert "Changed: tolerance 0.01 instead of 0.001." in table
