@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from neuralde.adjoints import GaussAdjoint, InterpolatingAdjoint
+from neuralde.adjoints import GaussAdjoint
 
 from ...regularizers import STEER, ErrorEstimate, Local, StiffnessEstimate, TaylorDerivative
 from ..arms import Term
@@ -50,12 +50,12 @@ _MNIST_ARMS = {
     "local-unbiased": Arm(
         "local, unbiased (continuous adjoint)",
         (Term(lambda: Local(h="solver", sampling="unbiased"), 1.0, 0.1),),
-        InterpolatingAdjoint,
+        GaussAdjoint,
     ),
     "local-biased": Arm(
         "local, biased (continuous adjoint)",
         (Term(lambda: Local(h="solver", sampling="biased"), 1.0, 0.1),),
-        InterpolatingAdjoint,
+        GaussAdjoint,
     ),
 }
 _MNIST = Config(
