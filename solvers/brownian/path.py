@@ -34,6 +34,8 @@ from .wavelets import End, alpert, haar, recalled, total
 DEPTH = 24
 """Levels of the tree if no tolerance is given: the smallest interval is the cell times 2**-24, about 6e-8 of it."""
 _BLOCK = 1 << 16
+_KEYS = 1 << 11
+"""How many entries are computed at once: the cache of a processor holds their normals of all levels, and intermediates."""
 _ROOT3 = math.sqrt(3.0)
 
 
@@ -361,8 +363,10 @@ class BrownianPath:
 
     def _expand(
         self, nodes: tuple[Tensor, Tensor], cell: Tensor, keys: Tensor, near: End | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """W and its integral from the start of the cell to times inside it, and the normals that they are made of.
+
+        Both are computed in blocks of keys; the normals are left in blocks.
 
         Args:
             nodes: what :meth:`_nodes` says of the times, ``(..., n)``.
@@ -383,18 +387,36 @@ class BrownianPath:
             same = (near.node == node).reshape(len(node), -1).all(1).tolist()
             shared = 1 + (same.index(False) if False in same else len(same))
         fresh = torch.cat([top, node])[shared:]
+        index: int | Tensor = 0
         if areas:
-            index = torch.arange(2, device=self.device).reshape(2, *[1] * (fresh.dim() - 1))
-            z = self._normals(cell, fresh.unsqueeze(1), index, keys)
-        else:
-            z = self._normals(cell, fresh, 0, keys)
-        if shared and near is not None and near.z is not None:
-            z = torch.cat([near.z[:shared], z])
+            fresh, index = fresh.unsqueeze(1), torch.arange(2, device=self.device).reshape(2, *[1] * (node.dim() - 1))
         root = self._root.reshape(-1, *[1] * (phi.dim() - 1))
-        if not areas:
-            return total(haar(phi, root).unsqueeze(-1) * z), None, z
-        both = total((alpert(phi, root).unsqueeze(-1) * z.unsqueeze(2)).flatten(0, 1))
-        return both[0], both[1], z
+        weights = (alpert if areas else haar)(phi, root).unsqueeze(-1)
+        blocks = self._blocks(keys)
+        above = near.z if shared and near is not None and near.z is not None else None
+        values, normals = [], []
+        for i, (rows, columns) in enumerate(blocks):
+            z = self._normals(cell[rows], fresh[..., rows], index, keys[rows, columns])
+            z = z if above is None else torch.cat([above[i][:shared], z])
+            weight = weights[..., rows, :]
+            values.append(total((weight * z.unsqueeze(2)).flatten(0, 1)) if areas else total(weight * z))
+            normals.append(z)
+        whole = values[0]
+        if len(blocks) > 1:
+            whole = whole.new_empty((*whole.shape[:-2], *keys.shape))
+            for (rows, columns), part in zip(blocks, values, strict=True):
+                whole[..., rows, columns] = part
+        w, area = whole.unbind() if areas else (whole, None)
+        return w, area, normals
+
+    def _blocks(self, keys: Tensor) -> list[tuple[slice, slice]]:
+        """The keys in parts whose normals of all levels the processor's cache holds; on other devices one part."""
+        n, m = keys.shape
+        if torch.compiler.is_compiling() or self.device.type != "cpu" or n * m <= _KEYS:
+            return [(slice(None), slice(None))]
+        high = max(1, _KEYS // max(m, 1))
+        wide = m if high > 1 else _KEYS
+        return [(slice(i, i + high), slice(k, k + wide)) for i in range(0, n, high) for k in range(0, m, wide)]
 
     def _normals(self, cell: Tensor, node: Tensor, index: int | Tensor, keys: Tensor) -> Tensor:
         """The normals of a node of the tree: one for each counter ``(..., n)`` and each key ``(n or 1, m)``."""

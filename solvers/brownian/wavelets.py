@@ -17,14 +17,14 @@ Place = tuple[list[int] | None, list[float]]
 
 
 class End(NamedTuple):
-    """A path at a time in a cell: W and its integral from the cell's start; the normals and nodes that they come from."""
+    """A path at a time in a cell: W and its integral from the cell's start; normals, in blocks, and nodes that they come from."""
 
     place: Place
     cell: Tensor
     theta: Tensor
     w: Tensor
     area: Tensor | None
-    z: Tensor | None = None
+    z: list[Tensor] | None = None
     node: Tensor | None = None
 
 
