@@ -327,3 +327,21 @@ def test_torchsde_takes_our_paths():
         ys = torchsde.sdeint(Linear(), y0, ts, bm=brownian, method=method, dt=0.05)
         exact = torch.exp((-1 - 0.125) * ts[:, None, None] + 0.5 * torch.stack([brownian(0.0, t) for t in ts]))
         assert (ys - exact).abs().max() < (0.2 if method == "euler" else 0.01)
+
+
+@pytest.mark.parametrize("area", ["none", "space-time"])
+@pytest.mark.parametrize("shape", [(1, 20), (20, 1), (5, 3), (2, 20), (4, 2, 3)])
+def test_values_do_not_depend_on_the_blocks_that_they_are_computed_in(monkeypatch, shape, area):
+    """Few entries, whose blocks are cut small, with one time for all and one for each sample, remembered and not."""
+    own = torch.linspace(0.1, 0.5, shape[0], dtype=torch.float64)
+    queries = [(0.0, 0.3), (0.3, 0.31), (0.31, 0.9), (own, own + 0.1), (own + 0.1, own + 0.4), (0.2, 0.25)]
+
+    def increments():
+        path = nde.BrownianPath(shape, 3, 0.0, 1.0, area, dtype=torch.float64)
+        return [path.increment(s, t) for s, t in queries]
+
+    whole = increments()
+    monkeypatch.setattr("neuralde.solvers.brownian.path._KEYS", 6)
+    for one, other in zip(whole, increments(), strict=True):
+        assert torch.equal(one.w, other.w)
+        assert one.h is None or torch.equal(one.h, other.h)
