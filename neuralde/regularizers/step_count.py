@@ -48,5 +48,4 @@ class StepCount(StepReduction):
 
     def measure(self, view: StepView) -> Tensor:
         """The fraction that the step was of the one that would do."""
-        assert view.method.embedded_order is not None
-        return view.error_ratio.clamp(min=self.floor) ** (1.0 / (view.method.embedded_order + 1)) / self.safety
+        return view.error_ratio.clamp(min=self.floor) ** (1.0 / view.method.error_order) / self.safety

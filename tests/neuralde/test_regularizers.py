@@ -151,6 +151,25 @@ def test_step_count_counts_steps_and_scales_with_the_tolerance_as_they_do():
     assert fixed.regularization[0].item() == pytest.approx(free, rel=0.25)
 
 
+def test_step_count_of_a_path_scales_with_the_tolerance_as_its_steps_do():
+    """An SDE's local error falls with the power 3/2 of the step, so ten times the accuracy takes 10 ** (2 / 3) the steps."""
+    problem = nde.SDEProblem(lambda t, y: torch.cos(t) * y, lambda t, y: 0.3 * y, torch.ones(8, 1, dtype=D), (0.0, 1.0))
+    coarse, fine = (
+        nde.solve(
+            problem,
+            nde.SOSRI(),
+            dt=0.05,
+            controller=nde.ConstantStep(),
+            rtol=0.0,
+            atol=tol,
+            seed=1,
+            regularizers=[StepCount(floor=1e-12)],
+        ).regularization[0]
+        for tol in (1e-3, 1e-4)
+    )
+    assert (fine / coarse).item() == pytest.approx(10 ** (2 / 3), rel=1e-9)
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_against_finite_differences_of_the_frozen_steps(kind, per_sample):
