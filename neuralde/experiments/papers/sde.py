@@ -136,8 +136,9 @@ REGNDE_MNIST_SDE = Table(
     notes=(
         "Everything is float64 here and float32 in the paper; at this tolerance rounding does not matter.",
         _CONTROLLER,
-        "So a step is some fifty times longer here, and the penalty, the mean of error times step, as many times larger at the "
-        "same error: the weight is 0.3 instead of 10. With 10 and 1 the dynamics become one step and almost linear.",
+        "So a step is many times longer here, and with it the penalty, the mean of error times step: the weight is 0.3 instead of "
+        "10. Seed 0 at the paper scale: vanilla 96.87% with NFE 30, weight 0.3 95.81% with 10, weight 1 95.19% with 6, "
+        "weight 10 91.77% with 6 (one step, and little more than a linear model).",
         "The trained models are solved at a hundredth of the tolerance too, where their errors alone decide how many steps "
         "there are, and neither the first step nor the last.",
         "A prediction solves the ten trajectories of its images together. NFE and prediction time are of the first 512 "
