@@ -387,27 +387,35 @@ class BrownianPath:
             same = (near.node == node).reshape(len(node), -1).all(1).tolist()
             shared = 1 + (same.index(False) if False in same else len(same))
         fresh = torch.cat([top, node])[shared:]
-        index: int | Tensor = 0
-        if areas:
-            fresh, index = fresh.unsqueeze(1), torch.arange(2, device=self.device).reshape(2, *[1] * (node.dim() - 1))
+        above = [z[:shared] for z in near.z] if shared and near is not None and near.z is not None else None
         root = self._root.reshape(-1, *[1] * (phi.dim() - 1))
-        weights = (alpert if areas else haar)(phi, root).unsqueeze(-1)
+        whole, z = self._weighted((alpert if areas else haar)(phi, root), fresh, cell, keys, above)
+        return (whole[0], whole[1], z) if areas else (whole, None, z)
+
+    def _weighted(
+        self, weights: Tensor, fresh: Tensor, cell: Tensor, keys: Tensor, above: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The sums over the levels of weights times normals, and the normals, those of the ``fresh`` nodes drawn."""
+        areas = self.levy_area != "none"
+        index: int | Tensor = 0
+        shape = (*fresh.shape[1:-1], *keys.shape)
+        if areas:
+            index = torch.arange(2, device=self.device).reshape(2, *[1] * (fresh.dim() - 1))
+            fresh, shape = fresh.unsqueeze(1), (2, *shape)
         blocks = self._blocks(keys)
-        above = near.z if shared and near is not None and near.z is not None else None
-        values, normals = [], []
+        whole = None if len(blocks) == 1 else torch.empty(shape, dtype=torch.float64)
+        normals = []
         for i, (rows, columns) in enumerate(blocks):
             z = self._normals(cell[rows], fresh[..., rows], index, keys[rows, columns])
-            z = z if above is None else torch.cat([above[i][:shared], z])
-            weight = weights[..., rows, :]
-            values.append(total((weight * z.unsqueeze(2)).flatten(0, 1)) if areas else total(weight * z))
+            z = z if above is None else torch.cat([above[i], z])
             normals.append(z)
-        whole = values[0]
-        if len(blocks) > 1:
-            whole = whole.new_empty((*whole.shape[:-2], *keys.shape))
-            for (rows, columns), part in zip(blocks, values, strict=True):
-                whole[..., rows, columns] = part
-        w, area = whole.unbind() if areas else (whole, None)
-        return w, area, normals
+            weight = weights[..., rows].unsqueeze(-1)
+            part = total((weight * z.unsqueeze(2)).flatten(0, 1) if areas else weight * z)
+            if whole is None:
+                return part, normals
+            whole[..., rows, columns] = part
+        assert whole is not None
+        return whole, normals
 
     def _blocks(self, keys: Tensor) -> list[tuple[slice, slice]]:
         """The keys in parts whose normals of all levels the processor's cache holds; on other devices one part."""
