@@ -91,25 +91,31 @@ def noisy_initial_step(
               C\, \sqrt{h}\, \|g\| \Bigl(\tfrac{\|\Delta g\|}{\|g\|} \sqrt{h / h_0}\Bigr)^{2 k - 1}
 
     where k is the order of the local error, and p is 1 where the drift decides about :math:`h_0`, 1/2 where the noise does.
-    The step aims at a twentieth of the tolerance with :math:`C = 1/10`, and is the shorter of the two. From Hairer's first
+    The step aims at a twentieth of the tolerance with :math:`C = 1/10`, and is the shorter of the two. Derivatives at the
+    start say little about a step that may be wrong by the state's size: where the tolerance is more than a third of that, a
+    third of it (but no less than a third of the tolerance) stands for the tolerance in all of this. From Hairer's first
     step, :math:`(0.01 / \max(\|f_0\|, \|g_0\|))^{1/k}`, most steps of a short solve are spent growing. It remains where the
     point beside the start is outside the domain of drift or diffusion.
     """
+    unit = minimum(maximum(3.0 / maximum(norm(y0), 1e-15), 1.0), 3.0)
+
+    def size(x: Tensor) -> Scalar:
+        return unit * norm(x)
 
     def rows(g: Tensor) -> Tensor:
         return g if field.elementwise else torch.linalg.vector_norm(g, dim=-1).to(y0.dtype)
 
     g0 = field.diffusion(t0, y0)
-    d_f, d_g = maximum(norm(slope), 1e-15), maximum(norm(rows(g0)), 1e-15)
+    d_f, d_g = maximum(size(slope), 1e-15), maximum(size(rows(g0)), 1e-15)
     h0 = _usable(minimum(minimum(1.0 / d_f, 1.0 / d_g / d_g), longest), 1e-6 * longest)
     root = maximum(h0, 1e-300) ** 0.5
     moved = y0 + spread(direction * h0, y0) * slope + spread(root, y0) * rows(g0)
     time = t0 + direction * h0
     g1 = field.diffusion(time, moved)
-    change_f, change_g = norm(field(time, moved) - slope), norm(rows(g1 - g0))
+    change_f, change_g = size(field(time, moved) - slope), size(rows(g1 - g0))
     p = select(d_f > d_g * d_g, 1.0, 0.5)
     h_f = (0.5 * h0**p / maximum(change_f, 1e-15)) ** (1.0 / (1.0 + p))
-    largest = maximum(d_g, norm(rows(g1)))
+    largest = maximum(d_g, size(rows(g1)))
     rate = minimum(change_g / largest / root, 1e100)  # Python's floats raise where a power overflows
     h_g = (0.5 / maximum(largest * rate ** (2.0 * order - 1.0), 1e-15)) ** (1.0 / order)
     hairer = (0.01 / maximum(d_f, d_g)) ** (1.0 / order)
