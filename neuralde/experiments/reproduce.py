@@ -142,7 +142,7 @@ def _one(
     """One row with one seed: read if it is finished, gone on with if it has begun, else begun."""
     arm, finished = table.arms[name], out / "runs" / f"{name}-{seed}.json"
     run = experiment.run(name, arm, seed, config, data, out / "checkpoints" / f"{name}-{seed}.pt")
-    # Also what the options do not say: which weights, which data, and how many.
+    # Also what the options do not say: which regularizers and weights, which adjoint, which data, and how many.
     key = {"config": run.setting(), **experiment.identity(data)}
     if finished.is_file() and not fresh:
         kept = json.loads(finished.read_text(encoding="utf-8"))

@@ -114,7 +114,9 @@ class Run(ABC):
 
     def setting(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that began it."""
-        return {**asdict(self.config), "weights": [[term.first, term.last] for term in self.terms or ()]}
+        terms = [[type(term.make()).__name__, term.first, term.last] for term in self.terms or ()]
+        adjoint = None if self.adjoint is None else type(self.adjoint).__name__
+        return {**asdict(self.config), "terms": terms, "adjoint": adjoint}
 
     def line(self, history: History, epoch: int) -> str:
         """What a progress bar shows after an epoch."""

@@ -101,11 +101,12 @@ def test_another_configuration_is_refused(tmp_path, capsys, monkeypatch):
     assert cli.main(command) == 2
     assert "--fresh" in capsys.readouterr().err
     path.unlink()
-    other = replace(TABLES[COMMAND[1]].arms["vanilla"], terms=(Term(ErrorEstimate, 2.0, 1.0),))
-    with monkeypatch.context() as patch:  # a version whose row has another weight
-        patch.setitem(TABLES[COMMAND[1]].arms, "vanilla", other)
-        assert cli.main(command) == 2
-    assert '"weights": []' in capsys.readouterr().err
+    # A version whose row has another weight, or another adjoint.
+    for change in ({"terms": (Term(ErrorEstimate, 2.0, 1.0),)}, {"adjoint": nde.GaussAdjoint}):
+        with monkeypatch.context() as patch:
+            patch.setitem(TABLES[COMMAND[1]].arms, "vanilla", replace(TABLES[COMMAND[1]].arms["vanilla"], **change))
+            assert cli.main(command) == 2
+        assert '"terms": []' in capsys.readouterr().err
     assert cli.main([*command, "--fresh", "--tolerance", "1e-2", "--epochs", "1"]) == 0
     table = (tmp_path / "table.md").read_text()
     assert "Changed: tolerance 0.01 instead of 0.001." in table
