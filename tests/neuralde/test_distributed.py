@@ -69,7 +69,7 @@ def work(rank, where):
                     continue
                 torch.testing.assert_close(mine, sum(parts) / WORLD, rtol=1e-12, atol=1e-14, msg=f"{kind} {name}")
     # Torch's tree_flatten leaves reference cycles that hold the outputs, and with them their graphs and DDP's hooks. Left to
-    # the interpreter's end, 5 of 60 processes aborted there; collected here, none of 24.
+    # the interpreter's end, 5 of 60 processes aborted there; collected here, none of 56.
     gc.collect()
     torch.distributed.destroy_process_group()
 
