@@ -8,6 +8,7 @@ walk did not find and that cannot be an input of the solve is refused.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,7 +21,41 @@ from neuralde.solvers.held import held
 from neuralde.solvers.quadrature import PathIntegral, as_field
 
 from .base import Job
+from .names import names_of
 from .setting import Setting
+
+
+class Captured(list[Tensor]):
+    """The tensors that are inputs of a solve because its field captures them.
+
+    Args:
+        tensors: the tensors.
+        f: what holds them, for their names in messages.
+        spare: tensors that ``f`` holds as well, but that are no inputs: another input is computed from them, or they
+            are themselves computed from an input and no call has used them. A call that does is refused.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], f: Any = (), spare: Iterable[Tensor] = ()) -> None:
+        super().__init__(tensors)
+        self.f = f
+        # Not kept alive: a loss that the field holds has the graph of an earlier solve behind it, which holds the one
+        # before, and so on.
+        self._spare = [weakref.ref(tensor) for tensor in spare]
+
+    @property
+    def spare(self) -> list[Tensor]:
+        """The tensors that are no inputs, as far as anything still holds them."""
+        return [tensor for tensor in (one() for one in self._spare) if tensor is not None]
+
+    def name(self, tensor: Tensor) -> str:
+        """How a message calls a tensor: by the way to it, if it is held, and by its shape."""
+        (name,) = names_of([("f", part) for part in _flat(self.f)], [tensor])
+        shape = f"a tensor of shape {tuple(tensor.shape)}"
+        return shape if name.startswith("captured[0]") else f"{shape} ({name!r})"
+
+
+def _flat(f: Any) -> list[Any]:
+    return [x for part in f for x in _flat(part)] if isinstance(f, (tuple, list)) else [f]
 
 
 def held_by(f: Any) -> tuple[list[Tensor], list[nn.Module]]:
@@ -36,7 +71,7 @@ def held_tensors(f: Any) -> list[Tensor]:
 
 
 def graph_tensors(
-    outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[Tensor], since: int, who: str = "f"
+    outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[Tensor], since: int, who: str = "f", f: Any = ()
 ) -> list[Tensor]:
     """The tensors from outside that the graph of ``outputs`` ends in.
 
@@ -46,54 +81,142 @@ def graph_tensors(
         held: what the object walk found.
         since: the autograd sequence number before the call; older nodes belong to computations before the solve.
         who: what was called, as a message names it.
+        f: what may hold a tensor that a message is about.
 
     Raises:
         InvalidProblemError: the call used a tensor that was computed before the solve and that no walk can name.
     """
     ours = {id(tensor) for tensor in own}
-    by_node = {tensor.grad_fn: tensor for tensor in held if tensor.grad_fn is not None}
+    # A node may have many outputs (those of unbind, say), of which some are held.
+    computed = {(tensor.grad_fn, tensor.output_nr): tensor for tensor in held if tensor.grad_fn is not None}
     found: dict[int, Tensor] = {}
     seen: set[Any] = set()
-    stack: list[Any] = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    stack: list[Any] = [(tensor.grad_fn, tensor.output_nr) for tensor in outputs if tensor.grad_fn is not None]
     while stack:
-        node = stack.pop()
-        if node is None or node in seen:
+        edge = stack.pop()
+        node = edge[0]
+        if node is None or (node in seen and not computed):
+            continue
+        if edge in computed:
+            found[id(computed[edge])] = computed[edge]
+            continue
+        if node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            if id(leaf) not in ours:
+        parents = node.next_functions
+        if not parents:
+            leaf = getattr(node, "variable", None)
+            if leaf is not None and id(leaf) not in ours:
                 found[id(leaf)] = leaf
-        elif node in by_node:
-            found[id(by_node[node])] = by_node[node]
         elif node._sequence_nr() < since:
+            name = next((Captured([], f).name(x) for x in held_tensors(f) if x.grad_fn is node), "a tensor")
             raise InvalidProblemError(
-                f"{who}: uses a tensor that was computed from others before the solve ({node.name()}) and that the adjoint "
-                "cannot reach; expected such tensors in args, or DirectAdjoint()"
+                f"{who}: uses {name} that was computed from others before the solve, or by an earlier call, "
+                f"({node.name()}) and that the adjoint cannot reach; expected such tensors in args, or DirectAdjoint()"
             )
         else:
-            stack.extend(parent for parent, _ in node.next_functions)
+            stack.extend(parents)
     return list(found.values())
 
 
 def captured_tensors(
-    f: Any, outputs: Sequence[Tensor], own: Iterable[Tensor], since: int
-) -> tuple[list[Tensor], Setting]:
+    f: Any, outputs: Sequence[Tensor], own: Iterable[Tensor], since: int, originals: Sequence[Tensor] = ()
+) -> tuple[Captured, Setting]:
     """Every captured tensor the field's gradient may need, and what surrounds its calls.
 
-    The tensors are the union of both walks, checked for double counting.
+    A tensor counts if the call used it. One that the call did not use may matter later in the solve: a leaf always, and
+    one that was computed before the solve unless an input was computed from it, or it from an input. Such a
+    tensor is most likely what an earlier solve has left in the field (a loss, a last output), with a graph that is
+    used up; should a step use it nevertheless, the step is refused.
 
     What the call itself computed and left in the field (a cached output, a normalized weight) is no input of it.
+
+    Args:
+        f: what may hold tensors.
+        outputs: what one call of the field returned, computed with grad.
+        own: the call's own inputs, which are not captured.
+        since: the autograd sequence number before the call.
+        originals: the tensors of the caller of which ``own`` are copies.
+
+    Raises:
+        InvalidProblemError: the call used a tensor and another one that was computed from it before the solve, whose
+            gradients would count twice.
     """
     mine = {id(tensor) for tensor in own}
     every, modules = held_by(f)
     made = {id(tensor) for tensor in every if _made_since(tensor, since)}
     ours = [tensor for tensor in every if id(tensor) not in mine and id(tensor) not in made]
-    met = graph_tensors(outputs, own, ours, since)
-    known = {id(tensor) for tensor in ours}
-    tensors = ours + [tensor for tensor in met if id(tensor) not in known]
-    _refuse_overlap(tensors)
-    return tensors, Setting(modules, made, outputs[0].device)
+    used = graph_tensors(outputs, own, ours, since, f=f)
+    if all(tensor.grad_fn is None for tensor in (*ours, *used)):
+        tensors = Captured(dict.fromkeys([*ours, *used]), f)
+    else:
+        tensors = _independent(Captured(used, f), ours, originals)
+    stale = {id(tensor) for tensor in tensors.spare if tensor.grad_fn is not None}
+    return tensors, Setting(modules, made | stale, outputs[0].device)
+
+
+def _independent(used: Captured, held: list[Tensor], originals: Sequence[Tensor]) -> Captured:
+    """The tensors that were used, and those of the others of which none is computed from another input."""
+    inputs, below = dict.fromkeys(used), _Graph(used)
+    for tensor in inputs:
+        if tensor in below:
+            above = next(x for x in used if x is not tensor and tensor in _Graph([x]))
+            raise InvalidProblemError(
+                f"f: captures both a tensor and another one computed from it before the solve, and uses both: "
+                f"{used.name(tensor)}, and {used.name(above)}; expected the computed one in args, where its gradient is "
+                "counted once, or DirectAdjoint()"
+            )
+    rest = [tensor for tensor in held if tensor not in inputs]
+    inputs.update(dict.fromkeys(tensor for tensor in rest if tensor.grad_fn is None and tensor not in below))
+    for tensor in rest:
+        if tensor.grad_fn is not None and tensor not in below:
+            if not _Graph([tensor]).meets([*inputs, *originals]):
+                inputs[tensor] = None
+                below = _Graph([tensor], below)
+    return Captured(inputs, used.f, [tensor for tensor in rest if tensor not in inputs])
+
+
+class _Graph:
+    """What some tensors were computed from.
+
+    Args:
+        tensors: the tensors, which are not in it.
+        more: another graph, which is.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], more: _Graph | None = None) -> None:
+        nodes = {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}
+        self.waiting = [edge for node in nodes for edge in node.next_functions]
+        self.more = more
+        self.seen: set[Any] = set()
+        self.edges: set[tuple[Any, int]] = set()
+        self.leaves: set[int] = set()
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return self.meets([tensor]) or (self.more is not None and tensor in self.more)
+
+    def meets(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether any of the tensors is in it; looks no further than to the first."""
+        leaves = {id(tensor) for tensor in tensors if tensor.grad_fn is None}
+        edges = {(tensor.grad_fn, tensor.output_nr) for tensor in tensors if tensor.grad_fn is not None}
+        if not leaves.isdisjoint(self.leaves) or not edges.isdisjoint(self.edges):
+            return True
+        while self.waiting:
+            edge = self.waiting.pop()
+            node = edge[0]
+            if node is None or edge in self.edges:
+                continue
+            self.edges.add(edge)
+            leaf = None
+            if node not in self.seen:
+                self.seen.add(node)
+                self.waiting.extend(node.next_functions)
+                leaf = getattr(node, "variable", None)
+            if leaf is not None:
+                self.leaves.add(id(leaf))
+            if edge in edges or id(leaf) in leaves:
+                return True
+        return False
 
 
 def _made_since(tensor: Tensor, since: int) -> bool:
@@ -104,14 +227,22 @@ def _made_since(tensor: Tensor, since: int) -> bool:
 def refuse_unknown(
     outputs: Iterable[Tensor], own: Iterable[Tensor], captured: list[Tensor], since: int, who: str = "f"
 ) -> None:
-    """Refuse a step whose graph ends in a tensor that nobody found before the solve: its gradient would be lost."""
+    """Refuse a step whose graph ends in a tensor that is no input of the solve: its gradient would be lost."""
     known = {id(tensor) for tensor in captured}
-    for tensor in graph_tensors(outputs, own, captured, since, who):
-        if id(tensor) not in known:
+    spare, f = (captured.spare, captured.f) if isinstance(captured, Captured) else ([], ())
+    for tensor in graph_tensors(outputs, own, [*captured, *spare], since, who, f):
+        if id(tensor) in known:
+            continue
+        name = captured.name(tensor) if isinstance(captured, Captured) else f"a tensor of shape {tuple(tensor.shape)}"
+        if any(tensor is x for x in spare):
             raise InvalidProblemError(
-                f"{who}: uses a tensor of shape {tuple(tensor.shape)} later in the solve that requires grad and that the "
-                "adjoint could not find before; expected such tensors in args or in a module, or DirectAdjoint()"
+                f"{who}: uses {name} later in the solve and captures another tensor from which it was computed before the "
+                "solve, or that was computed from it; expected the computed one in args, or DirectAdjoint()"
             )
+        raise InvalidProblemError(
+            f"{who}: uses {name} later in the solve that requires grad and that the "
+            "adjoint could not find before; expected such tensors in args or in a module, or DirectAdjoint()"
+        )
 
 
 class Unchanged:
@@ -136,34 +267,19 @@ class Unchanged:
                 )
 
 
-def _refuse_overlap(tensors: list[Tensor]) -> None:
-    """Refuse a captured tensor that was itself computed from another captured one: its gradient would count twice."""
-    leaves = {id(tensor) for tensor in tensors if tensor.grad_fn is None}
-    nodes: set[Any] = {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}
-    seen: set[Any] = set()
-    stack: list[Any] = [parent for node in nodes for parent, _ in node.next_functions]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node in nodes or id(getattr(node, "variable", None)) in leaves:
-            raise InvalidProblemError(
-                "f: captures both a tensor and another one computed from it before the solve; expected the computed one "
-                "in args, where its gradient is counted once, or DirectAdjoint()"
-            )
-        stack.extend(parent for parent, _ in node.next_functions)
-
-
 def sequence_number() -> int:
     """Autograd's current sequence number: nodes made from now on have this number or a higher one."""
-    probe = torch.zeros((), requires_grad=True)
-    node: Any = (probe * 1.0).grad_fn
+    with torch.enable_grad():
+        probe = torch.zeros((), requires_grad=True)
+        node: Any = (probe * 1.0).grad_fn
     return int(node._sequence_nr())
 
 
-def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Setting]:
-    """What the field captures, the field at the start (one call serves both), and what surrounds its calls."""
+def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor]) -> tuple[Captured, Tensor, Setting]:
+    """What the field captures, the field at the start (one call serves both), and what surrounds its calls.
+
+    ``copies`` are the job's own tensors, ``originals`` those of the caller.
+    """
     plan = job.plan
     with torch.enable_grad():
         y0 = plan.method.lower(job.y0.detach()).requires_grad_()
@@ -173,5 +289,5 @@ def captured_by(job: Job, copies: Sequence[Tensor]) -> tuple[list[Tensor], Tenso
         found = field.probe(plan.t0, y0) if isinstance(field, Field) else [field(plan.t0, y0)]
         integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
         densities = [cost.density(as_field(plan.field), plan.t0, y0) for cost in integrals]
-    captured, setting = captured_tensors(job.callables, [*found, *densities], [y0, *copies], since)
+    captured, setting = captured_tensors(job.callables, [*found, *densities], [y0, *copies], since, originals)
     return captured, found[0].detach(), setting

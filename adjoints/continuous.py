@@ -30,7 +30,7 @@ from neuralde.solvers.scalars import Scalar, any_true, choose, negate, select, s
 from neuralde.solvers.solution import Status, failure
 
 from .base import Adjoint, Job, Result
-from .captured import Unchanged
+from .captured import Unchanged, refuse_unknown, sequence_number
 from .integrands import Integrands
 from .jumps import Jumps
 from .once import once, refuse_batches
@@ -199,6 +199,7 @@ class Sweep(ABC):
         self.logged = logged
         self.jumped: list[Tensor | None] = [None] * (scheduled + len(self.parameters))
         self.size = integrands.size(run_data.job.y0)
+        self.since = sequence_number()
         self.prepare()
 
     @abstractmethod
@@ -326,6 +327,7 @@ class Sweep(ABC):
             y = y.detach().requires_grad_()
             slope = (self.plan.field if field is None else field)(t, y)
             outputs, cotangents = self.integrands.beside(t, y, slope, a)
+        refuse_unknown(outputs, [y, *self.data.copies], self.data.captured, self.since)
         inputs = [y, *wanted]
         got: Sequence[Tensor | None] = [None] * len(inputs)
         if outputs:

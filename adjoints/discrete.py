@@ -210,8 +210,7 @@ class Sweep:
             since = sequence_number()
             again = replay(self.plan, self.save, record, y, costs)
         flat_costs = [x for state in costs for x in state]
-        if index in (0, len(self.run_data.recorder.records) - 1) or record.fired is not None:
-            refuse_lost(again, [y, *flat_costs, *self.run_data.copies], self.run_data.captured, since)
+        refuse_lost(again, [y, *flat_costs, *self.run_data.copies], self.run_data.captured, since)
         self.compare(index, again.y)
         outputs, cotangents = self._paired(index, again)
         wanted = [y, *(x for x in flat_costs if x.requires_grad), *self.inputs]

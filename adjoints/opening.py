@@ -13,7 +13,7 @@ from neuralde.solvers.integrate import integrate
 from neuralde.solvers.scalars import transformed
 
 from .base import Job, Result, plain
-from .captured import captured_by
+from .captured import Captured, captured_by
 from .replay import Costs, replayed
 from .setting import Setting
 
@@ -25,7 +25,7 @@ class Opening:
     job: Job
     """The job on the copies."""
     copies: list[Tensor]
-    captured: list[Tensor]
+    captured: Captured
     slope: Tensor
     """The field at the start."""
     inputs: list[Tensor]
@@ -48,7 +48,7 @@ def opened(job: Job) -> Opening | Result:
             "y0.clone(), or a solve under torch.no_grad()"
         )
     detached, copies = job.detached()
-    captured, slope, setting = captured_by(detached, copies)
+    captured, slope, setting = captured_by(detached, copies, [job.y0, *job.live])
     inputs = [*job.live, *captured]
     if not job.y0.requires_grad and not inputs:
         with torch.no_grad():
