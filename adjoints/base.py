@@ -40,7 +40,7 @@ class Job:
     @property
     def tensors(self) -> list[Tensor]:
         """Every tensor among ``args`` and the times in the graph."""
-        ends = (self.plan.live_t0, self.plan.live_t1, self.options.save.live)
+        ends = (self.plan.live_t0, self.plan.live_t1, self.options.save.live, self.plan.stops.live)
         return [leaf for leaf in (*pytree.tree_leaves(self.args), *ends, *self._schedules) if isinstance(leaf, Tensor)]
 
     @property
@@ -60,8 +60,8 @@ class Job:
     def copied(self, one: Callable[[Tensor], Tensor]) -> tuple[Job, list[Tensor]]:
         """The same job on copies of its tensors, each made by ``one``, and the copies.
 
-        The copies are, in order: ``t0``, ``t1``, the save times and the times of scheduled events where they require
-        grad, then :attr:`arguments`.
+        The copies are, in order: ``t0``, ``t1``, the save times, the times to land on and those of scheduled events where
+        they require grad, then :attr:`arguments`.
         """
         copies: list[Tensor] = []
 
@@ -73,20 +73,21 @@ class Job:
 
         plan, save = self.plan, self.options.save
         live_t0, live_t1 = copy(plan.live_t0), copy(plan.live_t1)
-        save = replace(save, live=copy(save.live))
+        save, stops = replace(save, live=copy(save.live)), plan.stops.bind(copy(plan.stops.live))
         schedules = [copy(ts) for ts in self._schedules]
         swap = {id(leaf): copy(leaf) for leaf in dict.fromkeys(self.arguments)}
         args = pytree.tree_map(lambda leaf: swap.get(id(leaf), leaf), self.args)
         assert isinstance(plan.field, Field)
         field = plan.field.rebind(args)
         events = None if plan.events is None else plan.events.bind(args, schedules)
-        plan = replace(plan, field=field, live_t0=live_t0, live_t1=live_t1, events=events)
+        plan = replace(plan, field=field, live_t0=live_t0, live_t1=live_t1, stops=stops, events=events)
         return replace(self, plan=plan, options=replace(self.options, save=save), args=args), copies
 
     @property
     def live(self) -> list[Tensor]:
         """The tensors that :meth:`detached` copies, in the same order."""
-        ends = [self.plan.live_t0, self.plan.live_t1, self.options.save.live, *self._schedules]
+        plan = self.plan
+        ends = [plan.live_t0, plan.live_t1, self.options.save.live, plan.stops.live, *self._schedules]
         return [tensor for tensor in ends if tensor is not None] + list(dict.fromkeys(self.arguments))
 
 

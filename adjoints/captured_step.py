@@ -42,6 +42,8 @@ class CapturedSteps:
 
     def fits(self, record: Record) -> bool:
         """Whether the step is one like the others: its outputs are where a fixed function has them."""
+        if self.plan.stops.live is not None:
+            return False
         moving = any(x is not None for x in (self.plan.live_t0, self.plan.live_t1, self.save.live))
         return record.rows is None and record.fired is None and not (record.request is not None and moving)
 

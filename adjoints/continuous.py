@@ -106,6 +106,7 @@ class ContinuousAdjoint(Adjoint):
             events=None,
             live_t0=None,
             live_t1=None,
+            stops=plan.stops.bind(None),
         )
 
 
@@ -145,7 +146,7 @@ class RunData:
             pieces, outcome.steps.coefficients = outcome.steps.coefficients, []
             coefficients = torch.stack(pieces) if pieces else None
             assert isinstance(job.plan.field, Field)
-            plan = replace(job.plan, live_t0=None, live_t1=None)
+            plan = replace(job.plan, live_t0=None, live_t1=None, stops=job.plan.stops.bind(None))
             self.path = outcome.steps.dense(plan, coefficients, job.plan.field.packing, job.y0)
         return outcome
 
@@ -190,7 +191,8 @@ class Sweep(ABC):
         self.plan, self.data, self.integrands = run_data.backward_plan, run_data, integrands
         self.options, self.path = run_data.job.options, run_data.path
         plan, save = run_data.job.plan, self.options.save
-        self.times = {"t0": plan.live_t0, "t1": plan.live_t1, "ts": save.live}
+        self.times = {"t0": plan.live_t0, "t1": plan.live_t1, "ts": save.live, "stops": plan.stops.live}
+        self.moved = None if plan.stops.live is None else torch.zeros_like(plan.stops.live)
         count = sum(time is not None for time in self.times.values())
         scheduled = 0 if plan.events is None else sum(time is not None for time in plan.events.live)
         self.schedules = run_data.copies[count : count + scheduled]
@@ -245,6 +247,7 @@ class Sweep(ABC):
         """
         save = self.options.save
         t, y, a = t1, y1, torch.zeros_like(y1) if g_y1 is None else g_y1
+        self.reached = t1
         g_t1 = self._pull_on_end("t1", t, y, a)
         if g_t1 is not None:
             g_t1 = choose(ended, torch.zeros_like(g_t1), g_t1)
@@ -261,7 +264,7 @@ class Sweep(ABC):
             a = a + pull
         y, a, t = self._back(t, y, a, self.plan.t0)
         g_t0 = self._pull_on_end("t0", t, self.data.job.y0, a)
-        g_times = {"t0": None if g_t0 is None else -g_t0, "t1": g_t1, "ts": g_rows}
+        g_times = {"t0": None if g_t0 is None else -g_t0, "t1": g_t1, "ts": g_rows, "stops": self.moved}
         live = [g_times[name] for name, time in self.times.items() if time is not None]
         shares = self.gradients()
         shares = [
@@ -282,6 +285,38 @@ class Sweep(ABC):
         return product.reshape(len(y), -1).sum(1) if self.plan.per_sample else product.sum()
 
     def _back(self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar]:
+        """State and cotangent at ``t_end``, in front of what happens there, through all that happens on the way."""
+        while (stop := self._latest_stop(t, t_end)) is not None:
+            place, mask, time = stop
+            y, a, t = self._through_events(t, y, a, time)
+            self._pull_on_stop(place, mask, t, y, a)
+        return self._through_events(t, y, a, t_end)
+
+    def _latest_stop(self, t: Scalar, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar] | None:
+        """The last live time to land on in front of ``t`` and no earlier than ``t_end``: which, in which lanes, and when."""
+        if self.moved is None:
+            return None
+        plan, moving = self.plan, self.plan.stops.moving
+        assert moving is not None
+        lanes = moving.unsqueeze(-1) if plan.per_sample else moving
+        ahead = lanes * plan.direction
+        inside = (ahead > plan.t0 * plan.direction) & (ahead < self.reached * plan.direction)
+        passed = inside & (ahead < t * plan.direction) & (ahead >= t_end * plan.direction)
+        if not bool(passed.any()):
+            return None
+        place, mask = torch.where(passed, ahead, -torch.inf).argmax(0), passed.any(0)
+        time = torch.where(mask, moving[place], t) if plan.per_sample else moving[place].item()
+        return place, mask, time
+
+    def _pull_on_stop(self, place: Tensor, mask: Tensor, t: Scalar, y: Tensor, a: Tensor) -> None:
+        """Add how the loss changes when a time to land on moves: what the field does in front of it, not behind it."""
+        assert self.moved is not None
+        sides = self.plan.stops.sides(t, y, self.plan.direction)
+        front, behind = (self.integrands.at_end(time, y, self._pull_on_time(time, y, a)) for time in sides)
+        share = torch.where(mask, front - behind, 0.0)
+        self.moved = self.moved.index_add(0, place.reshape(-1), share.reshape(-1))
+
+    def _through_events(self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar]:
         """State and cotangent at ``t_end``, in front of the events there, through those on the way."""
         while self.jumps is not None and (moment := self.jumps.latest(t, y, t_end)) is not None:
             _, a, t = self._solve(t, y, a, moment.t)

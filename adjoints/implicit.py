@@ -118,7 +118,7 @@ class ImplicitAdjoint(Adjoint):
         found = _borrowed(found)
         with uncached_casts(found.x.device):
             at = Linearized(residual, found.x)
-        captured, setting = captured_tensors((problem.f, args), [at.out], [at.x, *copies], since)
+        captured, setting = captured_tensors((problem.f, args), [at.out], [at.x, *copies], since, [y0, *live])
         if not y0.requires_grad and not live and not captured:
             return y
         watched = Unchanged(live), Unchanged(captured)

@@ -70,13 +70,13 @@ def with_sensitivities(job: Job, state: Tensor, variational: Variational) -> tup
         if trial.accept:
             ends.append(trial.t_end)
 
-    both = replace(plan, field=variational, costs=(), live_t0=None, live_t1=None)
+    both = replace(plan, field=variational, costs=(), live_t0=None, live_t1=None, stops=plan.stops.bind(None))
     start = torch.cat([method.lower(job.y0).detach().unsqueeze(0), state])
     options = Options(dt=job.options.dt, save=SavePlan(), listeners=(hear,))
     with torch.no_grad():
         outcome = integrate(both, method.lift(start), options)
     if outcome.carry.status != Status.SUCCESS:
         return job, outcome.carry.nfe  # it fails again, and says so with what was computed
-    stops = Stops(tuple(ends), tuple(sorted(plan.stops.jumps)))
+    stops = Stops(tuple(ends), tuple(sorted(plan.stops.jumps)), live=plan.stops.live)
     plan = replace(plan, controller=StepTo(ts=ends).bind(method), stops=stops)
     return replace(job, plan=plan, options=replace(job.options, dt=None)), outcome.carry.nfe

@@ -120,7 +120,9 @@ class Plan:
         )
 
     def ends(self, t: Scalar, t_end: Scalar, first: Scalar, last: Scalar) -> tuple[Scalar, Scalar]:
-        """The step's times as the graph sees them: the two ends of the interval are inputs, all others constants."""
+        """The step's times as the graph sees them: the ends of the interval and given times may be inputs, others not."""
+        if self.stops.live is not None:
+            t, t_end = select(first, t, self.stops.at(t)), select(last, t_end, self.stops.at(t_end))
         if self.live_t0 is not None:
             t = select(first, self.live_t0, t)
         if self.live_t1 is not None:

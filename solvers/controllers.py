@@ -18,6 +18,7 @@ from torch import Tensor
 from .errors import InvalidProblemError
 from .method import Method
 from .scalars import Scalar, is_finite, maximum, minimum, select
+from .times import read_times, refuse_live
 
 
 def constant_for_gradient(value: Tensor, through_steps: bool = False) -> Tensor:
@@ -34,19 +35,23 @@ def constant_for_gradient(value: Tensor, through_steps: bool = False) -> Tensor:
 
 def as_list(times: Sequence[float] | Tensor) -> list[float]:
     """Times as Python numbers."""
-    if isinstance(times, Tensor):
-        return times.detach().to(torch.float64).reshape(-1).tolist()
-    return [float(time) for time in times]
+    numbers: list[float] = read_times(times, "ts").numbers.reshape(-1).tolist()
+    return numbers
 
 
-def _checked_times(times: Any, name: str) -> tuple[float, ...]:
-    try:
-        values = as_list(times)
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidProblemError(f"{name}: got {times!r}; expected a sequence of times") from None
+def _checked_times(times: Any, name: str) -> tuple[float, ...] | Tensor:
+    """Sorted times: a tuple, or where any of them is differentiated a tensor."""
+    read = read_times(times, name)
+    values = read.numbers.reshape(-1).tolist()
     if not all(map(math.isfinite, values)):
         raise InvalidProblemError(f"{name}: got {values}; expected finite times")
-    return tuple(sorted(values))
+    return tuple(sorted(values)) if read.live is None else _ordered(read.live)
+
+
+def _ordered(live: Tensor) -> Tensor:
+    live = live.reshape(-1)
+    order = sorted(range(len(live)), key=live.detach().tolist().__getitem__)
+    return live[torch.tensor(order, dtype=torch.int64, device=live.device)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,8 @@ class Controller(ABC):
     Args:
         step_ts: times that a step must end on.
         jump_ts: times at which the field is discontinuous: a step ends there on the left limit and the next one
-            starts on the right limit.
+            starts on the right limit. Gradients flow to those inside the interval that require grad, as to ``step_ts``:
+            the end of the step moves with them.
         dtmin: the solve ends with ``STEP_UNDERFLOW`` rather than take a smaller step.
         dtmax: no step is longer.
 
@@ -79,8 +85,18 @@ class Controller(ABC):
             object.__setattr__(self, name, _checked_times(getattr(self, name), name))
         for name, low in (("dtmin", 0.0), ("dtmax", self.dtmin)):
             value = getattr(self, name)
+            refuse_live(value, name, "a bound of step sizes, which are constants for every gradient")
             if not isinstance(value, (int, float)) or not value >= low or (name == "dtmax" and value <= 0):
                 raise InvalidProblemError(f"{name}: got {value!r}; expected a number not below {max(low, 0.0)}")
+
+    @property
+    def live(self) -> list[Tensor]:
+        """The times to land on that are differentiated."""
+        return [times for times in (self.step_ts, self.jump_ts) if isinstance(times, Tensor)]
+
+    def constant(self) -> Controller:
+        """This controller with all times as numbers."""
+        return replace(self, step_ts=as_list(self.step_ts), jump_ts=as_list(self.jump_ts)) if self.live else self
 
     def bind(self, method: Method) -> Controller:
         """This controller with the method's constants filled in."""
@@ -141,7 +157,17 @@ class StepTo(ConstantStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "step_ts", tuple(sorted({*self.step_ts, *_checked_times(self.ts, "ts")})))
+        ts = _checked_times(self.ts, "ts")
+        if isinstance(self.step_ts, Tensor) or isinstance(ts, Tensor):
+            both = [read_times(times, "ts").in_graph for times in (self.step_ts, ts)]
+            steps: Any = _ordered(torch.cat([times.to(both[1].device) for times in both]))
+        else:
+            steps = tuple(sorted({*self.step_ts, *ts}))
+        object.__setattr__(self, "step_ts", steps)
+
+    def constant(self) -> Controller:
+        """This controller with all times as numbers."""
+        return replace(self, ts=as_list(self.ts), step_ts=as_list(self.step_ts), jump_ts=as_list(self.jump_ts))
 
 
 @dataclass(frozen=True, kw_only=True)

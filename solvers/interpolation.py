@@ -12,6 +12,7 @@ from torch import Tensor
 from .errors import InvalidProblemError
 from .scalars import choose, real_dtype
 from .state import Packing
+from .times import read_times
 
 
 class DenseOutput:
@@ -42,7 +43,7 @@ class DenseOutput:
 
     def __call__(self, t: float | Tensor, derivative: bool = False) -> Any:
         """The state, or its time derivative, at ``t``; the shape of ``t`` leads. Per sample ``t`` may be ``(..., B)``."""
-        times = torch.as_tensor(t, dtype=torch.float64, device=self.starts.device)
+        times = read_times(t, "t", "a time or times").in_graph.to(self.starts.device)
         lead = times.shape
         if self.accepted is None:
             value = self._joint(times.reshape(-1), derivative)

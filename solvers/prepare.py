@@ -22,11 +22,12 @@ from .method import Method
 from .precision import check_tolerances
 from .problems import ODEProblem, SDEProblem
 from .saving import SavePlan
-from .scalars import Scalar, differentiated, graph_constant
+from .scalars import Scalar, graph_constant, transformed
 from .sde.method import SDEMethod
 from .sde.prepare import stochastic_field
 from .state import Packing
 from .stops import Stops
+from .times import read_times, refuse_live
 
 
 def prepare_plan(
@@ -52,7 +53,9 @@ def prepare_plan(
     t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
     field: Field
     functions = (problem.drift, problem.diffusion) if isinstance(problem, SDEProblem) else (problem.f,)
-    knots = _knots(functions, problem.args)
+    knots, live = _knots(functions, problem.args)
+    live = [*live, *(() if controller is None else controller.live)]
+    controller = None if controller is None else controller.constant()
     if isinstance(problem, SDEProblem):
         assert isinstance(method, SDEMethod)
         _check_stochastic(events, through_steps)
@@ -87,6 +90,7 @@ def prepare_plan(
             (*as_list(controller.step_ts), *landed),
             (*as_list(controller.jump_ts), *knots),
             landed_each,
+            _live_stops(live, problem, y0, through_steps),
         ),
         t0=t0,
         t1=t1,
@@ -141,18 +145,37 @@ def _check_stochastic(events: Any, through_steps: bool) -> None:
         )
 
 
-def _knots(functions: tuple[Any, ...], args: tuple[Any, ...]) -> list[float]:
-    """Where controls among the arguments, or the field itself, say that they are not smooth."""
+def _live_stops(live: list[Tensor], problem: ODEProblem | SDEProblem, y0: Tensor, through_steps: bool) -> Tensor | None:
+    """Given times to land on that are differentiated, as one tensor; refused where no gradient could reach them."""
+    if not live or not torch.is_grad_enabled():
+        return None
+    for refused, where in (
+        (isinstance(problem, SDEProblem), "an SDEProblem, whose path has no slope"),
+        (through_steps, "through_steps=True, whose clock runs in the graph already"),
+        (torch.compiler.is_compiling(), "torch.compile, where they are constants of the graph"),
+    ):
+        if refused and (not transformed() or any(x.requires_grad for x in live)):
+            raise InvalidProblemError(
+                f"jump_ts, step_ts, knots: some require grad, with {where}; expected constant times, .detach()"
+            )
+        if refused:
+            return None
+    return torch.cat([times.reshape(-1).to(y0.device) for times in live])
+
+
+def _knots(functions: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[list[float], list[Tensor]]:
+    """Where controls among the arguments, or the field itself, say that they are not smooth; and what is live of that."""
     found: list[float] = []
+    live: list[Tensor] = []
     for owner in (*functions, *pytree.tree_leaves(args)):
         knots = None if isinstance(owner, (Tensor, int, float, str)) else getattr(owner, "knots", None)
         if knots is None:
             continue
-        try:
-            found.extend(as_list(knots))
-        except (TypeError, ValueError, RuntimeError):
-            raise InvalidProblemError(f"args: got {type(owner).__name__}.knots = {knots!r}; expected times") from None
-    return [knot for knot in dict.fromkeys(found) if math.isfinite(knot)]
+        read = read_times(knots, f"args: {type(owner).__name__}.knots")
+        found.extend(read.numbers.reshape(-1).tolist())
+        if read.live is not None:
+            live.append(read.live[read.numbers.isfinite()])
+    return [knot for knot in dict.fromkeys(found) if math.isfinite(knot)], live
 
 
 def prepare_options(
@@ -188,7 +211,6 @@ def _ends(
     out: list[Scalar] = []
     live: list[Tensor | None] = []
     for time in tspan:
-        value: Any
         if isinstance(time, Tensor) and time.dim() and tuple(time.shape) != shape:
             raise InvalidProblemError(
                 f"tspan: got a time of shape {tuple(time.shape)}; expected a number"
@@ -198,15 +220,14 @@ def _ends(
                     else "; per_sample takes one for each sample"
                 )
             )
+        read = read_times(time, "tspan") if isinstance(time, Tensor) else None
         if per_sample or tensors:
-            value = (
-                (time if isinstance(time, Tensor) else graph_constant(time)).to(y0.device, torch.float64).expand(shape)
-            )
-            out.append(value.detach().clone())
+            number = graph_constant(time) if read is None else read.numbers
+            out.append(number.to(y0.device, torch.float64).expand(shape).clone())
         else:
-            value = time.to(device=y0.device, dtype=torch.float64) if isinstance(time, Tensor) else time
-            out.append(time.item() if isinstance(time, Tensor) else float(time))
-        live.append(value if isinstance(time, Tensor) and differentiated(value) else None)
+            out.append(float(time) if read is None else read.numbers.item())
+        moving = None if read is None or read.live is None else read.live.to(y0.device)
+        live.append(moving.expand(shape) if moving is not None and per_sample else moving)
     return out[0], out[1], live[0], live[1]
 
 
@@ -244,6 +265,7 @@ def checked_dt(dt: Any) -> Scalar | None:
     if dt is None:
         return None
     refuse_lanes(dt, "dt", "a number")
+    refuse_live(dt, "dt", "a step size, which is a constant for every gradient")
     if torch.compiler.is_compiling():
         return dt.detach().to(torch.float64).reshape(()) if isinstance(dt, Tensor) else graph_constant(dt)
     value = dt.item() if isinstance(dt, Tensor) and dt.numel() == 1 else dt
@@ -261,30 +283,21 @@ def _save_plan(saveat: Any, dense: bool, plan: Plan, y0: Tensor) -> tuple[SavePl
         if saveat != "steps":
             raise InvalidProblemError(f'saveat: got {saveat!r}; expected None, times, or "steps"')
         return SavePlan(every=True, dense=dense), None
-    refuse_lanes(saveat, "saveat", "times")
-    try:
-        shown = torch.as_tensor(saveat, device=y0.device)
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidProblemError(f'saveat: got {saveat!r}; expected None, times, or "steps"') from None
-    if not shown.is_floating_point():
-        if shown.dtype == torch.bool or shown.is_complex():
-            raise InvalidProblemError(f"saveat: got {shown.dtype}; expected real times")
-        shown = shown.to(torch.float64)
-    elif not isinstance(saveat, Tensor):
-        shown = torch.as_tensor(saveat, device=y0.device, dtype=torch.float64)
+    read = read_times(saveat, "saveat", 'None, times, or "steps"')
+    shown = read.shown.to(y0.device)
     shapes = "(T,)" + (f" or (T, {y0.shape[0]})" if plan.per_sample else "")
     if (
         not (shown.dim() == 1 or (plan.per_sample and shown.dim() == 2 and shown.shape[1] == y0.shape[0]))
         or not shown.numel()
     ):
         raise InvalidProblemError(f"saveat: got times of shape {tuple(shown.shape)}; expected {shapes}, T at least 1")
-    live = shown.to(torch.float64)
+    live = read.in_graph.to(y0.device)
     times: Any = _checked_times(live.detach(), shown, plan)
     if plan.per_sample:
         live = live.unsqueeze(-1).expand(-1, y0.shape[0]) if live.dim() == 1 else live
     elif not torch.compiler.is_compiling():
         times = times.tolist()
-    return SavePlan(times, live if isinstance(saveat, Tensor) and differentiated(live) else None, False, dense), shown
+    return SavePlan(times, None if read.live is None else live, False, dense), shown
 
 
 def _checked_times(times: Tensor, shown: Tensor, plan: Plan) -> Tensor:

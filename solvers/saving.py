@@ -273,6 +273,11 @@ class Steps:
             point = torch.cat([y0.unsqueeze(0), y0.new_zeros((degree - 1, *y0.shape))]).unsqueeze(0)
             coefficients = point if coefficients is None else torch.cat([point, coefficients])
         assert coefficients is not None
+        if plan.stops.live is not None:
+            starts, ends = (
+                torch.where((knots == plan.t0) | (knots == plan.t1), knots, plan.stops.at(knots))
+                for knots in (starts, ends)
+            )
         if plan.live_t0 is not None:
             first = starts == plan.t0 if accepted is None else accepted & (accepted.cumsum(0) == 1)
             starts = torch.where(first, plan.live_t0, starts)

@@ -22,10 +22,21 @@ class Stops:
         step_ts: sorted times to land on.
         jump_ts: sorted times to land on, where the field is discontinuous.
         each: times that each lane has for itself, ``(T, B)`` in any order; NaN is none.
+        live: those of all lanes' times that are differentiated, in the graph.
     """
 
-    def __init__(self, step_ts: tuple[float, ...], jump_ts: tuple[float, ...], each: Tensor | None = None) -> None:
-        self.each = each
+    def __init__(
+        self,
+        step_ts: tuple[float, ...],
+        jump_ts: tuple[float, ...],
+        each: Tensor | None = None,
+        live: Tensor | None = None,
+    ) -> None:
+        self.each, self.live = each, live
+        self.moving = None if live is None else live.detach()
+        """The differentiated times without their graph."""
+        places = [] if self.moving is None else list(enumerate(self.moving.tolist()))
+        self._places = {time: place for place, time in reversed(places)}
         self.ts = sorted({*step_ts, *jump_ts})
         self.jumps = frozenset(jump_ts)
         self._tensors: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
@@ -49,6 +60,29 @@ class Stops:
         ahead = (ts - t.unsqueeze(-1)) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
         nearest = torch.where(ahead > 0, ahead, torch.inf).min(dim=-1)
         return torch.where(nearest.values < (t1 - t) * direction, ts.take(nearest.indices), t1)
+
+    def bind(self, live: Tensor | None) -> Stops:
+        """The same stops with other live times at the same places; with None all are constants."""
+        if live is self.live:
+            return self
+        bound = copy.copy(self)
+        bound.live = live
+        return bound
+
+    def at(self, t: Scalar) -> Scalar:
+        """A time of the clock as the graph sees it: where a differentiated time stands there, that one, of equals the first."""
+        if self.live is None or self.moving is None:
+            return t
+        if not isinstance(t, Tensor):
+            return self.live[self._places[t]] if t in self._places else t
+        same = t.unsqueeze(-1) == self.moving
+        return torch.where(same.any(-1), self.live[same.to(torch.int64).argmax(-1)], t)
+
+    def sides(self, t: Scalar, like: Tensor, direction: Scalar) -> tuple[Tensor, Tensor]:
+        """The neighbours of a time in front of it and behind it, in the precision of the state."""
+        time = torch.as_tensor(as_time(t, like))
+        ahead = torch.as_tensor(as_time(direction * torch.inf, like)).expand_as(time)
+        return torch.nextafter(time, -ahead), torch.nextafter(time, ahead)
 
     def take(self, rows: Tensor) -> Stops:
         """The stops of some of the lanes."""

@@ -94,7 +94,7 @@ def run_blocks(
     """Attempt steps until no lane is running; the carry, as the eager loop leaves it, and the masked calls."""
     if plan.host and plan.t0 == plan.t1:
         return start(plan, y0, dt, slope, costs), 0
-    inner = in_tensors(plan, y0.device)
+    inner = in_tensors(replace(plan, stops=plan.stops.bind(None)), y0.device)  # a block has no graph
     carry = start(inner, y0, dt, slope, costs)
     advance = _advance(inner, carry, blocks, listeners, plan.host)
     masked, extra, going = 0, 0, True

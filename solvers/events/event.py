@@ -20,6 +20,7 @@ from ..lanes import refuse_lanes
 from ..orders import at_most, transform_levels
 from ..scalars import Scalar, as_time, choose, differentiated, real_dtype, select, spread
 from ..state import Packing
+from ..times import read_times
 
 # The state at the end of a step: from where it starts, where it ends, and its state.
 Arrive = Callable[[Scalar, Tensor, Tensor], Tensor]
@@ -101,8 +102,8 @@ class Event:
 class ScheduledEvent:
     """A change of the state at given times: a dose, a pulse, a reset.
 
-    The solve lands on each of the times, applies the change there and goes on. If ``ts`` is a tensor that requires grad,
-    gradients flow to the times.
+    The solve lands on each of the times, applies the change there and goes on. Gradients flow to the times that require
+    grad, in a tensor or in a list.
 
     Args:
         ts: when, a sequence or a 1-D tensor in any order; with ``per_sample`` also ``(T, B)``, each sample's own times, with
@@ -128,19 +129,15 @@ class ScheduledEvent:
 
     def __post_init__(self) -> None:
         _check_apply(self.apply, optional=False)
-        try:
-            times = torch.as_tensor(self.ts, dtype=None if isinstance(self.ts, Tensor) else torch.float64)
-        except (TypeError, ValueError, RuntimeError):
-            raise InvalidProblemError(f"ts: got {self.ts!r}; expected a sequence of times") from None
-        refuse_lanes(times, "ts", "times")
-        if times.dim() not in (1, 2) or not (times.is_floating_point() or times.dtype in (torch.int32, torch.int64)):
+        times = read_times(self.ts, "ts").in_graph
+        if times.dim() not in (1, 2):
             raise InvalidProblemError(
-                f"ts: got {times.dtype} of shape {tuple(times.shape)}; expected 1-D real times, or (T, B) with per_sample"
+                f"ts: got times of shape {tuple(times.shape)}; expected 1-D real times, or (T, B) with per_sample"
             )
         given = times[~times.isnan()] if times.dim() == 2 else times
         if not bool(given.isfinite().all()):
             raise InvalidProblemError(f"ts: got {times.tolist()}; expected finite times")
-        object.__setattr__(self, "ts", times.to(torch.float64))
+        object.__setattr__(self, "ts", times)
 
 
 def _check_apply(apply: Any, optional: bool) -> None:
