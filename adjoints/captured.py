@@ -9,7 +9,7 @@ walk did not find and that cannot be an input of the solve is refused.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -120,7 +120,10 @@ def graph_tensors(
 
 
 def captured_tensors(
-    f: Any, outputs: Sequence[Tensor], own: Iterable[Tensor], since: int, originals: Sequence[Tensor] = ()
+    f: Any,
+    call: Callable[[], tuple[Tensor, Sequence[Tensor]]],
+    copies: Sequence[Tensor],
+    originals: Sequence[Tensor] = (),
 ) -> tuple[Captured, Setting]:
     """Every captured tensor the field's gradient may need, and what surrounds its calls.
 
@@ -129,21 +132,26 @@ def captured_tensors(
     tensor is most likely what an earlier solve has left in the field (a loss, a last output), with a graph that is
     used up; should a step use it nevertheless, the step is refused.
 
-    What the call itself computed and left in the field (a cached output, a normalized weight) is no input of it.
+    What the call itself computed and left in the field (a last output, a normalized weight) is no input of it, unless a
+    second call uses it again: a weight that only the first call computes.
 
     Args:
         f: what may hold tensors.
-        outputs: what one call of the field returned, computed with grad.
-        own: the call's own inputs, which are not captured.
-        since: the autograd sequence number before the call.
-        originals: the tensors of the caller of which ``own`` are copies.
+        call: calls the field; gives the state at which it did, and what it returned, computed with grad.
+        copies: the call's other inputs, which are not captured either.
+        originals: the tensors of the caller of which these are copies.
 
     Raises:
         InvalidProblemError: the call used a tensor and another one that was computed from it before the solve, whose
             gradients would count twice.
     """
-    mine = {id(tensor) for tensor in own}
+    since, (y, outputs) = sequence_number(), call()
     every, modules = held_by(f)
+    if any(_made_since(tensor, since) and not _Graph([tensor]).meets([y]) for tensor in every):
+        since, (y, outputs) = sequence_number(), call()
+        every, modules = held_by(f)
+    own = [y, *copies]
+    mine = {id(tensor) for tensor in own}
     made = {id(tensor) for tensor in every if _made_since(tensor, since)}
     ours = [tensor for tensor in every if id(tensor) not in mine and id(tensor) not in made]
     used = graph_tensors(outputs, own, ours, since, f=f)
@@ -281,13 +289,18 @@ def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor])
     ``copies`` are the job's own tensors, ``originals`` those of the caller.
     """
     plan = job.plan
-    with torch.enable_grad():
-        y0 = plan.method.lower(job.y0.detach()).requires_grad_()
-        since = sequence_number()
-        stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
-        field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
-        found = field.probe(plan.t0, y0) if isinstance(field, Field) else [field(plan.t0, y0)]
-        integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
-        densities = [cost.density(as_field(plan.field), plan.t0, y0) for cost in integrals]
-    captured, setting = captured_tensors(job.callables, [*found, *densities], [y0, *copies], since, originals)
-    return captured, found[0].detach(), setting
+    y0 = plan.method.lower(job.y0.detach()).requires_grad_()
+    stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
+    field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
+    integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
+
+    outputs: list[Tensor] = []
+
+    def call() -> tuple[Tensor, list[Tensor]]:
+        with torch.enable_grad():
+            found = field.probe(plan.t0, y0) if isinstance(field, Field) else [field(plan.t0, y0)]
+            outputs[:] = *found, *(cost.density(as_field(plan.field), plan.t0, y0) for cost in integrals)
+        return y0, outputs
+
+    captured, setting = captured_tensors(job.callables, call, copies, originals)
+    return captured, outputs[0].detach(), setting

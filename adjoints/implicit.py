@@ -114,15 +114,19 @@ class ImplicitAdjoint(Adjoint):
         args = pytree.tree_map(lambda leaf: swap.get(id(leaf), leaf), problem.args)
         copies = list(swap.values())
         residual = Residual(problem, packing, args)
-        since = sequence_number()
         found = _borrowed(found)
-        with uncached_casts(found.x.device):
-            at = Linearized(residual, found.x)
-        captured, setting = captured_tensors((problem.f, args), [at.out], [at.x, *copies], since, [y0, *live])
+        calls: list[Linearized] = []
+
+        def call() -> tuple[Tensor, list[Tensor]]:
+            with uncached_casts(found.x.device):
+                calls.append(Linearized(residual, found.x))
+            return calls[-1].x, [calls[-1].out]
+
+        captured, setting = captured_tensors((problem.f, args), call, copies, [y0, *live])
         if not y0.requires_grad and not live and not captured:
             return y
         watched = Unchanged(live), Unchanged(captured)
-        run = _Run(self, residual, found, stop, copies, captured, setting, at.value, *watched)
+        run = _Run(self, residual, found, stop, copies, captured, setting, calls[-1].value, *watched)
         return _Implicit.apply(run, y0, y, *live, *captured)
 
 

@@ -300,6 +300,33 @@ def test_a_tensor_computed_before_is_an_input_where_it_is_used(adjoint):
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_a_weight_that_only_the_first_call_computes(adjoint):
+    class Hyper(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net, self.weight, self.calls = torch.nn.Linear(1, 1, dtype=D), None, 0
+
+        def forward(self, t, y):
+            self.calls += 1
+            if self.weight is None:
+                self.weight = self.net(torch.ones(1, 1, dtype=D))
+            return y @ self.weight
+
+    def grads(adjoint):
+        field = Hyper()
+        return torch.autograd.grad(solved(field, adjoint).y1.sum(), list(field.net.parameters()))
+
+    torch.testing.assert_close(grads(adjoint), grads(nde.DirectAdjoint()), rtol=1e-6, atol=0.0)
+
+
+def test_what_the_field_keeps_of_each_call_costs_no_call():
+    field, calls = Trained(), []
+    field.register_forward_hook(lambda *_: calls.append(1))
+    assert solved(field, None).stats.nfe == len(calls)
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_one_of_several_outputs_of_an_operation(adjoint):
     whole = torch.tensor([0.7, 0.4], dtype=D, requires_grad=True)
     first, second = whole.unbind()
