@@ -35,13 +35,17 @@ def constant_for_gradient(value: Tensor, through_steps: bool = False) -> Tensor:
 
 def as_list(times: Sequence[float] | Tensor) -> list[float]:
     """Times as Python numbers."""
+    if torch.compiler.is_compiling() and not isinstance(times, Tensor):
+        return [float(time) for time in times]  # a graph cannot read a tensor back, nor need it
     numbers: list[float] = read_times(times, "ts").numbers.reshape(-1).tolist()
     return numbers
 
 
 def _checked_times(times: Any, name: str) -> tuple[float, ...] | Tensor:
     """Sorted times: a tuple, or where any of them is differentiated a tensor."""
-    read = read_times(times, name)
+    if torch.compiler.is_compiling():
+        return tuple(sorted(as_list(times)))
+    read = read_times(times, name, many=True)
     values = read.numbers.reshape(-1).tolist()
     if not all(map(math.isfinite, values)):
         raise InvalidProblemError(f"{name}: got {values}; expected finite times")

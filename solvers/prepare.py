@@ -171,7 +171,13 @@ def _knots(functions: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[list[floa
         knots = None if isinstance(owner, (Tensor, int, float, str)) else getattr(owner, "knots", None)
         if knots is None:
             continue
-        read = read_times(knots, f"args: {type(owner).__name__}.knots")
+        if torch.compiler.is_compiling() and not isinstance(knots, Tensor):
+            found.extend(as_list(knots))
+            continue
+        try:
+            read = read_times(knots, "knots", many=True)
+        except InvalidProblemError as error:
+            raise InvalidProblemError(f"args: got {type(owner).__name__}.knots = {knots!r}; {error}") from error
         found.extend(read.numbers.reshape(-1).tolist())
         if read.live is not None:
             live.append(read.live[read.numbers.isfinite()])

@@ -31,7 +31,7 @@ class Times(NamedTuple):
         return self.numbers if self.live is None else self.live
 
 
-def read_times(given: Any, name: str, expected: str = "a sequence of times") -> Times:
+def read_times(given: Any, name: str, expected: str = "a sequence of times", many: bool = False) -> Times:
     """Times from a number, a tensor, an array, or a list or any nesting of lists of these, whose shape they keep.
 
     Tensors among them are stacked, so that gradients flow to each; none of them passes a precision that it did not have.
@@ -40,6 +40,7 @@ def read_times(given: Any, name: str, expected: str = "a sequence of times") -> 
         given: what the user gave.
         name: how a message calls it.
         expected: what a message says is accepted.
+        many: refuse a plain number, which is no sequence.
 
     Raises:
         InvalidProblemError: they are no real times, or each lane of ``torch.func.vmap`` has its own.
@@ -55,6 +56,8 @@ def read_times(given: Any, name: str, expected: str = "a sequence of times") -> 
         shown = _stacked(given)
     except (TypeError, ValueError, RuntimeError):
         raise InvalidProblemError(f"{name}: got {given!r}; expected {expected}") from None
+    if many and not shown.dim() and not isinstance(given, Tensor):
+        raise InvalidProblemError(f"{name}: got {given!r}; expected {expected}")
     refuse_lanes(shown, name, "times")
     if shown.dtype == torch.bool or shown.is_complex():
         raise InvalidProblemError(f"{name}: got {shown.dtype}; expected real times")

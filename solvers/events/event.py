@@ -132,7 +132,7 @@ class ScheduledEvent:
         times = read_times(self.ts, "ts").in_graph
         if times.dim() not in (1, 2):
             raise InvalidProblemError(
-                f"ts: got times of shape {tuple(times.shape)}; expected 1-D real times, or (T, B) with per_sample"
+                f"ts: got {times.dtype} of shape {tuple(times.shape)}; expected 1-D real times, or (T, B) with per_sample"
             )
         given = times[~times.isnan()] if times.dim() == 2 else times
         if not bool(given.isfinite().all()):
