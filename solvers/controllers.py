@@ -148,7 +148,7 @@ class StepTo(ConstantStep):
     """One step between each two neighbours of the given times, and to ``t1``.
 
     Args:
-        ts: the times to step to, in any order; those outside the interval are passed over.
+        ts: the times to step to, in any order; those outside the interval are passed over. Gradients flow to them.
 
     Example:
         >>> import torch, neuralde as nde
