@@ -128,9 +128,9 @@ def captured_tensors(
     """Every captured tensor the field's gradient may need, and what surrounds its calls.
 
     A tensor counts if the call used it. One that the call did not use may matter later in the solve: a leaf always, and
-    one that was computed before the solve unless an input was computed from it, or it from an input. Such a
-    tensor is most likely what an earlier solve has left in the field (a loss, a last output), with a graph that is
-    used up; should a step use it nevertheless, the step is refused.
+    one that was computed before the solve unless its graph is used up, or an input was computed from it, or it from an
+    input. Such a tensor is most likely what an earlier solve has left in the field (a loss, a last output); should a
+    step use it nevertheless, the step is refused.
 
     What the call itself computed and left in the field (a last output, a normalized weight) is no input of it, unless a
     second call uses it again: a weight that only the first call computes.
@@ -178,7 +178,8 @@ def _independent(used: Captured, held: list[Tensor], originals: Sequence[Tensor]
     inputs.update(dict.fromkeys(tensor for tensor in rest if tensor.grad_fn is None and tensor not in below))
     for tensor in rest:
         if tensor.grad_fn is not None and tensor not in below:
-            if not _Graph([tensor]).meets([*inputs, *originals]):
+            alone = _Graph([tensor])
+            if not alone.meets([*inputs, *originals]) and not _used_up({tensor.grad_fn, *alone.seen}):
                 inputs[tensor] = None
                 below = _Graph([tensor], below)
     return Captured(inputs, used.f, [tensor for tensor in rest if tensor not in inputs])
@@ -225,6 +226,18 @@ class _Graph:
             if edge in edges or id(leaf) in leaves:
                 return True
         return False
+
+
+def _used_up(nodes: Iterable[Any]) -> bool:
+    """Whether a backward pass has freed what some of these nodes had saved, so that no other can go through them."""
+    for node in nodes:
+        for name in dir(node):
+            if name == "saved_tensors" or name.startswith("_saved_"):
+                try:
+                    getattr(node, name)
+                except RuntimeError:
+                    return True
+    return False
 
 
 def _made_since(tensor: Tensor, since: int) -> bool:

@@ -384,6 +384,14 @@ def test_unused_results_of_other_computations_are_left_alone():
     agrees(field, list(net.parameters()), nde.DiscreteAdjoint())
 
 
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_the_used_up_loss_of_another_model_is_left_alone(adjoint):
+    net, other = torch.nn.Linear(1, 1, dtype=D), torch.nn.Linear(1, 1, dtype=D)
+    loss = other(torch.ones(2, 1, dtype=D)).square().exp().mean()
+    loss.backward()
+    agrees(lambda t, y: loss * y if (t > 5).all() else net(y), list(net.parameters()), adjoint)
+
+
 def test_a_global_that_the_call_rebinds_and_a_cell_without_a_value():
     namespace = {"k": number(), "last": None, "count": 0}
     exec("def field(t, y):\n    global last, count\n    count, last = count + 1, k * y\n    return last", namespace)
