@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-_LIBRARIES = {"torch", "numpy", "neuralde", *sys.stdlib_module_names} - {"__main__"}
+_LIBRARIES = {"torch", "numpy", *sys.stdlib_module_names} - {"__main__"}
 _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _FREE = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD"}
@@ -32,7 +32,7 @@ class _Read(NamedTuple):
 
 
 def written_by_user(module: Any) -> bool:
-    """Whether a module of this name is neither torch, numpy, the standard library nor this one."""
+    """Whether a module of this name is neither torch, numpy nor of the standard library."""
     return not (isinstance(module, str) and module.partition(".")[0] in _LIBRARIES)
 
 
@@ -47,7 +47,9 @@ def named(f: types.FunctionType) -> Iterator[tuple[str, Any]]:
     >>> dict(named(namespace["f"]))
     {'scale': 2.0}
     """
-    if not written_by_user(f.__globals__.get("__name__")):
+    module = f.__globals__.get("__name__")
+    # Functions of this library read no tensors; those of its examples, which have no file, may.
+    if not written_by_user(module) or (_own(module) and not f.__code__.co_filename.startswith("<")):
         return
     spaces: dict[str, Mapping[str, Any]] = {"global": f.__globals__, "free": _cells(f)}
     for read in _reads(f.__code__):
@@ -81,7 +83,12 @@ def _along(module: types.ModuleType, label: str, attributes: tuple[str, ...]) ->
 def _readable(module: types.ModuleType) -> bool:
     """Whether a module is the user's own, and none that was installed."""
     file = getattr(module, "__file__", None) or ""
-    return written_by_user(module.__name__) and not any(part in file for part in _INSTALLED)
+    known = not written_by_user(module.__name__) or _own(module.__name__)
+    return not known and not any(part in file for part in _INSTALLED)
+
+
+def _own(module: Any) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _imported(name: str, package: Any) -> types.ModuleType | None:
