@@ -11,9 +11,8 @@ from torch import Tensor
 
 from neuralde.solvers.attempt import Plan
 from neuralde.solvers.drivers.blocks import Blocks, in_tensors
-from neuralde.solvers.drivers.captured_block import plan_key
+from neuralde.solvers.drivers.captured_block import clock_of, plan_key, set_to
 from neuralde.solvers.drivers.cuda_graph import Captured, Layout
-from neuralde.solvers.field import Field
 from neuralde.solvers.saving import Request, SavePlan
 from neuralde.solvers.scalars import spread
 
@@ -101,8 +100,7 @@ class CapturedSteps:
 
         ends = number(record.t, torch.float64), number(record.t_end, torch.float64)
         judged = (*ends, None if self.joint else record.accept, number(record.index, torch.int64))
-        clock = (plan.t0, plan.t1, plan.direction, plan.live_t0, plan.live_t1)
-        return y, costs, judged, clock, self.args, (state, tuple(rest), piece)
+        return y, costs, judged, clock_of(plan), self.args, (state, tuple(rest), piece)
 
     def _spread(
         self, record: Record, y: Tensor, request: Request, emitted: Tensor, state: Tensor, piece: Tensor | None
@@ -162,10 +160,7 @@ class _CapturedStep:
 def _gradients(plan: Plan, given: tuple[Any, ...], leaves: list[Tensor], captured: list[Tensor]) -> dict[str, Any]:
     """The gradients of a step's outputs, weighted by their cotangents, of every leaf and every captured tensor."""
     y, costs, (t, t_end, accept, index), clock, args, (state, rest, piece) = given
-    t0, t1, direction, live_t0, live_t1 = clock
-    assert isinstance(plan.field, Field)
-    field = Field(plan.field.f, plan.field.packing, args)
-    plan = replace(plan, field=field, t0=t0, t1=t1, direction=direction, live_t0=live_t0, live_t1=live_t1)
+    plan = set_to(plan, clock, args)
     record = Record(t.detach(), t_end.detach(), True if accept is None else accept, index, None, costs, None)
     with torch.enable_grad():
         again = replay(plan, SavePlan(dense=piece is not None), record, y, costs)

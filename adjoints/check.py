@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers import InvalidProblemError, Method, ODEProblem, SDEProblem, Solution
+from neuralde.solvers.checks import integer
+from neuralde.solvers.tolerances import loosest, scaled
 
 from .base import Adjoint
 from .direct import DirectAdjoint
@@ -151,8 +153,7 @@ def check(
     for name in ("throw", "progress", "adjoint"):
         if name in options:
             raise InvalidProblemError(f"{name}: got {options[name]!r}; expected no such argument in a check")
-    if not isinstance(directions, int) or directions < 1:
-        raise InvalidProblemError(f"directions: got {directions!r}; expected a positive int")
+    directions = integer(directions, "directions")
     adjoint = DiscreteAdjoint() if adjoint is None else adjoint
     if not isinstance(adjoint, Adjoint):
         raise InvalidProblemError(
@@ -183,7 +184,7 @@ def _compare(subject: Subject, adjoint: Adjoint, directions: int, seed: int) -> 
     _, direct = subject.gradients(**subject.frozen)
     closer = None
     if not adjoint.capabilities.exact:
-        finer = {name: float(subject.options[name]) / 100 for name in subject.accuracy}
+        finer = {name: scaled(subject.options[name], 0.01) for name in subject.accuracy}
         pairs = [subject.gradients(adjoint=kind, **finer)[1] for kind in (adjoint, DirectAdjoint())]
         closer = [_size(a - b) for a, b in zip(*pairs, strict=True)]
     generator = torch.Generator().manual_seed(seed)
@@ -233,7 +234,7 @@ class _Judge:
         nearer = closer < off / 5
         if "dt" in self.subject.accuracy:
             return "right to the step size" if nearer or not off else "wrong: does not converge"
-        tolerance = float(options["rtol"]) * max(size, scale) + float(options["atol"])
+        tolerance = loosest(options["rtol"]) * max(size, scale) + loosest(options["atol"])
         if off <= _CONTINUOUS * tolerance:
             return "right to the tolerance"
         return "right to the tolerance, with a large factor" if nearer else "wrong: does not converge"

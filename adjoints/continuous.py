@@ -16,8 +16,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from neuralde.solvers.attempt import Carry, Plan, Trial
+from neuralde.solvers.checks import as_number, number
 from neuralde.solvers.controllers import Controller
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
@@ -28,6 +30,7 @@ from neuralde.solvers.method import Method, VectorField
 from neuralde.solvers.norms import rms
 from neuralde.solvers.scalars import Scalar, any_true, choose, negate, select, spread
 from neuralde.solvers.solution import Status, failure
+from neuralde.solvers.tolerances import Tolerance, checked_tolerance, for_each_entry, geometric_mean
 
 from .base import Adjoint, Job, Result
 from .captured import Unchanged, refuse_unknown, sequence_number
@@ -54,8 +57,8 @@ class ContinuousAdjoint(Adjoint):
     def __init__(
         self,
         solver: Method | None = None,
-        rtol: float | None = None,
-        atol: float | None = None,
+        rtol: Any = None,
+        atol: Any = None,
         controller: Controller | None = None,
     ) -> None:
         for value, kind, name in ((solver, Method, "solver"), (controller, Controller, "controller")):
@@ -63,9 +66,11 @@ class ContinuousAdjoint(Adjoint):
                 raise InvalidProblemError(f"{name}: got {value!r}; expected a {kind.__name__} instance or None")
         if solver is not None and solver.reversible:
             raise InvalidProblemError(f"solver: got {solver!r}; expected a plain method for the backward solve")
-        for tolerance, name in ((rtol, "rtol"), (atol, "atol")):
-            if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 <= tolerance < float("inf")):
-                raise InvalidProblemError(f"{name}: got {tolerance!r}; expected a number, 0 or positive, or None")
+        for value, name in ((rtol, "rtol"), (atol, "atol")):
+            if (value is not None and not pytree.tree_leaves(value)) or isinstance(value, str):
+                raise InvalidProblemError(f"{name}: got {value!r}; expected a tolerance as for solve, or None")
+            if as_number(value) is not None or isinstance(value, bool):
+                number(value, name, "a number, 0 or positive, or None", least=0.0)
         self.solver, self.rtol, self.atol, self.controller = solver, rtol, atol, controller
 
     @abstractmethod
@@ -78,7 +83,7 @@ class ContinuousAdjoint(Adjoint):
         if isinstance(opening, Result):
             return opening
         detached = replace(opening.job, y0=job.y0.detach())
-        backward_plan = self._backward_plan(detached.plan, self.backward_method(job))
+        backward_plan = self._backward_plan(detached, self.backward_method(job))
         run_data = RunData(self, detached, opening, backward_plan)
         y1, ys, *rest = _Continuous.apply(run_data, job.y0, *opening.inputs)
         outcome, run_data.outcome = run_data.outcome, None
@@ -94,14 +99,19 @@ class ContinuousAdjoint(Adjoint):
         """The method of the backward solve."""
         return job.plan.method if self.solver is None else self.solver
 
-    def _backward_plan(self, plan: Plan, method: Method) -> Plan:
+    def _backward_plan(self, job: Job, method: Method) -> Plan:
+        plan = job.plan
+        assert isinstance(plan.field, Field)
+        packing = plan.field.packing
+        rtol = plan.rtol if self.rtol is None else checked_tolerance(self.rtol, "rtol", packing, job.y0)
+        atol = plan.atol if self.atol is None else checked_tolerance(self.atol, "atol", packing, job.y0)
         controller = (plan.controller if self.controller is None else self.controller).bind(method)
         return replace(
             plan,
             method=method,
             controller=controller,
-            rtol=plan.rtol if self.rtol is None else float(self.rtol),
-            atol=plan.atol if self.atol is None else float(self.atol),
+            rtol=rtol,
+            atol=atol,
             costs=(),
             events=None,
             live_t0=None,
@@ -212,10 +222,10 @@ class Sweep(ABC):
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
         """The backward state from state and cotangent."""
 
-    def units(self, like: Tensor, unit: Tensor) -> Tensor:
-        """What 1 is for each entry of the backward state: 1 for the state, ``unit`` (of each lane) for the cotangent."""
-        ones = torch.ones_like(like)
-        return self.pack(ones, spread(unit, like) * ones)
+    def join(self, of_state: Tensor, of_cotangent: Tensor, of_integrals: Tensor) -> Tensor:
+        """One number for each entry of the backward state, from those of its parts; the last are one for each lane."""
+        del of_integrals
+        return self.pack(of_state, of_cotangent)
 
     @abstractmethod
     def unpack(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -328,11 +338,9 @@ class Sweep(ABC):
 
     def _solve(self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar]:
         """State and cotangent at ``t_end``, earlier in the solve than ``t``; the parameters' share is added up on the way."""
-        # A cotangent has the units of the loss, about which the absolute tolerance knows nothing: it counts in units of the
-        # largest cotangent so far, so that the gradient of a loss times 1e-6 is the gradient times 1e-6.
-        self.size = torch.maximum(self.size, rms(a, self.plan.per_sample))
-        atol = self.plan.atol * self.units(y.real, torch.where(self.size > 0, self.size, 1.0))
-        plan = replace(self.plan, field=self.field, t0=t, t1=t_end, direction=-self.plan.direction, atol=atol)
+        rtol, atol = self._tolerances(y, a)
+        backwards = -self.plan.direction
+        plan = replace(self.plan, field=self.field, t0=t, t1=t_end, direction=backwards, rtol=rtol, atol=atol)
         with torch.no_grad():
             carry, _ = drive(plan, self.pack(y, a), replace(self.options, compact=False), [self.hear])
         if plan.controller.adaptive:
@@ -341,6 +349,29 @@ class Sweep(ABC):
         if status != Status.SUCCESS:
             raise failure(status, f"the backward solve of {self.data.adjoint.name}: ")
         return *self.unpack(carry.y, y), t_end
+
+    def _tolerances(self, y: Tensor, a: Tensor) -> tuple[Tolerance, Tensor]:
+        r"""The tolerances of the backward state.
+
+        A cotangent has the units of the loss, about which the absolute tolerance knows nothing: it counts in units of the
+        largest cotangent so far, so that the gradient of a loss times 1e-6 is the gradient times 1e-6. Where entries have
+        tolerances of their own, :math:`\alpha_i`, they differ in their units, and a cotangent has the inverse ones. With
+        :math:`\alpha` their geometric mean and :math:`w_i = \alpha_i / \alpha`, the tolerance of the cotangent's entry is
+        :math:`\alpha \|w a\| / w_i`.
+        """
+        rtol, level = self.plan.rtol, self.plan.atol
+        weights = like = torch.ones_like(y.real)
+        each = level * like
+        if for_each_entry(level):
+            level = geometric_mean(each, self.plan.per_sample)
+            weights = each / spread(level, each)
+        self.size = torch.maximum(self.size, rms(weights * a, self.plan.per_sample))
+        unit = level * torch.where(self.size > 0, self.size, 1.0)
+        of_cotangent = torch.where(weights > 0, spread(unit, like) / weights, 0.0)
+        if for_each_entry(rtol):
+            smallest = rtol.reshape(len(rtol), -1).amin(1) if self.plan.per_sample else rtol.amin()
+            rtol = self.join(rtol, rtol, smallest)
+        return rtol, self.join(each, of_cotangent, unit)
 
     def _go_on_with(self, h: Scalar, moved: Scalar) -> None:
         """The next solve begins with the step size that this one ended with, and need not look for one."""

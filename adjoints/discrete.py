@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.checks import integer
 from neuralde.solvers.events.log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
 from neuralde.solvers.scalars import transformed
@@ -70,9 +70,8 @@ class DiscreteAdjoint(Adjoint):
     )
 
     def __init__(self, checkpoints: int | None = None) -> None:
-        if checkpoints is not None and (not isinstance(checkpoints, int) or checkpoints < 1):
-            raise InvalidProblemError(f"checkpoints: got {checkpoints!r}; expected a positive int, or None to keep all")
-        self.checkpoints = checkpoints
+        expected = "a positive int, or None to keep all"
+        self.checkpoints = None if checkpoints is None else integer(checkpoints, "checkpoints", 1, expected)
 
     @property
     def sweep(self) -> type[Sweep]:

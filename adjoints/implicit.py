@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from neuralde.solvers.checks import fraction, integer
 from neuralde.solvers.errors import ConvergenceError, InvalidProblemError
 from neuralde.solvers.problems import SteadyStateProblem
 from neuralde.solvers.scalars import transformed
@@ -82,11 +83,8 @@ class ImplicitAdjoint(Adjoint):
         self, linear: str = "auto", *, rtol: float | None = None, max_products: int = 1000, check: bool = True
     ) -> None:
         self.linear = check_linear(linear)
-        if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, float) or not 0 < rtol < 1):
-            raise InvalidProblemError(f"rtol: got {rtol!r}; expected a number between 0 and 1, or None")
-        if isinstance(max_products, bool) or not isinstance(max_products, int) or max_products < 1:
-            raise InvalidProblemError(f"max_products: got {max_products!r}; expected a positive int")
-        self.rtol, self.max_products, self.checks = rtol, max_products, bool(check)
+        self.rtol = None if rtol is None else fraction(rtol, "rtol", "a number between 0 and 1, or None")
+        self.max_products, self.checks = integer(max_products, "max_products"), bool(check)
 
     def check(self, job: Job) -> NoReturn:
         """Refuse everything but a steady state, which has no job."""

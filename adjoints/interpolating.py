@@ -165,10 +165,11 @@ class _WithParameters(_OnPath):
         rows = self._rows(a)
         return torch.cat([rows, rows.new_zeros((len(rows), sum(x.numel() for x in self.parameters)))], dim=1)
 
-    def units(self, like: Tensor, unit: Tensor) -> Tensor:
-        """The cotangent's unit for the integrals too."""
-        rows = self._rows(like)
-        return unit.reshape(-1, 1).expand(len(rows), rows.shape[1] + sum(x.numel() for x in self.parameters))
+    def join(self, of_state: Tensor, of_cotangent: Tensor, of_integrals: Tensor) -> Tensor:
+        """The cotangent's, and the lane's for its integrals."""
+        rows = self._rows(of_cotangent)
+        integrals = of_integrals.reshape(-1, 1).expand(len(rows), sum(x.numel() for x in self.parameters))
+        return torch.cat([rows, integrals], dim=1)
 
     def unpack(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The cotangent; the integrals are added to the sums."""

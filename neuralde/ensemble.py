@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers import BrownianPath, ConstantStep, InvalidProblemError, Method, SDEProblem, Status
+from neuralde.solvers.brownian.arguments import integer_seed
 from neuralde.solvers.brownian.random import draw_seed
+from neuralde.solvers.checks import integer
 from neuralde.solvers.sde.prepare import stochastic_method
 
 from .solving import solve
@@ -203,13 +205,11 @@ def solve_ensemble(
         raise InvalidProblemError(
             f"problem: got a state {got}; expected an SDEProblem whose y0 is (d,), one path's state"
         )
-    for name, value, least in (("paths", paths, 1), ("batch", batch, 1), ("first", first, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidProblemError(f"{name}: got {value!r}; expected an int, at least {least}")
+    paths, batch, first = integer(paths, "paths"), integer(batch, "batch"), integer(first, "first", 0)
     for name in ("path", "per_sample", "dense", "trace", "compact", "throw", "regularizers", "events"):
         if name in options:
             raise InvalidProblemError(f"{name}: got {options[name]!r}; an ensemble sets it or has none")
-    seed = int(draw_seed(torch.empty(()))) if seed is None else seed
+    seed = int(draw_seed(torch.empty(()))) if seed is None else integer_seed(seed)
     run = _Run(problem, solver, seed, saveat, dt, starts, options)
     pilot: list[tuple[int, int, Tensor]] = []
     if edges is None:

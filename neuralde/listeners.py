@@ -74,8 +74,8 @@ class Solved:
     problem: Any
     method: Method | SteadyStateMethod
     solution: Solution
-    rtol: float | Tensor
-    atol: float | Tensor
+    rtol: Any
+    atol: Any
     peaks: Peaks | None = None
 
 

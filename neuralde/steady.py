@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from neuralde.solvers import (
     SteadyStateProblem,
     SteadyStats,
 )
+from neuralde.solvers.checks import integer, number
 from neuralde.solvers.prepare import check_samples
 from neuralde.solvers.scalars import transformed
 from neuralde.solvers.state import Packing
@@ -56,8 +56,7 @@ def solve_steady(
         raise InvalidProblemError(
             "problem: a SteadyStateProblem cannot be compiled or transformed by torch.func; expected an eager solve"
         )
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-        raise InvalidProblemError(f"max_steps: got {max_steps!r}; expected a positive int")
+    max_steps = integer(max_steps, "max_steps")
     if per_sample:
         check_samples(problem.y0)
     packing = Packing(problem.y0, per_sample)
@@ -89,10 +88,8 @@ def _method(solver: Method | SteadyStateMethod | None, dt: Any, controller: Any)
 
 
 def _tolerance(value: Any, name: str) -> float:
-    value = value.item() if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex() else value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InvalidProblemError(f"{name}: got {value!r}; expected a number or 0-d tensor, 0 or positive")
-    return float(value)
+    expected = "a number or 0-d tensor, 0 or positive: the rule for a steady state is about norms"
+    return number(value, name, expected, least=0.0)
 
 
 def _solution(packing: Packing, found: Found, y1: Tensor) -> Solution:

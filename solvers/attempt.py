@@ -40,6 +40,7 @@ from .scalars import (
 from .sde.field import Driven
 from .solution import Status
 from .stops import Stops
+from .tolerances import Tolerance, for_each_entry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,8 +70,8 @@ class Plan:
     t0: Scalar
     t1: Scalar
     direction: Scalar
-    rtol: float | Tensor
-    atol: float | Tensor
+    rtol: Tolerance
+    atol: Tolerance
     max_steps: int
     costs: tuple[Cost, ...] = ()
     per_sample: bool = False
@@ -102,7 +103,8 @@ class Plan:
 
     def norm_at(self, y: Tensor) -> Callable[[Tensor], Scalar]:
         """The root mean square in units of the tolerance at ``y``."""
-        scale = tolerance(y.abs(), self.rtol, self.atol)
+        rtol, atol = (self.method.lower(x) if for_each_entry(x) else x for x in (self.rtol, self.atol))
+        scale = tolerance(y.abs(), rtol, atol)
         return lambda x: self.read(rms(x / scale, self.per_sample))
 
     def take(self, rows: Tensor) -> Plan:
@@ -117,6 +119,8 @@ class Plan:
             live_t1=None if self.live_t1 is None else self.live_t1[rows],
             stops=self.stops.take(rows),
             events=None if self.events is None else self.events.take(rows),
+            rtol=self.rtol[rows] if for_each_entry(self.rtol) else self.rtol,
+            atol=self.atol[rows] if for_each_entry(self.atol) else self.atol,
         )
 
     def ends(self, t: Scalar, t_end: Scalar, first: Scalar, last: Scalar) -> tuple[Scalar, Scalar]:

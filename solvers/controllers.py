@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from .checks import as_number, number
 from .errors import InvalidProblemError
 from .method import Method
 from .scalars import Scalar, is_finite, maximum, minimum, select
@@ -87,11 +88,15 @@ class Controller(ABC):
     def __post_init__(self) -> None:
         for name in ("step_ts", "jump_ts"):
             object.__setattr__(self, name, _checked_times(getattr(self, name), name))
-        for name, low in (("dtmin", 0.0), ("dtmax", self.dtmin)):
-            value = getattr(self, name)
-            refuse_live(value, name, "a bound of step sizes, which are constants for every gradient")
-            if not isinstance(value, (int, float)) or not value >= low or (name == "dtmax" and value <= 0):
-                raise InvalidProblemError(f"{name}: got {value!r}; expected a number not below {max(low, 0.0)}")
+        for name in ("dtmin", "dtmax"):
+            refuse_live(getattr(self, name), name, "a bound of step sizes, which are constants for every gradient")
+        dtmin = number(self.dtmin, "dtmin", "a number, 0 or positive", least=0.0)
+        # math.inf, the default, is one as well
+        unbounded = as_number(self.dtmax) == math.inf
+        limit = "a positive number" + (f", not below dtmin={dtmin:g}" if dtmin else "")
+        dtmax = math.inf if unbounded else number(self.dtmax, "dtmax", limit, above=0.0, least=dtmin)
+        object.__setattr__(self, "dtmin", dtmin)
+        object.__setattr__(self, "dtmax", dtmax)
 
     @property
     def live(self) -> list[Tensor]:
@@ -153,11 +158,11 @@ class StepTo(ConstantStep):
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
-        >>> nde.solve(problem, nde.RK4(), controller=nde.StepTo(ts=[0.1, 0.5])).stats.accepted
+        >>> nde.solve(problem, nde.RK4(), controller=nde.StepTo([0.1, 0.5])).stats.accepted
         3
     """
 
-    ts: Sequence[float] | Tensor
+    ts: Sequence[float] | Tensor = field(kw_only=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,9 +191,8 @@ class _ErrorController(Controller):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("safety", "factor_min", "factor_max"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
-                raise InvalidProblemError(f"{name}: got {value!r}; expected a positive number")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, number(getattr(self, name), name, "a positive number", above=0.0))
         low, high, safety = self.factor_min or 0.2, self.factor_max or 10.0, self.safety or 0.9
         if not low < 1.0 <= high or safety > 1.0:
             raise InvalidProblemError(
@@ -196,12 +200,10 @@ class _ErrorController(Controller):
                 "safety at most 1, so that a step grows after a small error and shrinks after a large one"
             )
         if self.beta is not None:
-            beta = tuple(self.beta) if isinstance(self.beta, (tuple, list)) else ()
-            if not beta or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in beta) or beta[0] <= 0:
-                raise InvalidProblemError(
-                    f"beta: got {self.beta!r}; expected a tuple of numbers, the first one positive"
-                )
-            object.__setattr__(self, "beta", beta)
+            given = self.beta if isinstance(self.beta, (tuple, list)) and len(self.beta) else (None,)
+            expected = "a tuple of numbers, the first one positive"
+            first = number(given[0], "beta", expected, above=0.0)
+            object.__setattr__(self, "beta", (first, *[number(x, "beta", expected) for x in given[1:]]))
 
     @abstractmethod
     def _exponents(self, order: float) -> tuple[float, ...]:

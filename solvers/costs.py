@@ -9,6 +9,7 @@ from torch import Tensor
 from .method import Method, Step, VectorField
 from .norms import largest, rms, scaled_error
 from .scalars import Scalar, real_dtype, spread
+from .tolerances import Tolerance
 
 
 class StepView:
@@ -27,8 +28,8 @@ class StepView:
         self,
         step: Step,
         method: Method,
-        rtol: float | Tensor,
-        atol: float | Tensor,
+        rtol: Tolerance,
+        atol: Tolerance,
         index: Scalar,
         vector_field: VectorField | None = None,
     ) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidProblemError
+from .hints import called
 from .scalars import Scalar, as_time
 from .state import Packing
 
@@ -38,7 +39,7 @@ class Field:
         """What one of the user's functions gives at ``(t, y)``, packed and checked."""
         tracked = not torch.compiler.is_compiling() and not y.is_inference()
         version = y._version if tracked else 0
-        packed = pack(f(as_time(t, y), self.packing.unpack(y), *self.args), name)
+        packed = pack(called(f, name, as_time(t, y), self.packing.unpack(y), *self.args), name)
         if tracked and y._version != version:
             raise InvalidProblemError(
                 f"{name}: changed its state in-place; expected a new tensor, -y rather than y.neg_()"

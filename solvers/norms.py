@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from .tolerances import Tolerance
+
 
 def rms(x: Tensor, per_sample: bool = False) -> Tensor:
     r"""Root mean square over the whole tensor, or over each sample.
@@ -23,12 +25,12 @@ def rms(x: Tensor, per_sample: bool = False) -> Tensor:
     return torch.linalg.vector_norm(x) / math.sqrt(entries)
 
 
-def scaled_error(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
+def scaled_error(error: Tensor, y0: Tensor, y1: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:
     r"""The error in units of the tolerance, :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{0,i}|, |y_{1,i}|))`."""
     return error / tolerance(torch.maximum(y0.abs(), y1.abs()), rtol, atol)
 
 
-def tolerance(size: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
+def tolerance(size: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:
     """What an entry of this size may be wrong by; never 0, so that an entry that stays 0 has error 0 with ``atol=0``."""
     scale = (rtol * size).add_(atol) if not isinstance(atol, Tensor) else atol + rtol * size
     return scale if not isinstance(atol, Tensor) and atol > 0.0 else scale.clamp(min=torch.finfo(scale.dtype).tiny)

@@ -13,19 +13,27 @@ from torch import Tensor
 from .attempt import Plan
 from .errors import PrecisionWarning
 from .lanes import shared
-from .norms import rms, tolerance
 from .scalars import transformed
+from .tolerances import Tolerance, for_each_entry
 
 
-def check_tolerances(rtol: float, atol: float, y0: Tensor) -> None:
-    """Warn of a tolerance that the state's dtype cannot resolve at its initial size."""
+def check_tolerances(rtol: Tolerance, atol: Tolerance, y0: Tensor) -> None:
+    """Warn of a tolerance that the state's dtype cannot resolve at its initial size; of those of entries, of any."""
     eps = torch.finfo(y0.dtype).eps
-    if rtol >= 4 * eps or torch.compiler.is_compiling() or not y0.numel():
+    if torch.compiler.is_compiling() or not y0.numel() or not (for_each_entry(rtol) or rtol < 4 * eps):
         return
-    size = shared(y0.detach().abs().max()).item()
-    if rtol * size + atol < 4 * eps * size:
+    if for_each_entry(rtol) or for_each_entry(atol):
+        sizes = y0.detach().abs()
+        lost = sizes[rtol * sizes + atol < 4 * eps * sizes]
+        size = lost.max().item() if lost.numel() else 0.0
+        given = "some entries of rtol and atol"
+    else:
+        size = shared(y0.detach().abs().max()).item()
+        size = size if rtol * size + atol < 4 * eps * size else 0.0
+        given = f"rtol={rtol:g} and atol={atol:g}"
+    if size:
         warnings.warn(
-            f"rtol={rtol:g} and atol={atol:g} are below the rounding of {y0.dtype} states of size {size:.3g}: the error "
+            f"{given} are below the rounding of {y0.dtype} states of size {size:.3g}: the error "
             "estimate measures noise; use float64 or larger tolerances",
             PrecisionWarning,
             stacklevel=4,
@@ -51,7 +59,7 @@ def check_products(plan: Plan, y0: Tensor) -> int:
         rounded = plan.field(plan.t0, state)
         with _exact_products(y0.device.type):
             exact = plan.field(plan.t0, state)
-        noise = rms((rounded - exact) / tolerance(state.abs(), plan.rtol, plan.atol), plan.per_sample)
+        noise = torch.as_tensor(plan.norm_at(state)(rounded - exact))
     looks_like = noise.max().item() * math.hypot(*weights)
     span = torch.as_tensor(plan.t1 - plan.t0).abs().max().item()
     # The weights sum to zero, so what the stages' roundings share cancels: measured with bfloat16, steps ended where this

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .attempt import Plan
+from .checks import integer, number
 from .controllers import ConstantStep, Controller, PIController, StepTo, as_list
 from .costs import Cost
 from .drivers.blocks import Blocks
@@ -28,6 +29,7 @@ from .sde.prepare import stochastic_field
 from .state import Packing
 from .stops import Stops
 from .times import read_times, refuse_live
+from .tolerances import checked_tolerance, for_each_entry, refuse_zero
 
 
 def prepare_plan(
@@ -40,8 +42,8 @@ def prepare_plan(
     dt: Any = None,
     seed: Any = None,
     path: Any = None,
-    rtol: float | Tensor,
-    atol: float | Tensor,
+    rtol: Any,
+    atol: Any,
     max_steps: int,
     per_sample: bool,
     costs: tuple[Cost, ...] = (),
@@ -68,12 +70,12 @@ def prepare_plan(
         field = Field(problem.f, packing, problem.args)
     for cost in costs:
         cost.check(method)
-    rtol, atol = _tolerance(rtol, "rtol"), _tolerance(atol, "atol")
-    if isinstance(rtol, float) and isinstance(atol, float):
-        if rtol == 0.0 and atol == 0.0:
-            raise InvalidProblemError("rtol, atol: got 0 for both; expected at least one of them positive")
-        if method.adaptive:
-            check_tolerances(rtol, atol, y0)
+    state = method.lower(y0)
+    rtol, atol = (checked_tolerance(x, name, packing, state) for x, name in ((rtol, "rtol"), (atol, "atol")))
+    refuse_zero(rtol, atol)
+    if method.adaptive:
+        check_tolerances(rtol, atol, state)
+        rtol, atol = (method.lift(x) if for_each_entry(x) else x for x in (rtol, atol))
     controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
     if isinstance(t0, Tensor):
         direction: Scalar = torch.where(t1 < t0, -1.0, 1.0).to(torch.float64)
@@ -97,7 +99,7 @@ def prepare_plan(
         direction=direction,
         rtol=rtol,
         atol=atol,
-        max_steps=_positive_int(max_steps, "max_steps"),
+        max_steps=integer(max_steps, "max_steps"),
         costs=costs,
         per_sample=per_sample,
         through_steps=through_steps,
@@ -237,24 +239,6 @@ def _ends(
     return out[0], out[1], live[0], live[1]
 
 
-def _tolerance(value: Any, name: str) -> float | Tensor:
-    """A number; in a graph a 0-d tensor, so that a new value is not a new graph."""
-    refuse_lanes(value, name, "a number")
-    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
-        if torch.compiler.is_compiling():
-            return value.detach().to(torch.float64)
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InvalidProblemError(f"{name}: got {value!r}; expected a number or 0-d tensor, 0 or positive")
-    return graph_constant(float(value)) if torch.compiler.is_compiling() else float(value)
-
-
-def _positive_int(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidProblemError(f"{name}: got {value!r}; expected a positive int")
-    return value
-
-
 def _first_step(dt: Any, plan: Plan) -> Scalar | None:
     controller = plan.controller
     if dt is None:
@@ -274,12 +258,8 @@ def checked_dt(dt: Any) -> Scalar | None:
     refuse_live(dt, "dt", "a step size, which is a constant for every gradient")
     if torch.compiler.is_compiling():
         return dt.detach().to(torch.float64).reshape(()) if isinstance(dt, Tensor) else graph_constant(dt)
-    value = dt.item() if isinstance(dt, Tensor) and dt.numel() == 1 else dt
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InvalidProblemError(
-            f"dt: got {dt!r}; expected a positive, finite number (the direction follows from tspan)"
-        )
-    return float(value)
+    value = dt.reshape(()) if isinstance(dt, Tensor) and dt.numel() == 1 else dt
+    return number(value, "dt", "a positive, finite number (the direction follows from tspan)", above=0.0)
 
 
 def _save_plan(saveat: Any, dense: bool, plan: Plan, y0: Tensor) -> tuple[SavePlan, Tensor | None]:

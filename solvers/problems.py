@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import as_number, number, shown
 from .errors import InvalidProblemError
+from .hints import check_order
 from .lanes import refuse_lanes
 from .state import check_state
 
@@ -46,7 +48,7 @@ class ODEProblem:
 
     def __post_init__(self) -> None:
         _check_parts(self.f, self.y0, self.args)
-        _check_tspan(self.tspan)
+        _set_tspan(self)
 
 
 NOISES = ("diagonal", "additive", "scalar", "commutative", "general")
@@ -112,7 +114,7 @@ class SDEProblem:
         for name, accepted in (("noise", NOISES), ("calculus", CALCULI)):
             if getattr(self, name) not in accepted:
                 raise InvalidProblemError(f"{name}: got {getattr(self, name)!r}; expected one of {accepted}")
-        _check_tspan(self.tspan)
+        _set_tspan(self)
         if any(isinstance(time, Tensor) and time.requires_grad for time in self.tspan):
             raise InvalidProblemError(
                 "tspan: requires grad; expected constant times, since a Brownian path has no slope"
@@ -157,26 +159,36 @@ class SteadyStateProblem:
 
     def __post_init__(self) -> None:
         _check_parts(self.f, self.y0, self.args)
-        if isinstance(self.t, bool) or not isinstance(self.t, (int, float)) or not math.isfinite(self.t):
-            raise InvalidProblemError(f"t: got {self.t!r}; expected a finite number")
+        object.__setattr__(self, "t", number(self.t, "t"))
 
 
 def _check_parts(f: Any, y0: Any, args: Any, name: str = "f") -> None:
     if not callable(f):
         raise InvalidProblemError(f"{name}: got {type(f).__name__}; expected a callable {name}(t, y, *args)")
+    check_order(f, name)
     check_state(y0)
     if not isinstance(args, tuple):
         raise InvalidProblemError(f"args: got {type(args).__name__}; expected a tuple, such as args=(k,)")
 
 
-def _check_tspan(tspan: Any) -> None:
+def _set_tspan(problem: ODEProblem | SDEProblem) -> None:
+    """Check the ends of the interval; what is a number of another library becomes one of Python."""
+    tspan: Any = problem.tspan
     if not isinstance(tspan, (tuple, list)) or len(tspan) != 2:
-        raise InvalidProblemError(f"tspan: got {tspan!r}; expected a pair (t0, t1)")
-    for time, end in zip(tspan, ("start", "end"), strict=True):
-        _check_time(time, end)
+        raise InvalidProblemError(f"tspan: got {shown(tspan)}; expected a pair (t0, t1){_meant(tspan)}")
+    ends = tuple([_checked_time(time, end) for time, end in zip(tspan, ("start", "end"), strict=True)])
+    if any(new is not old for new, old in zip(ends, tspan, strict=True)):
+        object.__setattr__(problem, "tspan", ends)
 
 
-def _check_time(time: Any, end: str) -> None:
+def _meant(tspan: Any) -> str:
+    """What times in the place of the interval were meant for."""
+    several = len(tspan) > 2 if isinstance(tspan, (tuple, list)) else getattr(tspan, "shape", ()) != ()
+    return "; for the states at times ts: tspan=(ts[0], ts[-1]), and solve(..., saveat=ts)" if several else ""
+
+
+def _checked_time(time: Any, end: str) -> Any:
+    """A tensor as it is, any other number as Python's."""
     if isinstance(time, Tensor):
         refuse_lanes(time, "tspan", "times")
         if time.dim() > 1 or not (time.is_floating_point() or time.dtype in (torch.int32, torch.int64)):
@@ -186,7 +198,10 @@ def _check_time(time: Any, end: str) -> None:
             )
         if not torch.compiler.is_compiling() and not bool(time.isfinite().all()):
             raise InvalidProblemError(f"tspan: got {time.tolist()} for its {end}; expected a finite time")
-    elif isinstance(time, bool) or not isinstance(time, (int, float)):
-        raise InvalidProblemError(f"tspan: got {type(time).__name__} {time!r} for its {end}; expected a number")
-    elif not torch.compiler.is_compiling() and not math.isfinite(time):
-        raise InvalidProblemError(f"tspan: got {time} for its {end}; expected a finite time")
+        return time
+    found = as_number(time)
+    if found is None:
+        raise InvalidProblemError(f"tspan: got {type(time).__name__} {shown(time)} for its {end}; expected a number")
+    if not torch.compiler.is_compiling() and not math.isfinite(found):
+        raise InvalidProblemError(f"tspan: got {found} for its {end}; expected a finite time")
+    return found

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import fraction
 from .errors import InvalidProblemError
 from .method import Method, Step, VectorField
 from .scalars import Scalar, spread
@@ -120,9 +121,7 @@ class Reversible(Method):
     def __init__(self, base: Method, coupling: float = 0.999) -> None:
         if not isinstance(base, Method) or base.reversible:
             raise InvalidProblemError(f"base: got {base!r}; expected an explicit method, such as Tsit5()")
-        if isinstance(coupling, bool) or not isinstance(coupling, (int, float)) or not 0.0 < coupling < 1.0:
-            raise InvalidProblemError(f"coupling: got {coupling!r}; expected a number between 0 and 1")
-        self.base, self.coupling = base, float(coupling)
+        self.base, self.coupling = base, fraction(coupling, "coupling")
         self.order, self.embedded_order, self.dense_order = base.order, base.embedded_order, base.dense_order
         self.stability_radius = _stable_stretch(base, self.coupling)
 

@@ -25,6 +25,7 @@ from typing import cast
 
 import numpy as np
 
+from .checks import as_number
 from .trees import elementary_weights, rooted_trees
 
 __all__ = [
@@ -395,7 +396,8 @@ def _failed_dense(a: np.ndarray, weights: np.ndarray, order: int) -> tuple[np.nd
 
 
 def _check_order(name: str, a: np.ndarray, b: np.ndarray, order: int | None) -> None:
-    if not isinstance(order, int) or order < 1:
+    found = as_number(order)
+    if order is None or not isinstance(found, int) or found < 1:
         raise TableauError(f"{name}: order must be an integer of at least 1, got {order!r}")
     failed, came, _ = _failed_trees(a, b, order)
     if failed.size:
@@ -407,7 +409,8 @@ def _check_order(name: str, a: np.ndarray, b: np.ndarray, order: int | None) -> 
 
 
 def _check_dense_order(a: np.ndarray, weights: np.ndarray, order: int) -> None:
-    if not isinstance(order, int) or order < 1:
+    found = as_number(order)
+    if not isinstance(found, int) or found < 1:
         raise TableauError(f"interpolant.order: must be an integer of at least 1, got {order!r}")
     failed, came, expected = _failed_dense(a, weights, order)
     if len(failed):

@@ -9,10 +9,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from neuralde.adjoints import Adjoint
 from neuralde.solvers import BrownianPath, InvalidProblemError, ODEProblem, SDEProblem, Solution, Stats, Status, Tsit5
 from neuralde.solvers.brownian.arguments import checked_seed
+from neuralde.solvers.checks import as_number
 from neuralde.solvers.prepare import checked_dt
 from neuralde.solvers.scalars import real_dtype
 from neuralde.solvers.sde.method import SDEMethod
@@ -59,7 +61,8 @@ def solve_compiled(
     elif solver is None:
         solver = Tsit5()
     step = checked_dt(dt)
-    numbers = [None if x is None else _as_number(x) for x in (*problem.tspan, rtol, atol, step)]
+    single = isinstance(problem.y0, Tensor)
+    numbers = [_as_tensors(x, single) for x in (*problem.tspan, rtol, atol, step)]
     times = saveat if saveat is None else torch.as_tensor(saveat)
     number = None if seed is None else checked_seed(seed, torch.device("cpu"))
     out, counts, drawn = _graph_of(model)(*_parts(problem), numbers, times, number, path, solver, options)
@@ -98,8 +101,14 @@ def _parts(problem: ODEProblem | SDEProblem) -> tuple[tuple[Any, ...], tuple[str
     return (problem.f,), (), problem.y0, problem.args
 
 
-def _as_number(x: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64)
+def _as_tensors(x: Any, single: bool = True) -> Any:
+    """Numbers as tensors; in a tolerance for a pytree each of them."""
+    if x is None or isinstance(x, Tensor):
+        return x
+    plain = as_number(x)
+    if plain is None and not single:
+        return pytree.tree_map(_as_tensors, x)
+    return torch.as_tensor(x if plain is None else plain, dtype=torch.float64)
 
 
 def _outputs(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralde.solvers import InvalidProblemError, Method, Solution, Stats
+from neuralde.solvers.checks import integer, number
 
 from ..regularizers.base import Regularizer
 from .encoders import MaskedGRU, checked_series
@@ -136,18 +137,13 @@ class LatentODE(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        for name, size in (("channels", channels), ("latent", latent)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InvalidProblemError(f"{name}: got {size!r}; expected a positive int")
-        for name, number, most in (("std", std, math.inf), ("steer", steer, 1.0)):
-            valid = isinstance(number, (int, float)) and not isinstance(number, bool) and 0 <= number <= most
-            if not valid or (name == "std" and not 0 < number < math.inf):
-                expected = "a positive number" if name == "std" else "a number from 0 to 1"
-                raise InvalidProblemError(f"{name}: got {number!r}; expected {expected}")
+        channels, latent = integer(channels, "channels"), integer(latent, "latent")
+        std = number(std, "std", "a positive number", above=0.0)
+        steer = number(steer, "steer", "a number from 0 to 1", least=0.0, most=1.0)
         for name in ("saveat", "events", "per_sample"):
             if options.get(name) is not None:
                 raise InvalidProblemError(f"{name}: got {options[name]!r}; expected none, the times are an input")
-        self.channels, self.latent, self.std, self.steer = channels, latent, float(std), float(steer)
+        self.channels, self.latent, self.std, self.steer = channels, latent, std, steer
         self.encoder = MaskedGRU(channels, latent) if encoder is None else encoder
         self.decoder = nn.Linear(latent, channels) if decoder is None else decoder
         dynamics = LatentField(latent) if field is None else field

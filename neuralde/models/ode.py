@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from neuralde.adjoints import Adjoint
 from neuralde.solvers import InvalidProblemError, Method, ODEProblem, Solution, Stats
+from neuralde.solvers.checks import integer
 
 from ..regularizers.base import Regularizer
 from ..solving import solve
@@ -117,9 +118,7 @@ class NeuralODE(nn.Module):
             raise InvalidProblemError(
                 f"field: got {type(field).__name__}; expected a module or callable f(t, y, *args)"
             )
-        if isinstance(augment, bool) or not isinstance(augment, int) or augment < 0:
-            raise InvalidProblemError(f"augment: got {augment!r}; expected an int, 0 or positive")
-        self.field, self.tspan, self.augment = field, tspan, augment
+        self.field, self.tspan, self.augment = field, tspan, integer(augment, "augment", 0)
         self.regularizers = tuple(regularizers)
         check_compile(compile, adjoint, options)
         self.compiled = compile

@@ -19,6 +19,7 @@ from neuralde.solvers import (
     SDEProblem,
     StepTo,
 )
+from neuralde.solvers.checks import integer
 
 from ..solving import solve
 
@@ -238,8 +239,7 @@ class SDEGAN(nn.Module):
 
 def _check_sizes(**sizes: Any) -> None:
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InvalidProblemError(f"{name}: got {size!r}; expected a positive int")
+        integer(size, name)
 
 
 def _check_times(ts: Any) -> None:

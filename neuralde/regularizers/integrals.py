@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError, Method
+from neuralde.solvers.checks import integer
 from neuralde.solvers.costs import StepView
 from neuralde.solvers.quadrature import gauss_points
 from neuralde.solvers.scalars import Scalar
@@ -63,10 +64,8 @@ class _PathIntegral(StepReduction):
 
     def __init__(self, points: int, norm: str, reduction: str, dt_power: float) -> None:
         super().__init__(reduction, dt_power)
-        self.points, self.norm = points, checked_norm(norm)
-        if isinstance(points, bool) or not isinstance(points, int) or points < 1:
-            raise InvalidProblemError(f"points: got {points!r}; expected a positive int")
-        self.nodes = gauss_points(2 * points)  # n points integrate degree 2n - 1 exactly
+        self.points, self.norm = integer(points, "points"), checked_norm(norm)
+        self.nodes = gauss_points(2 * self.points)  # n points integrate degree 2n - 1 exactly
 
     def check(self, method: Method) -> None:
         """Refuse a method that integrates noise."""
@@ -120,9 +119,7 @@ class TaylorDerivative(_PathIntegral):
         self, order: int = 3, *, points: int = 2, norm: str = "mean", reduction: str = "sum", dt_power: float = 1
     ) -> None:
         super().__init__(points, norm, reduction, dt_power)
-        if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-            raise InvalidProblemError(f"order: got {order!r}; expected a positive int, 3 for a method of order 5")
-        self.order = order
+        self.order = integer(order, "order", 1, "a positive int, 3 for a method of order 5")
 
     def tensor(self, view: StepView, t: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
         """The derivative of that order."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from neuralde.solvers import InvalidProblemError, Solution
+from neuralde.solvers.checks import number
 
 
 class Schedule(ABC):
@@ -241,7 +242,5 @@ def as_schedule(weight: Any) -> Schedule:
 
 
 def _number(value: Any, name: str, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
-        limit = "positive" if 0.0 < least < 1e-300 else f"{least:g} or more"
-        raise InvalidProblemError(f"{name}: got {value!r}; expected a number, {limit}")
-    return float(value)
+    limit = "positive" if 0.0 < least < 1e-300 else f"{least:g} or more"
+    return number(value, name, f"a number, {limit}", least=least)

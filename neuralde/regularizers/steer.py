@@ -10,6 +10,7 @@ from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError, ODEProblem, SDEProblem
 from neuralde.solvers.attempt import Plan
+from neuralde.solvers.checks import number
 from neuralde.solvers.costs import StepView
 
 from .base import Regularizer
@@ -40,9 +41,7 @@ class STEER(Regularizer):
     differentiable = False
 
     def __init__(self, b: float = 0.5) -> None:
-        if isinstance(b, bool) or not isinstance(b, (int, float)) or not 0 <= b < float("inf"):
-            raise InvalidProblemError(f"b: got {b!r}; expected a number, 0 or positive")
-        self.b = b
+        self.b = number(b, "b", "a number, 0 or positive", least=0.0)
 
     def prepare(self, problem: ODEProblem | SDEProblem) -> ODEProblem | SDEProblem:
         """The same problem to the random end."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from neuralde.solvers import InvalidProblemError
+from neuralde.solvers.checks import number
 
 from .._version import __version__
 from .pins import Entry, Pins, changed, entry_of
@@ -127,9 +128,7 @@ class SolverCost:
 
 
 def _fraction(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InvalidProblemError(f"tolerance: got {value!r}; expected a fraction, 0 or positive, such as 0.1")
-    return float(value)
+    return number(value, "tolerance", "a fraction, 0 or positive, such as 0.1", least=0.0)
 
 
 def allowed(name: str, pinned: dict[str, int], tolerance: float) -> int:

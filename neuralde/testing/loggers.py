@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from neuralde.solvers import InvalidProblemError
+from neuralde.solvers.checks import integer
 
 from .record import CostRecorder
 
@@ -38,9 +39,7 @@ class CostLogger:
             raise InvalidProblemError(
                 f"log: got {type(log).__name__}; expected a function of a dictionary and a number"
             )
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InvalidProblemError(f"every: got {every!r}; expected a positive int")
-        self.log, self.every, self.prefix = log, every, prefix
+        self.log, self.every, self.prefix = log, integer(every, "every"), prefix
         self.recorder, self.steps = CostRecorder(), 0
 
     def __enter__(self) -> CostLogger:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers import Status
+from neuralde.solvers.tolerances import strictest
 
 from ..listeners import Solved, listening
 
@@ -65,8 +66,8 @@ class SolveCost:
         return cls(
             solver=getattr(solved.method, "name", type(solved.method).__name__),
             dtype=_dtype(solved.problem.y0),
-            rtol=float(solved.rtol),
-            atol=float(solved.atol),
+            rtol=strictest(solved.rtol),
+            atol=strictest(solved.atol),
             samples=len(stats["nfe"]) if lanes else None,
             counts=_counts(stats),
             slowest=int(stats["nfe"].max()) if lanes and stats["nfe"].numel() else None,

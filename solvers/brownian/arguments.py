@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import integer
 from ..errors import InvalidProblemError
 from .random import GOLDEN, mix
 
@@ -53,23 +54,15 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
 
 def checked_seed(seed: Any, device: torch.device) -> Tensor:
     """The seed as a 0-d int64 tensor."""
-    if isinstance(seed, Tensor):
-        if seed.dim() or seed.dtype != torch.int64:
-            raise InvalidProblemError(
-                f"seed: got a {seed.dtype} tensor of shape {tuple(seed.shape)}; expected an int or a 0-d int64 tensor"
-            )
+    if isinstance(seed, Tensor) and not seed.dim() and seed.dtype == torch.int64:
         return seed.to(device)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InvalidProblemError(f"seed: got {seed!r}; expected an int or a 0-d int64 tensor")
-    signed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
+    signed = (integer_seed(seed) + (1 << 63)) % (1 << 64) - (1 << 63)
     return torch.tensor(signed, dtype=torch.int64, device=device)
 
 
-def positive(value: Any, name: str) -> float:
-    """A positive, finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InvalidProblemError(f"{name}: got {value!r}; expected a positive, finite number")
-    return float(value)
+def integer_seed(seed: Any) -> int:
+    """A seed as Python's int, of either sign and any size."""
+    return int(integer(seed, "seed", -math.inf, "an int or a 0-d int64 tensor"))
 
 
 def check_span(t0: Tensor, t1: Tensor) -> None:

@@ -25,9 +25,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..checks import positive
 from ..errors import InvalidProblemError
 from ..scalars import Scalar
-from .arguments import check_span, checked_seed, checked_shape, keys_of, positive
+from .arguments import check_span, checked_seed, checked_shape, keys_of
 from .random import GOLDEN, mix, normal, normal_table
 from .wavelets import End, alpert, haar, recalled, total
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..attempt import RUNNING, Carry, Plan, Trial
+from ..checks import integer
 from ..errors import InvalidProblemError
 from ..field import Field
 from ..loop import Listener, start
@@ -61,8 +62,7 @@ class Blocks:
     """What has been captured so far."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise InvalidProblemError(f"size: got {self.size!r}; expected a positive int")
+        object.__setattr__(self, "size", integer(self.size, "size"))
         if not isinstance(self.cuda_graph, bool):
             raise InvalidProblemError(f"cuda_graph: got {self.cuda_graph!r}; expected True or False")
 

@@ -82,25 +82,34 @@ def captured_block(
     """The captured block of a plan whose clock is in tensors: from the cache, or captured now."""
     field = plan.field
     assert isinstance(field, Field)
-    given = (carry, _clock(plan), field.args)
+    given = (carry, clock_of(plan), field.args)
     layout = Layout(given)
     tensors = [x.detach() for x in layout.tensors(given)]
     key = ["block", size, wants, *plan_key(plan, layout, tensors)]
     captured = cache.get(key, lambda: _CapturedBlock(plan, layout, tensors, size, wants))
-    return lambda carry: captured(layout.tensors((carry, _clock(plan), field.args)))
+    return lambda carry: captured(layout.tensors((carry, clock_of(plan), field.args)))
 
 
 def plan_key(plan: Plan, layout: Layout, tensors: list[Tensor]) -> list[Any]:
     """Everything but the inputs' values that a captured function of a plan depends on."""
     field = plan.field
     assert isinstance(field, Field)
-    key = [plan.method, plan.controller, plan.stops.ts, plan.stops.jumps, plan.rtol, plan.atol, plan.max_steps]
+    key = [plan.method, plan.controller, plan.stops.ts, plan.stops.jumps, plan.max_steps]
     key += [plan.per_sample, plan.costs, field.packing, layout.spec, layout.constants]
     return [*key, *signature(tensors, field.f, layout.constants, plan.costs)]
 
 
-def _clock(plan: Plan) -> tuple[Any, ...]:
-    return plan.t0, plan.t1, plan.direction, plan.live_t0, plan.live_t1
+def clock_of(plan: Plan) -> tuple[Any, ...]:
+    """What a captured function of a plan is given anew each time: its interval, and its tolerances."""
+    return plan.t0, plan.t1, plan.direction, plan.live_t0, plan.live_t1, plan.rtol, plan.atol
+
+
+def set_to(plan: Plan, clock: tuple[Any, ...], args: tuple[Any, ...]) -> Plan:
+    """The plan with another clock and other arguments."""
+    assert isinstance(plan.field, Field)
+    names = ("t0", "t1", "direction", "live_t0", "live_t1", "rtol", "atol")
+    field = Field(plan.field.f, plan.field.packing, args)
+    return replace(plan, field=field, **dict(zip(names, clock, strict=True)))
 
 
 class _CapturedBlock:
@@ -154,10 +163,7 @@ def _block(
     plan: Plan, carry: Carry, clock: tuple[Any, ...], args: tuple[Any, ...], size: int, wants: Wants
 ) -> _KeptBlock:
     """A block of the plan with this clock and these arguments."""
-    assert isinstance(plan.field, Field)
-    t0, t1, direction, live_t0, live_t1 = clock
-    field = Field(plan.field.f, plan.field.packing, args)
-    plan = replace(plan, field=field, t0=t0, t1=t1, direction=direction, live_t0=live_t0, live_t1=live_t1)
+    plan = set_to(plan, clock, args)
 
     def beside(step: Step) -> tuple[Tensor | None, Tensor | None]:
         pieces = torch.stack(step.polynomial()) if wants.polynomials else None

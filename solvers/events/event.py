@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..checks import integer
 from ..errors import InvalidProblemError
 from ..lanes import refuse_lanes
 from ..orders import at_most, transform_levels
@@ -94,8 +95,7 @@ class Event:
             raise InvalidProblemError(
                 "apply: got one with terminal=True; expected terminal=False, so that the solve goes on"
             )
-        if isinstance(self.probes, bool) or not isinstance(self.probes, int) or self.probes < 0:
-            raise InvalidProblemError(f"probes: got {self.probes!r}; expected an int, 0 or positive")
+        object.__setattr__(self, "probes", integer(self.probes, "probes", 0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..brownian.arguments import integer_seed
 from ..brownian.path import BrownianPath, Increment
 from ..brownian.random import draw_seed
 from ..errors import InvalidProblemError
@@ -118,7 +119,4 @@ def seed_of(seed: Any, y0: Tensor) -> int | Tensor:
         return drawn.to(y0.device) if torch.compiler.is_compiling() else int(drawn)
     if isinstance(seed, Tensor) and not seed.dim() and seed.dtype == torch.int64:
         return seed if torch.compiler.is_compiling() else int(seed)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        got = f"{seed.dtype} of shape {tuple(seed.shape)}" if isinstance(seed, Tensor) else repr(seed)
-        raise InvalidProblemError(f"seed: got {got}; expected an int or a 0-d int64 tensor")
-    return seed
+    return integer_seed(seed)

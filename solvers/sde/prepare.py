@@ -11,6 +11,7 @@ from torch import Tensor
 from ..brownian.path import BrownianPath
 from ..controllers import ConstantStep, Controller, StepTo
 from ..errors import InvalidProblemError
+from ..hints import called
 from ..method import Method
 from ..problems import SDEProblem
 from ..runge_kutta import Heun, RungeKutta
@@ -127,7 +128,7 @@ def noise_columns(problem: SDEProblem, packing: Packing, y0: Tensor, t0: Scalar)
     """How many noises drive the state, from one call of the diffusion; refuses shapes that the problem does not allow."""
     t, state = as_time(t0, y0), packing.unpack(y0)
     with torch.no_grad():
-        g = problem.diffusion(t, state, *problem.args)
+        g = called(problem.diffusion, "diffusion", t, state, *problem.args)
         leaves = diffusion_leaves(packing, g)
         same = [leaf.dim() == len(shape) for leaf, shape in zip(leaves, packing.shapes, strict=True)]
         if problem.noise == "diagonal" or (problem.noise == "additive" and all(same)):

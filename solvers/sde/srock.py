@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import InvalidProblemError
+from ..checks import integer, positive
 from ..method import Step, VectorField
 from ..scalars import Scalar
 from .method import COMMUTATIVE, SDEMethod, SDEStep
@@ -57,12 +57,9 @@ class SROCK(SDEMethod):
     orders = dict.fromkeys(COMMUTATIVE, 0.5) | {"general": 0.5, "additive": 1.0}
 
     def __init__(self, stages: int = 5, damping: float = 1.0) -> None:
-        if isinstance(stages, bool) or not isinstance(stages, int) or stages < 2:
-            raise InvalidProblemError(f"stages: got {stages!r}; expected an int of at least 2")
-        if not isinstance(damping, (int, float)) or not 0.0 < damping < math.inf:
-            raise InvalidProblemError(f"damping: got {damping!r}; expected a positive number")
+        stages, damping = integer(stages, "stages", 2), positive(damping, "damping")
         super().__init__()
-        self.stages, self.damping = stages, float(damping)
+        self.stages, self.damping = stages, damping
         self.drift_calls = stages
         w0 = 1.0 + damping / stages**2
         angle = math.acosh(w0)

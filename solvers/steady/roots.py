@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import InvalidProblemError
+from ..checks import integer, positive
 from ..problems import SteadyStateProblem
 from ..solution import Status
 from .linear import Dense, Linearized, LinearSolver, check_linear, linear_solver
@@ -44,7 +44,7 @@ class Newton(SteadyStateMethod):
     def __init__(self, *, linear: str = "auto", max_iter: int = 50, norm: str = "rms") -> None:
         self.linear, self.max_iter, self.norm = (
             check_linear(linear),
-            check_count(max_iter, "max_iter"),
+            integer(max_iter, "max_iter"),
             check_norm(norm),
         )
 
@@ -146,10 +146,8 @@ class Anderson(SteadyStateMethod):
     """
 
     def __init__(self, m: int = 5, *, beta: float = 1.0, max_iter: int = 200, norm: str = "rms") -> None:
-        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 < beta < float("inf"):
-            raise InvalidProblemError(f"beta: got {beta!r}; expected a positive, finite number")
-        self.m, self.beta, self.norm = check_count(m, "m"), float(beta), check_norm(norm)
-        self.max_iter = check_count(max_iter, "max_iter")
+        self.m, self.beta, self.norm = integer(m, "m"), positive(beta, "beta"), check_norm(norm)
+        self.max_iter = integer(max_iter, "max_iter")
 
     def find(self, problem: SteadyStateProblem, residual: Residual, x: Tensor, stop: Stop, max_steps: int) -> Found:
         """Iterate until every row has arrived; the best state of every row is kept."""
@@ -206,10 +204,3 @@ class Anderson(SteadyStateMethod):
         inverse = torch.linalg.pinv(gram, hermitian=True, rtol=torch.finfo(x.dtype).eps ** 0.75)
         weights = inverse @ (scaled.mT @ value.unsqueeze(-1)) / length.mT
         return x + self.beta * value - ((d_x + self.beta * d_f) @ weights).squeeze(-1)
-
-
-def check_count(value: object, name: str) -> int:
-    """Refuse what is no positive int."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidProblemError(f"{name}: got {value!r}; expected a positive int")
-    return value

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..attempt import RUNNING, Carry, Plan, attempt, settle
+from ..checks import fraction, positive
 from ..controllers import Controller
 from ..errors import InvalidProblemError
 from ..field import Field
@@ -196,15 +197,12 @@ class DynamicSS(SteadyStateMethod):
             raise InvalidProblemError(
                 f"solver: got {solver!r}; expected a method for ODEs such as Tsit5(), not a Reversible one"
             )
-        if isinstance(t_max, bool) or not isinstance(t_max, (int, float)) or not 0 < t_max < math.inf:
-            raise InvalidProblemError(f"t_max: got {t_max!r}; expected a positive, finite number")
-        if isinstance(path_rtol, bool) or not isinstance(path_rtol, float) or not 0 < path_rtol < 1:
-            raise InvalidProblemError(f"path_rtol: got {path_rtol!r}; expected a number between 0 and 1")
+        t_max, path_rtol = positive(t_max, "t_max"), fraction(path_rtol, "path_rtol")
         if not isinstance(controller, (Controller, type(None))):
             raise InvalidProblemError(f"controller: got {controller!r}; expected one such as PIController()")
         if polish is not None and (not isinstance(polish, SteadyStateMethod) or isinstance(polish, DynamicSS)):
             raise InvalidProblemError(f"polish: got {polish!r}; expected a root finder such as Newton()")
-        self.t_max, self.norm, self.controller, self.dt = float(t_max), check_norm(norm), controller, dt
+        self.t_max, self.norm, self.controller, self.dt = t_max, check_norm(norm), controller, dt
         self.polish, self.path_rtol = polish, path_rtol
 
     def __repr__(self) -> str:
@@ -271,9 +269,7 @@ class DynamicSS(SteadyStateMethod):
             raise InvalidProblemError(
                 f"dt: got None with {plan.method.name} and {type(plan.controller).__name__}; expected the step size"
             )
-        if dt is not None and (isinstance(dt, bool) or not isinstance(dt, (int, float)) or not 0 < dt < math.inf):
-            raise InvalidProblemError(f"dt: got {dt!r}; expected a positive, finite number")
-        return None if dt is None else float(dt)
+        return None if dt is None else positive(dt, "dt")
 
 
 def _relative(plan: Plan, h: Scalar, y: Tensor, slope: Tensor, path_rtol: float) -> Plan:
