@@ -30,6 +30,7 @@ from neuralde.solvers.method import Method, VectorField
 from neuralde.solvers.norms import rms
 from neuralde.solvers.scalars import Scalar, any_true, choose, negate, select, spread
 from neuralde.solvers.solution import Status, failure
+from neuralde.solvers.stiffness import stiff_advice
 from neuralde.solvers.tolerances import Tolerance, checked_tolerance, for_each_entry, geometric_mean
 
 from .base import Adjoint, Job, Result
@@ -347,7 +348,8 @@ class Sweep(ABC):
             self._go_on_with(carry.h, t != t_end)
         status = Status(int(carry.status.max()) if isinstance(carry.status, Tensor) else carry.status)
         if status != Status.SUCCESS:
-            raise failure(status, f"the backward solve of {self.data.adjoint.name}: ")
+            advice = stiff_advice(plan, carry)
+            raise failure(status, f"the backward solve of {self.data.adjoint.name}: ", advice=advice)
         return *self.unpack(carry.y, y), t_end
 
     def _tolerances(self, y: Tensor, a: Tensor) -> tuple[Tolerance, Tensor]:

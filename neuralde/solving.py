@@ -37,13 +37,14 @@ from neuralde.solvers.events.event import Fired
 from neuralde.solvers.events.log import Logged, logged
 from neuralde.solvers.field import Field
 from neuralde.solvers.integrate import Options
-from neuralde.solvers.precision import check_products
+from neuralde.solvers.precision import check_products, check_size
 from neuralde.solvers.prepare import check_samples, prepare_options, prepare_plan
 from neuralde.solvers.scalars import choose, transformed
 from neuralde.solvers.sde.field import SDEField
 from neuralde.solvers.sde.method import SDEMethod
 from neuralde.solvers.sde.prepare import stochastic_method
 from neuralde.solvers.state import Packing
+from neuralde.solvers.stiffness import stiff_advice
 
 from .listeners import announce, watched
 from .progress import ProgressBar
@@ -55,8 +56,8 @@ def solve(
     problem: ODEProblem | SDEProblem | SteadyStateProblem,
     solver: Method | SteadyStateMethod | None = None,
     *,
-    rtol: float | Tensor = 1e-3,
-    atol: float | Tensor = 1e-6,
+    rtol: Any = 1e-3,
+    atol: Any = 1e-6,
     dt: float | None = None,
     saveat: Any = None,
     dense: bool = False,
@@ -88,8 +89,9 @@ def solve(
         problem: what to solve, an :class:`ODEProblem`, :class:`SDEProblem` or :class:`SteadyStateProblem`.
         solver: the method. If None, :class:`Tsit5` for an ODE; for an SDE one that is right for its noise and calculus. For
             a steady state also :class:`DynamicSS`, :class:`Newton` or :class:`Anderson`.
-        rtol: relative tolerance, a number or a 0-d tensor (whose new value does not recompile a compiled solve).
-        atol: absolute tolerance, in the units of the state; likewise.
+        rtol: relative tolerance, a number or a 0-d tensor (whose new value does not recompile a compiled solve); or one for
+            each entry of the state: an array that broadcasts against ``y0``, or a pytree like it of numbers and arrays.
+        atol: absolute tolerance, in the units of the state; likewise. Entries of different units want one each.
         dt: the first step (adaptive; None: chosen from the field) or the step (fixed), positive, in units of time.
         saveat: None saves the end only; 1-D times (a tensor or list, in the order of integration, inside ``tspan``);
             ``"steps"`` saves the start and every accepted step; with ``per_sample`` also ``(T, B)`` times.
@@ -184,7 +186,7 @@ def solve(
     options, shown = prepare_options(
         plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact, driver=driver
     )
-    probes = check_products(plan, y0)
+    probes = check_products(plan, y0) + check_size(plan, y0)
     y_start, first = start_changes(plan, y0)
     assert isinstance(plan.field, Field)
     job = Job(plan=plan, y0=y_start, options=options, f=plan.field.functions, args=problem.args)
@@ -194,8 +196,10 @@ def solve(
         result = _with_first_events(plan, result, first, y0, y_start)
     solution = _solution(plan, options, packing, y_start, result, shown, regularizers, probes)
     announce(problem, solver, solution, rtol, atol, peaks)
-    if throw and not compiling():
-        solution.raise_on_failure()
+    if not compiling() and (throw or isinstance(solution.status, Status)) and solution.failed():
+        solution = replace(solution, _advice=stiff_advice(plan, result.outcome.carry))
+        if throw:
+            solution.raise_on_failure()
     return solution
 
 

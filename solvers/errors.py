@@ -31,8 +31,10 @@ class InvalidProblemError(NeuralDEError, ValueError):
 
 
 class PrecisionWarning(UserWarning):
-    """The tolerance is below what the state's dtype resolves, so that the error estimate measures rounding.
+    """The tolerance does not fit the numbers: below what the dtype resolves, or far above the size of the whole state.
 
+    Above the state's size, errors as large as the state are accepted: give an ``atol`` below it, one for each entry where
+    their units differ. Below the rounding, the error estimate measures rounding.
     Steps are then rejected for noise, and a regularizer on the estimate trains against noise. Use float64, or a relative
     tolerance above four units of rounding (about 5e-7 in float32).
 

@@ -40,6 +40,35 @@ def check_tolerances(rtol: Tolerance, atol: Tolerance, y0: Tensor) -> None:
         )
 
 
+def check_size(plan: Plan, y0: Tensor) -> int:
+    r"""Warn of a state that is far smaller than its absolute tolerance and stays so; the field calls it took.
+
+    Any answer of the tolerance's size then passes for right. A state counts as small if every entry of it is less than a
+    tenth of its tolerance and not all are zero; the field is called, once and only then, to see whether it moves the
+    state out of that within the interval: a source does, and makes what was there at the start of no account.
+    """
+    small = not torch.compiler.is_compiling() and not transformed() and plan.controller.adaptive and not plan.stochastic
+    state = plan.method.lower(y0).detach()
+    if not small or not state.numel():
+        return 0
+    atol = plan.method.lower(plan.atol) if for_each_entry(plan.atol) else plan.atol
+    size = (state.abs() / atol).max().item() if for_each_entry(atol) else state.abs().max().item() / max(atol, 1e-300)
+    if not 0.0 < size < 0.1:
+        return 0
+    span = torch.as_tensor(abs(plan.t1 - plan.t0)).max().item()
+    with torch.no_grad():
+        reach = (plan.field(plan.t0, state).abs() / atol).max().item() * span
+    if not reach >= 0.1:
+        warnings.warn(
+            f"atol is {1.0 / size:.3g} times the largest entry of y0, which the field moves by less than that at its start: "
+            "errors as large as the state are accepted, and steps mean nothing; give an atol well below the size of the "
+            "state (one for each entry, if their units differ), or rescale the state",
+            PrecisionWarning,
+            stacklevel=3,
+        )
+    return 1
+
+
 def check_products(plan: Plan, y0: Tensor) -> int:
     r"""Warn where low-precision matrix products (autocast, TF32) would drive the step size; the field calls it took.
 

@@ -19,8 +19,9 @@ class Status(IntEnum):
 
     Example:
         >>> import torch, neuralde as nde
-        >>> nde.solve(nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))).status
-        <Status.SUCCESS: 0>
+        >>> status = nde.solve(nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))).status
+        >>> print(status, status == 0)
+        SUCCESS True
     """
 
     SUCCESS = 0
@@ -35,6 +36,13 @@ class Status(IntEnum):
     """The field returned NaN or infinity for every step size tried."""
     NOT_CONVERGED = 5
     """No steady state was found: ``t_max`` was reached, or a root finder came no closer."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        """The name, or the number where the format is one of numbers (``"d"``)."""
+        return format(int(self) if spec[-1:] in tuple("bcdoxXneEfFgG%") and spec else self.name, spec)
 
 
 @dataclass(frozen=True)
@@ -207,17 +215,24 @@ class Solution:
 
     def raise_on_failure(self) -> None:
         """Raise the :class:`SolveError` that describes a failed status, with this solution in its ``.solution``."""
-        statuses = self.status if isinstance(self.status, Tensor) else torch.tensor([int(self.status)])
-        failed = (statuses > int(Status.EVENT)).nonzero().reshape(-1).tolist()
+        failed = self.failed()
         if not failed:
             return
+        statuses = self.status if isinstance(self.status, Tensor) else torch.tensor([int(self.status)])
         worst = Status(int(statuses[failed[0]]))
         where = (
             "" if not isinstance(self.status, Tensor) else f" in {len(failed)} of {len(statuses)} samples {failed[:8]}"
         )
-        raise failure(worst, "", f"{where}; reached {self._reached(failed[0])}", self)
+        raise failure(worst, "", f"{where}; reached {self._reached(failed[0])}", self, self._advice)
+
+    def failed(self) -> list[int]:
+        """The numbers of the samples whose status is a failure; 0 for a joint solve."""
+        if not isinstance(self.status, Tensor):
+            return [0] if self.status > Status.EVENT else []
+        return (self.status > int(Status.EVENT)).nonzero().reshape(-1).tolist()
 
     _end: Any = None
+    _advice: str = field(default="", repr=False)
 
     def _reached(self, lane: int) -> str:
         def number(x: Any) -> Any:
@@ -230,10 +245,12 @@ class Solution:
         return f"{place} after {steps} steps and {nfe} field calls"
 
 
-def failure(status: Status, who: str = "", where: str = "", solution: Solution | None = None) -> SolveError:
-    """The error that a failed status stands for."""
+def failure(
+    status: Status, who: str = "", where: str = "", solution: Solution | None = None, advice: str = ""
+) -> SolveError:
+    """The error that a failed status stands for; ``advice`` is what is known beyond the status, if anything is."""
     kept = "" if solution is None else "What was computed is in the error's .solution. "
-    return _ERRORS[status](f"{who}{_REASONS[status]}{where}. {kept}{_ADVICE[status]}", solution)
+    return _ERRORS[status](f"{who}{_REASONS[status]}{where}. {kept}{advice.lstrip() or _ADVICE[status]}", solution)
 
 
 _ERRORS: dict[Status, type[SolveError]] = {
