@@ -25,7 +25,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 
 train: $(READY) ## train the digits example, the main job
-	$(BIN)/neuralde train digits
+	$(BIN)/neuralde train digits --resume
 
 test: $(READY) ## run the tests
 	$(BIN)/$(PYTEST)

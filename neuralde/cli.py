@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ._version import __version__
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line; the exit status. An interrupted command gives 130, and what it has written stays."""
+    try:
+        arguments = _parsed(argv)
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was written is kept", file=sys.stderr)
+        return 130
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     from . import bench
     from .experiments import reproduce, train
 
-    parser = argparse.ArgumentParser(
-        prog="neuralde", description="Differential equations in PyTorch that know their cost."
-    )
+    parser = _Parser(prog="neuralde", description="Differential equations in PyTorch that know their cost.")
     parser.add_argument("--version", action="version", version=f"neuralde {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="train a neural ODE, plainly and with the solver's cost in the loss")
@@ -27,5 +43,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     benching = commands.add_parser("bench", help="measure this library beside its peers")
     bench.add_arguments(benching)
     benching.set_defaults(run=bench.main)
-    arguments = parser.parse_args(argv)
-    return int(arguments.run(arguments))
+    return parser.parse_args(argv)

@@ -119,6 +119,6 @@ def shown(value: Any) -> str:
     """A value as messages show it: tensors and arrays by kind and shape, anything else as Python writes it."""
     shape = getattr(value, "shape", None)
     if shape is not None and shape != () and hasattr(value, "dtype"):
-        return f"a {value.dtype} {type(value).__name__} of shape {tuple(shape)}"
+        return f"a {value.dtype} {'tensor' if isinstance(value, Tensor) else 'array'} of shape {tuple(shape)}"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

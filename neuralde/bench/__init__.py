@@ -25,8 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default all): {', '.join(BENCHMARKS)}")
     parser.add_argument("--list", action="store_true", help="list the benchmarks")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs; no result")
-    parser.add_argument("--repeats", type=int, default=7, help="timed repetitions of each contender (default 7)")
-    parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    from neuralde.experiments.train import device, positive
+
+    parser.add_argument("--repeats", type=positive, default=7, help="timed repetitions of each contender (default 7)")
+    parser.add_argument("--device", type=device, default="cpu", help="where to compute, cuda say (default cpu)")
     parser.add_argument(
         "--out", type=Path, help="where JSON and pictures go (default tests/benchmarks/results, else runs/bench)"
     )
@@ -41,16 +43,9 @@ def main(arguments: argparse.Namespace) -> int:
     if unknown:
         print(f"NAME: got {', '.join(unknown)}; expected some of {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
-    if arguments.repeats < 1:
-        print(f"--repeats: got {arguments.repeats}; expected a positive number", file=sys.stderr)
-        return 2
     from . import harness
 
-    try:
-        settings = harness.Settings(arguments.quick, arguments.repeats, arguments.device)
-    except RuntimeError as error:
-        print(f"--device: got {arguments.device!r}; expected cpu or a CUDA device ({error})", file=sys.stderr)
-        return 2
+    settings = harness.Settings(arguments.quick, arguments.repeats, arguments.device)
     out = arguments.out or default_out(arguments.quick)
     for name in arguments.names or BENCHMARKS:
         print(f"== {name}: {BENCHMARKS[name]}", flush=True)

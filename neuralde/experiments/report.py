@@ -28,15 +28,21 @@ def arms_of(results: list[Result]) -> list[str]:
     return list(dict.fromkeys(result["arm"] for result in results))
 
 
-def table(results: list[Result], quality: Measure = ACCURACY) -> str:
-    """A row per arm, mean ± standard deviation over seeds; below, each arm against vanilla."""
+def table(results: list[Result], quality: Measure = ACCURACY, processor: bool = False) -> str:
+    """A row per arm, mean ± standard deviation over seeds; below, each arm against vanilla.
+
+    With ``processor``, times are those of the processor, in which other work on the machine does not count, where every
+    result has them.
+    """
+    own = processor and all(result.get("training_cpu_seconds") is not None for result in results)
+    kind, title = ("cpu_seconds", "CPU ") if own else ("seconds", "")
     columns = (
         (quality.title, quality.key, quality.scale, quality.digits),
         ("field evaluations", "nfe", 1.0, 1),
         ("accepted", "accepted", 1.0, 1),
         ("rejected", "rejected", 1.0, 1),
-        ("training s", "training_seconds", 1.0, 1),
-        ("prediction ms", "prediction_seconds", 1e3, 1),
+        (f"training {title}s", f"training_{kind}", 1.0, 1),
+        (f"prediction {title}ms", f"prediction_{kind}", 1e3, 1),
     )
     lines = ["".join([f"{'arm':<16}", *(f"{title:>20}" for title, *_ in columns)])]
     for arm in arms_of(results):
@@ -49,11 +55,11 @@ def table(results: list[Result], quality: Measure = ACCURACY) -> str:
     if "vanilla" in arms_of(results):
         for arm in arms_of(results):
             if arm != "vanilla":
-                lines.append(_against_vanilla(results, arm, quality))
+                lines.append(_against_vanilla(results, arm, quality, kind))
     return "\n".join(lines)
 
 
-def _against_vanilla(results: list[Result], arm: str, quality: Measure) -> str:
+def _against_vanilla(results: list[Result], arm: str, quality: Measure, kind: str) -> str:
     def ratio(name: str) -> float:
         return spread(results, arm, name)[0] / spread(results, "vanilla", name)[0]
 
@@ -63,8 +69,8 @@ def _against_vanilla(results: list[Result], arm: str, quality: Measure) -> str:
     else:
         last = f"{quality.title} x{ratio(quality.key):.2f}"
     return (
-        f"{arm} against vanilla: field evaluations x{ratio('nfe'):.2f}, prediction time x{ratio('prediction_seconds'):.2f}, "
-        f"training time x{ratio('training_seconds'):.2f}, {last}"
+        f"{arm} against vanilla: field evaluations x{ratio('nfe'):.2f}, prediction time x{ratio(f'prediction_{kind}'):.2f}, "
+        f"training time x{ratio(f'training_{kind}'):.2f}, {last}"
     )
 
 

@@ -18,7 +18,7 @@ from .data import DataError
 from .experiment import Experiment, Table
 from .papers import TABLES
 from .report import Result, draw, write_numbers
-from .train import Bar, positive
+from .train import Bar, add_running, positive
 from .training import CheckpointError
 
 CHANGES: dict[str, Callable[[str], Any]] = {
@@ -43,16 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=positive, help="how many seeds instead of the scale's")
     for name, kind in CHANGES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the scale's; the report says so")
-    parser.add_argument("--device", default="cpu", help="where to compute, cuda say (default cpu)")
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        default=1,
-        help="of torch, on a CPU (default 1: others' waiting would count as time)",
-    )
-    parser.add_argument("--out", type=Path, help="where everything goes (default runs/reproduce/TABLE-SCALE)")
+    add_running(parser, "where everything goes (default runs/reproduce/TABLE-SCALE)")
     parser.add_argument("--fresh", action="store_true", help="begin anew; otherwise finished epochs in --out are kept")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def main(arguments: argparse.Namespace) -> int:

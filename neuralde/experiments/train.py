@@ -45,7 +45,7 @@ class _Training:
 
 
 def _report(results: list[Any], config: Any, out: Path, quality: Measure = ACCURACY) -> None:
-    print(table(results, quality))
+    print(table(results, quality, config.device == "cpu"))
     for path in write(results, config, out, quality):
         print(path)
 
@@ -59,15 +59,22 @@ def _report_walks(results: list[Any], config: mocap.Config, data: Any, out: Path
 def _mnist(arguments: argparse.Namespace, config: Config) -> Any:
     if arguments.data is None:
         raise DataError("--data: got none; expected the folder with MNIST's four idx files")
-    return mnist(arguments.data, torch.float64, config.train_size, config.test_size)
+    images = mnist(arguments.data, torch.float64, config.train_size, config.test_size)
+    return images.to(torch.device(config.device))
+
+
+def _walks(arguments: argparse.Namespace, config: mocap.Config) -> Any:
+    if config.device != "cpu":
+        raise DataError(f"--device: got {config.device}; expected cpu, where the walks are")
+    return mocap.read(arguments.data)
 
 
 # Images are float64, because the tolerance is near float32's rounding, where steps and penalty would measure noise.
 EXPERIMENTS = {
     "digits": _Training(
-        about="1,797 real 8x8 digits that scikit-learn bundles; about two minutes",
-        config=Config(),
-        data=lambda arguments, config: digits(torch.float64),
+        about="1,797 real 8x8 digits that scikit-learn bundles; a minute of one processor",
+        config=Config(epochs=20, learning_rate=5e-3),
+        data=lambda arguments, config: digits(torch.float64).to(torch.device(config.device)),
         report=lambda results, config, data, out: _report(results, config, out),
     ),
     "mnist": _Training(
@@ -87,7 +94,7 @@ EXPERIMENTS = {
     "latent-sde": _Training(
         about="a latent SDE of walking from motion capture: --data mocap35.mat; minutes",
         config=mocap.Config(),
-        data=lambda arguments, config: mocap.read(arguments.data),
+        data=_walks,
         arms=tuple(mocap.ARMS),
         chosen=tuple(mocap.ARMS),
         run=mocap.Run,
@@ -116,14 +123,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="the folder with MNIST's idx files, or mocap35.mat")
     parser.add_argument("--train-size", type=positive, help="use only so many training images (mnist)")
     parser.add_argument("--test-size", type=positive, help="use only so many test images (mnist)")
-    parser.add_argument("--out", type=Path, help="where results and checkpoints go (default runs/NAME)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_running(parser, "where results and checkpoints go (default runs/NAME); what is there already is kept")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from what is in --out; without it such a run is refused"
+    )
+
+
+def add_running(parser: argparse.ArgumentParser, out: str) -> None:
+    """Declare the options that say where and how a command runs."""
+    parser.add_argument("--device", type=device, default="cpu", help="where to compute, cuda say (default cpu)")
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=1,
+        help="of torch, on a CPU (default 1: others' waiting would count as time)",
+    )
+    parser.add_argument("--out", type=Path, help=out)
+    parser.add_argument(
+        "--quiet", action="store_true", help="neither a progress bar nor, without a terminal, a line per epoch"
+    )
+
+
+def device(text: str) -> str:
+    """A device on which this machine can compute."""
+    try:
+        if torch.device(text).type not in ("cpu", "cuda"):
+            raise RuntimeError("not one of these")
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}; expected cpu, or a CUDA device of this machine ({why})"
+        ) from None
+    return text
 
 
 def positive(text: str) -> int:
     """A positive whole number from the command line."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {text}; expected a positive number")
     return value
@@ -143,6 +183,13 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"--arms: got {', '.join(unknown)}; expected some of {', '.join(training.arms)}", file=sys.stderr)
         return 2
     out = arguments.out or Path("runs") / arguments.name
+    if not arguments.resume and _begun(out):
+        print(
+            f"--out: {out} holds an earlier run; expected --resume, to go on with it, or another --out", file=sys.stderr
+        )
+        return 2
+    threads = torch.get_num_threads()
+    torch.set_num_threads(arguments.threads)
     try:
         return _run(training, arguments, out)
     except (DataError, CheckpointError) as error:
@@ -153,6 +200,14 @@ def main(arguments: argparse.Namespace) -> int:
             f"\ninterrupted; finished epochs are kept in {out}: the same command with --resume goes on", file=sys.stderr
         )
         return 130
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _begun(out: Path) -> bool:
+    """Whether a run has left something in this folder."""
+    names = ("results.json", "results.png", "checkpoints/*")
+    return out.exists() and (not out.is_dir() or any(any(out.glob(name)) for name in names))
 
 
 def _run(training: _Training, arguments: argparse.Namespace, out: Path) -> int:
@@ -172,10 +227,11 @@ def _run(training: _Training, arguments: argparse.Namespace, out: Path) -> int:
 
 
 class Bar:
-    """A progress bar over epochs, silent where nobody watches."""
+    """A progress bar over epochs on a terminal (with tqdm), elsewhere a line for each of them."""
 
     def __init__(self, total: int, quiet: bool) -> None:
         self.bar: Any = None
+        self.total, self.done, self.quiet = total, 0, quiet
         if not quiet and sys.stderr.isatty() and not os.environ.get("CI"):
             try:
                 from tqdm import tqdm
@@ -192,6 +248,9 @@ class Bar:
 
     def tick(self, line: str) -> None:
         """One epoch is done."""
+        self.done += 1
         if self.bar is not None:
             self.bar.set_description(line)
             self.bar.update()
+        elif not self.quiet:
+            print(f"[{self.done}/{self.total}] {line}", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checks import integer, positive
+from ..checks import integer, number
 from ..method import Step, VectorField
 from ..scalars import Scalar
 from .method import COMMUTATIVE, SDEMethod, SDEStep
@@ -57,7 +57,7 @@ class SROCK(SDEMethod):
     orders = dict.fromkeys(COMMUTATIVE, 0.5) | {"general": 0.5, "additive": 1.0}
 
     def __init__(self, stages: int = 5, damping: float = 1.0) -> None:
-        stages, damping = integer(stages, "stages", 2), positive(damping, "damping")
+        stages, damping = integer(stages, "stages", 2), number(damping, "damping", "a positive number", above=0.0)
         super().__init__()
         self.stages, self.damping = stages, damping
         self.drift_calls = stages
