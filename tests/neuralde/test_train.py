@@ -104,6 +104,74 @@ def test_missing_and_broken_data_say_so(tmp_path, capsys):
         read_idx(tmp_path / "x")
 
 
+def test_an_earlier_run_is_not_overwritten(tmp_path, capsys):
+    command = ["train", "digits", "--arms", "vanilla", "--out", str(tmp_path), *SMALL]
+    assert cli.main(command) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert "holds an earlier run; expected --resume" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    assert cli.main([*command, "--resume"]) == 0
+    (tmp_path / "checkpoints" / "vanilla-0.pt").unlink()
+    (tmp_path / "results.json").unlink()
+    assert cli.main([*command, "--out", str(tmp_path / "results.png")]) == 2  # no folder
+
+
+def test_without_a_terminal_each_epoch_is_a_line(tmp_path, capsys):
+    command = ["train", "digits", "--arms", "vanilla", "--out", str(tmp_path), *SMALL]
+    assert cli.main([part for part in command if part != "--quiet"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("] ")[0] for line in lines] == ["[1/2", "[2/2"]
+    assert all(line.split("] ")[1].startswith("vanilla/0: accuracy ") and line.isprintable() for line in lines)
+    assert cli.main([*command, "--resume"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("given", "wanted"), [([], 1), (["--threads", "2"], 2)])
+def test_threads_are_set_for_the_run_alone(tmp_path, monkeypatch, given, wanted):
+    seen, before, forward = set(), torch.get_num_threads(), classify.Classifier.forward
+
+    def watched(self, x):
+        seen.add(torch.get_num_threads())
+        return forward(self, x)
+
+    monkeypatch.setattr(classify.Classifier, "forward", watched)
+    assert cli.main(["train", "digits", "--arms", "vanilla", "--out", str(tmp_path), *SMALL, *given]) == 0
+    assert seen == {wanted}
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("command", [["train", "digits"], ["reproduce", "regnde-mnist-ode"], ["bench", "overhead"]])
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta"])
+def test_a_missing_device_is_one_line(command, device, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--device", device])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"argument --device: got '{device}'; expected cpu, or a CUDA device" in error
+
+
+@pytest.mark.parametrize(
+    "command", [["nothing"], ["train", "x"], ["reproduce", "x"], ["train", "digits", "--seeds", "no"]]
+)
+def test_unknown_names_are_one_line(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_interruption_anywhere_ends_without_a_traceback(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neuralde.bench.default_out", interrupted)
+    assert cli.main(["bench", "overhead", "--quick"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
 def test_wrong_arms_are_named(capsys):
     assert cli.main(["train", "digits", "--arms", "magic"]) == 2
     assert "magic" in capsys.readouterr().err

@@ -72,6 +72,16 @@ def test_the_three_names_import_in_any_order(tmp_path: Path) -> None:
         assert python(f"import {name}; print({name}.__name__)", tmp_path).strip() == name
 
 
+def test_beside_a_clone_the_installed_package_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "neuralde" / "neuralde").mkdir(parents=True)
+    (tmp_path / "neuralde" / "neuralde" / "__init__.py").write_text("raise RuntimeError('not this one')\n")
+    code = "import neuralde, neuralde.solvers as s; print(neuralde.__file__, neuralde.__version__, s.__name__)"
+    file, version, name = python(code, tmp_path).split()
+    assert tmp_path not in Path(file).parents
+    assert version == distribution("neuralde").version
+    assert name == "neuralde.solvers"
+
+
 # What costs as much as torch itself or is optional: import it where it is used, not with the package.
 HEAVY = {
     *("scipy", "torch._dynamo", "torch._inductor"),

@@ -386,7 +386,7 @@ BAD_OPTIONS = [
     ("atol", {"atol": -1.0}),
     ("atol", {"atol": math.nan}),
     ("atol", {"atol": math.inf}),
-    ("atol", {"atol": [1.0]}),
+    ("atol", {"atol": [1.0, 1.0]}),
     ("dt", {"dt": 0.0}),
     ("dt", {"dt": -0.1}),
     ("dt", {"dt": math.nan}),
