@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default all): {', '.join(BENCHMARKS)}")
     parser.add_argument("--list", action="store_true", help="list the benchmarks")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs; no result")
-    from neuralde.experiments.train import device, positive
+    from ..experiments.train import device, positive
 
     parser.add_argument("--repeats", type=positive, default=7, help="timed repetitions of each contender (default 7)")
     parser.add_argument("--device", type=device, default="cpu", help="where to compute, cuda say (default cpu)")
