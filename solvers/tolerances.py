@@ -75,7 +75,10 @@ def _entries(value: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, 
     """A leaf's tolerances in its shape, in the precision of the state."""
     got = shown(value)
     expected = f"{_NUMBER}, or an array of them that broadcasts against the shape of y0, {shape}"
-    if not isinstance(value, (list, tuple)) and not hasattr(value, "shape"):
+    plain = None if torch.compiler.is_compiling() else as_number(value)
+    if plain is not None:
+        value = float(plain)
+    elif not isinstance(value, (list, tuple, int, float)) and not hasattr(value, "shape"):
         raise InvalidProblemError(f"{name}: got {got}; expected {expected}")
     try:
         entries = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
