@@ -267,7 +267,7 @@ class Sweep(ABC):
             assert g_ys is not None
             assert save.times is not None
             reached = (save.times[row] - t1) * self.plan.direction <= 0
-            y, a, t = self._back(t, y, a, select(reached, save.times[row], t))
+            y, a, t = self._back(t, y, a, select(reached, save.times[row], t), save.right)
             y = choose(reached, ys[row], y)
             pull = choose(reached, g_ys[row], torch.zeros_like(a))
             if g_rows is not None:
@@ -295,13 +295,18 @@ class Sweep(ABC):
             product = (a.conj() * self.plan.field(t, y)).real.to(torch.float64)
         return product.reshape(len(y), -1).sum(1) if self.plan.per_sample else product.sum()
 
-    def _back(self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar]:
-        """State and cotangent at ``t_end``, in front of what happens there, through all that happens on the way."""
+    def _back(
+        self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar, behind: bool = False
+    ) -> tuple[Tensor, Tensor, Scalar]:
+        """State and cotangent at ``t_end``, through all that happens on the way.
+
+        That is in front of what happens there, or ``behind`` its events.
+        """
         while (stop := self._latest_stop(t, t_end)) is not None:
             place, mask, time = stop
             y, a, t = self._through_events(t, y, a, time)
             self._pull_on_stop(place, mask, t, y, a)
-        return self._through_events(t, y, a, t_end)
+        return self._through_events(t, y, a, t_end, behind)
 
     def _latest_stop(self, t: Scalar, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar] | None:
         """The last live time to land on in front of ``t`` and no earlier than ``t_end``: which, in which lanes, and when."""
@@ -327,9 +332,11 @@ class Sweep(ABC):
         share = torch.where(mask, front - behind, 0.0)
         self.moved = self.moved.index_add(0, place.reshape(-1), share.reshape(-1))
 
-    def _through_events(self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar) -> tuple[Tensor, Tensor, Scalar]:
-        """State and cotangent at ``t_end``, in front of the events there, through those on the way."""
-        while self.jumps is not None and (moment := self.jumps.latest(t, y, t_end)) is not None:
+    def _through_events(
+        self, t: Scalar, y: Tensor, a: Tensor, t_end: Scalar, behind: bool = False
+    ) -> tuple[Tensor, Tensor, Scalar]:
+        """State and cotangent at ``t_end``, in front of the events there or ``behind`` them, through those on the way."""
+        while self.jumps is not None and (moment := self.jumps.latest(t, y, t_end, behind)) is not None:
             _, a, t = self._solve(t, y, a, moment.t)
             inputs, captured = [*self.schedules, *self.parameters], self.data.captured
             a, got = self.jumps.pull(moment, a, self.logged, self.integrands, inputs, captured)

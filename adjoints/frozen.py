@@ -204,7 +204,7 @@ class _Moving(Events):
     """
 
     def __init__(self, events: Events, recorded: Events) -> None:
-        super().__init__(events.events, events.packing, events.args, events.device, events.live)
+        vars(self).update(vars(events))
         self.times = recorded.times
 
     def root_time(self, index: int, arrive: Arrive, t: Scalar, end: Tensor, y: Tensor) -> Tensor:

@@ -83,19 +83,27 @@ class Jumps:
         """Where the path of the solution may jump."""
         return tuple(self.flat.times.tolist())
 
-    def latest(self, t: Scalar, y: Tensor, t_end: Scalar) -> Moment | None:
-        """The last events not passed yet, no earlier in the solve than ``t_end``, and pass them; ``y`` is the state at ``t``."""
+    def latest(self, t: Scalar, y: Tensor, t_end: Scalar, behind: bool = False) -> Moment | None:
+        """The last events not passed yet, no earlier in the solve than ``t_end``, and pass them; ``y`` is the state at ``t``.
+
+        With ``behind`` those at ``t_end`` itself are left, if the solve went on behind them.
+        """
         if isinstance(self.left, int):
             entry = self.left - 1
             if entry < 0 or (self.flat.times[entry].item() - t_end) * self.plan.direction < 0:
                 return None
-            self.left = entry
             fired = fired_at(self.plan, self.hits[entry], self.primary[entry])
+            if behind and bool(self._goes_on(entry, fired, t_end)):
+                return None
+            self.left = entry
             return Moment(fired, self.flat.times[entry].item(), self.flat.before[entry], self.flat.after[entry], entry)
         if not len(self.table):
             return None
         entries = self.table.gather(0, (self.left - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
         mask = (self.left > 0) & ((self.flat.times[entries] - t_end) * self.plan.direction >= 0)
+        if behind:
+            every = fired_at(self.plan, self.hits[entries], self.primary[entries])
+            mask = mask & ~self._goes_on(entries, every, t_end)
         if not bool(mask.any()):
             return None
         self.left = self.left - mask.to(torch.int64)
@@ -103,6 +111,10 @@ class Jumps:
         times = torch.where(mask, self.flat.times[entries], t)
         before, after = (choose(mask, x[entries], y) for x in (self.flat.before, self.flat.after))
         return Moment(fired, times, before, after, entries)
+
+    def _goes_on(self, entry: int | Tensor, fired: Fired, t_end: Scalar) -> Tensor:
+        """Whether the events are at ``t_end``, and the solve went on behind them."""
+        return (self.flat.times[entry] == t_end) & (t_end != self.plan.t1) & negate(fired.ends)
 
     def pull(
         self,

@@ -60,6 +60,7 @@ def solve(
     atol: Any = 1e-6,
     dt: float | None = None,
     saveat: Any = None,
+    saveat_side: str = "left",
     dense: bool = False,
     events: Event | ScheduledEvent | Sequence[Event | ScheduledEvent] | None = None,
     controller: Controller | None = None,
@@ -95,6 +96,10 @@ def solve(
         dt: the first step (adaptive; None: chosen from the field) or the step (fixed), positive, in units of time.
         saveat: None saves the end only; 1-D times (a tensor or list, in the order of integration, inside ``tspan``);
             ``"steps"`` saves the start and every accepted step; with ``per_sample`` also ``(T, B)`` times.
+        saveat_side: which state the row of a time shows at which an event changes the state, and ``sol(t)`` there: the
+            one before (``"left"``) or after it (``"right"``, as pharmacometric and SBML tools have it). Times within a
+            few units of rounding of a scheduled one, in the coarser dtype of the two, are that time. What is scheduled
+            for ``t0`` is in the row of ``t0`` on either side, what is scheduled for ``t1`` does not happen in this solve.
         dense: keep the solution between the steps, for ``sol(t)`` and ``sol.derivative(t)``.
         events: what to look out for, an :class:`Event` or :class:`ScheduledEvent` or a list of them; what happened is in
             ``sol.events``.
@@ -184,7 +189,15 @@ def solve(
         events=events,
     )
     options, shown = prepare_options(
-        plan, y0, dt=dt, saveat=saveat, dense=dense, trace=trace, compact=compact, driver=driver
+        plan,
+        y0,
+        dt=dt,
+        saveat=saveat,
+        saveat_side=saveat_side,
+        dense=dense,
+        trace=trace,
+        compact=compact,
+        driver=driver,
     )
     probes = check_products(plan, y0) + check_size(plan, y0)
     y_start, first = start_changes(plan, y0)
@@ -312,10 +325,13 @@ def _solution(
         assert plan.events is not None
         moved = partial(log.moved, times=result.logged.times)
         event_time, event_index = log.ending(result.logged.times, carry.status, plan.events.terminal)
+        if save.every and save.right:
+            ys = log.behind(ys, ts, result.logged)
     dense = None
     if save.dense and outcome.steps is not None:
         pieces = None if result.coefficients is None else lower(result.coefficients)
-        dense = outcome.steps.dense(plan, pieces, packing, lower(y0), moved)
+        jumps = None if log is None or result.logged is None else log.view(result.logged, packing).ts.detach()
+        dense = outcome.steps.dense(plan, pieces, packing, lower(y0), moved, jumps, save.right)
     numbers = [
         regularizer.value(state, carry.accepted, plan)
         for regularizer, state in zip(regularizers, result.costs, strict=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .errors import InvalidProblemError
 from .scalars import choose, real_dtype
 from .state import Packing
+from .ties import resolution, tied
 from .times import read_times
 
 
@@ -26,6 +27,9 @@ class DenseOutput:
         packing: how the state is laid out.
         direction: 1 or -1, or one per sample.
         span: the ends of the interval asked for, per sample if each has its own. What was not reached is NaN.
+        jumps: the times of events, ``(N,)`` or ``(N, B)``, where the state may jump: times that are one of them but for
+            rounding are that one.
+        right: whether the solution at such a time is the one behind the event.
     """
 
     def __init__(
@@ -37,23 +41,26 @@ class DenseOutput:
         packing: Packing,
         direction: float | Tensor,
         span: tuple[Tensor, Tensor],
+        jumps: Tensor | None = None,
+        right: bool = False,
     ) -> None:
         self.starts, self.ends, self.coefficients = starts, ends, coefficients
         self.accepted, self.packing, self.direction, self.span = accepted, packing, direction, span
+        self.jumps, self.right = jumps, right
 
     def __call__(self, t: float | Tensor, derivative: bool = False) -> Any:
         """The state, or its time derivative, at ``t``; the shape of ``t`` leads. Per sample ``t`` may be ``(..., B)``."""
         times = read_times(t, "t", "a time or times").in_graph.to(self.starts.device)
-        lead = times.shape
+        lead, eps = times.shape, resolution(t)
         if self.accepted is None:
-            value = self._joint(times.reshape(-1), derivative)
+            value = self._joint(self._at_jumps(times.reshape(-1), eps), derivative)
         else:
             samples = self.starts.shape[1]
             if not lead or lead[-1] != samples:
                 times = times.unsqueeze(-1).expand(*lead, samples)
             else:
                 lead = lead[:-1]
-            value = self._per_sample(times.reshape(-1, samples), derivative)
+            value = self._per_sample(self._at_jumps(times.reshape(-1, samples), eps), derivative)
         return self.packing.unpack(value.reshape((*lead, *value.shape[1:])), lead=len(lead))
 
     def packed(self, t: Any) -> Tensor:
@@ -84,7 +91,7 @@ class DenseOutput:
     def _joint(self, times: Tensor, derivative: bool) -> Tensor:
         ends = (self.ends * self.direction).detach()
         ahead, missed = self._located(times, ends[-1])
-        index = torch.searchsorted(ends, ahead)
+        index = self._step(ends, ahead)
         coefficients = self.coefficients[index].movedim(1, 0)
         value = self._evaluate(coefficients, self.starts[index], self.ends[index], times, derivative)
         return choose(missed, torch.full_like(value, torch.nan), value)
@@ -94,12 +101,25 @@ class DenseOutput:
         # How far each lane has come: the first step that comes as far as the time holds it.
         reached = torch.where(self.accepted, (self.ends * self.direction).detach(), -torch.inf).cummax(0).values
         ahead, missed = self._located(times, reached[-1])
-        index = torch.searchsorted(reached.T.contiguous(), ahead.T.contiguous()).T
+        index = self._step(reached.T.contiguous(), ahead.T.contiguous()).T
         lane = torch.arange(times.shape[1], device=times.device).expand_as(index)
         coefficients = self.coefficients.movedim(2, 1)[index, lane].movedim(2, 0)
         value = self._evaluate(coefficients, self.starts[index, lane], self.ends[index, lane], times, derivative)
         missed = missed.reshape((*missed.shape, *[1] * (value.dim() - missed.dim())))
         return torch.where(missed, torch.nan, value)
+
+    def _step(self, ends: Tensor, ahead: Tensor) -> Tensor:
+        """The step in which each time lies: the one that ends there, or on the right side the next, where there is one."""
+        index = torch.searchsorted(ends, ahead)
+        if not self.right:
+            return index
+        return torch.where(ahead < ends[..., -1:], torch.searchsorted(ends, ahead, right=True), index)
+
+    def _at_jumps(self, times: Tensor, eps: float) -> Tensor:
+        """The times, those that are an event's but for rounding moved onto it."""
+        if self.jumps is None:
+            return times
+        return times + (tied(times.detach(), self.jumps, eps) - times.detach())
 
     def _located(self, times: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """The times as the solve met them, none behind its ``last``, and which of them it never reached."""

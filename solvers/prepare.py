@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from .costs import Cost
 from .drivers.blocks import Blocks
 from .errors import InvalidProblemError
 from .events.event import Events, ScheduledEvent, as_events
+from .events.functions import Functions
 from .field import Field
 from .integrate import Options
 from .lanes import refuse_lanes
@@ -28,6 +30,7 @@ from .sde.method import SDEMethod
 from .sde.prepare import stochastic_field
 from .state import Packing
 from .stops import Stops
+from .ties import resolution
 from .times import read_times, refuse_live
 from .tolerances import checked_tolerance, for_each_entry, refuse_zero
 
@@ -81,7 +84,7 @@ def prepare_plan(
         direction: Scalar = torch.where(t1 < t0, -1.0, 1.0).to(torch.float64)
     else:
         direction = -1.0 if t1 < t0 else 1.0
-    watched = _events(events, packing, problem, method, y0, through_steps)
+    watched = _events(events, packing, problem, method, y0, through_steps, (t0, t1))
     landed = watched.scheduled() if watched is not None else set()
     landed_each = watched.scheduled_each() if watched is not None else None
     return Plan(
@@ -110,7 +113,13 @@ def prepare_plan(
 
 
 def _events(
-    events: Any, packing: Packing, problem: ODEProblem | SDEProblem, method: Method, y0: Tensor, through_steps: bool
+    events: Any,
+    packing: Packing,
+    problem: ODEProblem | SDEProblem,
+    method: Method,
+    y0: Tensor,
+    through_steps: bool,
+    ends: tuple[Scalar, Scalar],
 ) -> Events | None:
     """The events of a solve, if there are any."""
     described = () if events is None else as_events(events)
@@ -133,7 +142,11 @@ def _events(
         )
     if through_steps:
         raise InvalidProblemError("events: got some with through_steps=True; expected step sizes that are constants")
-    return Events(described, packing, problem.args, y0.device)
+    t0, t1 = ends
+    counts = [Functions.count(event, packing, problem.args, t0, y0) for event in described]
+    watched = Events(described, packing, problem.args, y0.device, counts)
+    watched.tie((t0, t1), [resolution(time) for time in problem.tspan])
+    return watched
 
 
 def _check_stochastic(events: Any, through_steps: bool) -> None:
@@ -187,7 +200,16 @@ def _knots(functions: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[list[floa
 
 
 def prepare_options(
-    plan: Plan, y0: Tensor, *, dt: Any, saveat: Any, dense: bool, trace: bool, compact: bool, driver: Blocks | None
+    plan: Plan,
+    y0: Tensor,
+    *,
+    dt: Any,
+    saveat: Any,
+    dense: bool,
+    trace: bool,
+    compact: bool,
+    driver: Blocks | None,
+    saveat_side: str = "left",
 ) -> tuple[Options, Tensor | None]:
     """What to keep, and the save times as the solution shows them (None: the end, or every step)."""
     if compact and not plan.per_sample:
@@ -196,6 +218,9 @@ def prepare_options(
         driver.check(plan, y0, compact)
     step = _first_step(dt, plan)
     save, shown = _save_plan(saveat, dense, plan, y0)
+    if saveat_side not in ("left", "right"):
+        raise InvalidProblemError(f'saveat_side: got {saveat_side!r}; expected "left" or "right"')
+    save = replace(save, right=saveat_side == "right")
     if plan.stochastic and save.live is not None:
         raise InvalidProblemError(
             "saveat: requires grad; expected constant times, since the solution of an SDE has no slope"
@@ -279,6 +304,8 @@ def _save_plan(saveat: Any, dense: bool, plan: Plan, y0: Tensor) -> tuple[SavePl
         raise InvalidProblemError(f"saveat: got times of shape {tuple(shown.shape)}; expected {shapes}, T at least 1")
     live = read.in_graph.to(y0.device)
     times: Any = _checked_times(live.detach(), shown, plan)
+    if plan.events is not None:
+        times = plan.events.tie_to_scheduled(times, resolution(shown))
     if plan.per_sample:
         live = live.unsqueeze(-1).expand(-1, y0.shape[0]) if live.dim() == 1 else live
     elif not torch.compiler.is_compiling():

@@ -18,7 +18,7 @@ from torch import Tensor
 from .attempt import Carry, Plan, Trial
 from .interpolation import DenseOutput
 from .method import Step
-from .scalars import Scalar, any_true, differentiated, spread
+from .scalars import Scalar, any_true, both, differentiated, negate, spread
 from .solution import Trace
 from .state import Packing
 
@@ -32,12 +32,14 @@ class SavePlan:
         live: the same times in the graph, ``(T,)`` or ``(T, B)``, where they require grad.
         every: save every accepted step, and the start.
         dense: keep every step's polynomial.
+        right: whether the row of a time at which an event changes the state is the state behind it.
     """
 
     times: list[float] | Tensor | None = None
     live: Tensor | None = None
     every: bool = False
     dense: bool = False
+    right: bool = False
 
 
 class Request(NamedTuple):
@@ -81,7 +83,7 @@ def _emit_joint(step: Step, request: Request, save: SavePlan) -> list[Tensor]:
         times = [save.times[row] if save.live is None else save.live[row] for row in request.rows]
         relative = [(time - step.t0) / (step.t1 - step.t0) for time in times]
         return [step.at(theta) for theta in relative]
-    return [step.y if theta == 1.0 else step.at(theta) for theta in request.theta]
+    return [step.y if theta == 1.0 else step.y0 if theta == 0.0 else step.at(theta) for theta in request.theta]
 
 
 def _moves(step: Step) -> bool:
@@ -142,7 +144,10 @@ class Rows:
         if times is None:
             return None
         rows, length = [], trial.t_end - trial.t
+        behind = self.save.right and _goes_on_behind(plan, trial)  # rows at the end are those of the next step
         while self.pointer < len(times) and (times[self.pointer] - trial.t_end) * plan.direction <= 0:
+            if behind and times[self.pointer] == trial.t_end:
+                break
             rows.append(self.pointer)
             self.pointer += 1
         if not rows:
@@ -168,6 +173,9 @@ class Rows:
             if self._starts_inside(plan):
                 after = after | ((times == seen.t) & (accepted == 0))
             inside = after & ((times - seen.t_end) * direction <= 0) & seen.accept
+            if self.save.right and carry.events is not None:
+                inside = inside & ~((times == trial.t_end) & _goes_on_behind(plan, trial))
+                inside = inside | ((times == trial.t) & carry.events.standing & trial.accept)
             rows, lanes = _places(inside)
             at, start, end = times[rows, lanes], seen.t[lanes], seen.t_end[lanes]
             where = torch.where if seen is trial else np.where
@@ -211,6 +219,14 @@ class Rows:
         return like.new_full((count, *self.shape), torch.nan).index_put((rows, samples), flat)
 
 
+def _goes_on_behind(plan: Plan, trial: Trial) -> Scalar:
+    """Where the step ends at events behind which the solve goes on."""
+    fired = None if trial.events is None else trial.events.fired
+    if fired is None:
+        return False
+    return both(both(fired.mask, negate(fired.ends)), trial.t_end != plan.t1)
+
+
 def _places(flags: Any) -> tuple[Any, ...]:
     """Where flags hold, in a tensor or a host array."""
     return flags.nonzero(as_tuple=True) if isinstance(flags, Tensor) else flags.nonzero()
@@ -252,8 +268,13 @@ class Steps:
         packing: Packing,
         y0: Tensor,
         moved: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+        jumps: Tensor | None = None,
+        right: bool = False,
     ) -> DenseOutput:
-        """The dense output; its outermost knots are the live ends of the interval, and ``moved`` knows of others."""
+        """The dense output; its outermost knots are the live ends of the interval, and ``moved`` knows of others.
+
+        ``jumps`` are the times of events, and ``right`` tells on which side of them the solution is read.
+        """
         device = y0.device
         t0, t1 = (torch.as_tensor(t, dtype=torch.float64, device=device) for t in (plan.t0, plan.t1))
         starts, ends = (
@@ -285,7 +306,7 @@ class Steps:
             ends = torch.where(ends == plan.t1, plan.live_t1, ends)
         if moved is not None:
             starts, ends = (moved(knots, accepted) for knots in (starts, ends))
-        return DenseOutput(starts, ends, coefficients, accepted, packing, plan.direction, (t0, t1))
+        return DenseOutput(starts, ends, coefficients, accepted, packing, plan.direction, (t0, t1), jumps, right)
 
     def times(self, t0: Scalar) -> Tensor:
         """The start and the end of every accepted step: ``(N + 1,)``, or ``(N + 1, B)`` with NaN behind a lane's last."""

@@ -89,7 +89,9 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
         accept = torch.as_tensor(trial.accept, device=path.t.device)
         search = search_step(events, path, state, accept)
         found = search.found.reshape(-1, len(events)).any(dim=0).tolist()
-        due = events.due(path.t_end) & (accept & (path.t_end != torch.as_tensor(plan.t1))).unsqueeze(-1)
+        due = events.due(path.t_end) & (
+            accept & (path.t_end != torch.as_tensor(plan.t1, dtype=torch.float64))
+        ).unsqueeze(-1)
         if not any(found) and not bool(due.any()):
             return trial._replace(events=Seen(search.signs[-1], torch.zeros_like(state.zero)))
         place = locate(plan, carry, trial, path, search, found)

@@ -7,8 +7,7 @@ packed states. Finding an event inside a step, and going on behind it, is ``cros
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,14 +18,18 @@ from ..checks import integer
 from ..errors import InvalidProblemError
 from ..lanes import refuse_lanes
 from ..orders import at_most, transform_levels
-from ..scalars import Scalar, as_time, choose, differentiated, real_dtype, select, spread
+from ..scalars import Scalar, differentiated, real_dtype, select, spread
 from ..state import Packing
 from ..times import read_times
+from ..ties import resolution, tied
+from .changes import changed
+from .functions import Functions, gradient
 
 # The state at the end of a step: from where it starts, where it ends, and its state.
 Arrive = Callable[[Scalar, Tensor, Tensor], Tensor]
 
 _DIRECTIONS = {"any": 0.0, "up": 1.0, "down": -1.0}
+_SEES = ("latest", "before")
 # A gradient of order k needs k chord iterations, see Events.live_time: as many as there are function transforms inside
 # each other, and for plain autograd, which does not tell what it will be asked for, so many.
 _CHORDS = 2
@@ -44,7 +47,8 @@ class Event:
     .. math:: dt^* = -\frac{\partial_\theta\, g(t^*, y(t^*; \theta))}{\frac{d}{dt} g(t^*, y(t^*))} \, d\theta
 
     Args:
-        fn: ``fn(t, y, *args)``, a real number: one for each sample with ``per_sample``.
+        fn: ``fn(t, y, *args)``, a real number: one for each sample with ``per_sample``. A vector ``(k,)`` (``(B, k)`` with
+            ``per_sample``) makes k events of one call, which is much faster than k functions.
         direction: which sign changes count as time goes on in the direction of integration: ``"up"`` (from negative to
             positive), ``"down"``, or ``"any"``.
         terminal: end the solve (with ``per_sample``, of that sample) there, with status ``EVENT``. Otherwise the event
@@ -52,13 +56,19 @@ class Event:
         apply: ``apply(t, y, *args) -> y``, the state with which the solve goes on (``terminal=False``).
         probes: at how many points inside each step, beside its end, to look for a change of sign on the dense output.
             Two changes between neighbouring points are missed; more probes or a ``dtmax`` of the controller help.
+        sees: which state ``apply`` receives where several events happen at one time: the ``"latest"``, which those before
+            it in the list leave, or the one ``"before"`` all of them. In the second case it assigns the components that
+            it changes; all others stay as the events before it in the list left them.
+        indexed: give ``apply`` the keyword ``index``: which of the k functions it is, an int, or ``(B,)`` int64 with
+            ``per_sample``.
 
     An event that is zero at ``t0`` (to rounding) does not fire there, and one that has just fired does not fire again at
     the same time. Reaching zero exactly at the end of a step or at a probe counts as crossing it. A jump of the state by
     ``apply`` is no crossing. Events of one time happen together, in the order of the list; if one of them is terminal,
-    nothing is applied. Save times up to and including the time of an event give the solution before it, later ones the
-    solution after it. An infinite number of events before some time (Zeno) ends the solve with ``STEP_UNDERFLOW`` or
-    ``MAX_STEPS``. Where ``fn`` is NaN nothing fires.
+    nothing is applied. Events are numbered through: a vector-valued function takes k numbers in ``sol.event_index`` and
+    ``sol.events.index``, every other event one. A save time before an event gives the solution before it, a later one the
+    solution after it, one at the very time what ``solve(..., saveat_side=)`` says. An infinite number of events before
+    some time (Zeno) ends the solve with ``STEP_UNDERFLOW`` or ``MAX_STEPS``. Where ``fn`` is NaN nothing fires.
 
     Raises:
         InvalidProblemError: an argument is wrong; the message names it.
@@ -82,6 +92,8 @@ class Event:
     terminal: bool = True
     apply: Callable[..., Any] | None = None
     probes: int = 3
+    sees: str = "latest"
+    indexed: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
@@ -96,6 +108,7 @@ class Event:
                 "apply: got one with terminal=True; expected terminal=False, so that the solve goes on"
             )
         object.__setattr__(self, "probes", integer(self.probes, "probes", 0))
+        _check_manner(self.sees, self.indexed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +121,16 @@ class ScheduledEvent:
     Args:
         ts: when, a sequence or a 1-D tensor in any order; with ``per_sample`` also ``(T, B)``, each sample's own times, with
             NaN where a sample has fewer. A time ``t0`` changes the initial state before anything is saved; one at ``t1``
-            belongs to the solve that goes on from there; those outside the interval are passed over.
+            belongs to the solve that goes on from there; those outside the interval are passed over. Times within a few
+            units of rounding of ``t0``, ``t1`` or another event's time, in the coarser dtype of the two, are that time. A
+            time given twice happens twice.
         apply: ``apply(t, y, *args) -> y``, the state with which the solve goes on.
+        sees: which state ``apply`` receives where several events happen at one time: the ``"latest"``, which those before
+            it in the list leave, or the one ``"before"`` all of them. In the second case it assigns the components that
+            it changes; all others stay as the events before it in the list left them (as SBML has it, with
+            ``useValuesFromTriggerTime``).
+        indexed: give ``apply`` the keyword ``index``: which of ``ts`` it is, an int, or ``(B,)`` int64 with
+            ``per_sample``.
 
     Example:
         >>> import torch, neuralde as nde
@@ -118,17 +139,30 @@ class ScheduledEvent:
         >>> sol = nde.solve(problem, events=dose, rtol=1e-8, atol=1e-8)
         >>> sol.y1, sol.events.ts  # exp(-2) + exp(-1)
         (tensor([0.5032], dtype=torch.float64), tensor([0., 1.], dtype=torch.float64))
+
+        Doses of different sizes, by which the result can be differentiated:
+
+        >>> sizes = torch.tensor([1.0, 0.5], dtype=torch.float64, requires_grad=True)
+        >>> dose = nde.ScheduledEvent([0.0, 1.0], lambda t, y, index: y + sizes[index], indexed=True)
+        >>> y1 = nde.solve(problem, events=dose, rtol=1e-8, atol=1e-8).y1
+        >>> torch.autograd.grad(y1.sum(), sizes)[0]  # exp(-2), exp(-1)
+        tensor([0.1353, 0.3679], dtype=torch.float64)
     """
 
     ts: Sequence[float] | Tensor
     apply: Callable[..., Any]
+    sees: str = "latest"
+    indexed: bool = False
 
     terminal = False
     direction = "any"
     probes = 0
+    resolution = 0.0
 
     def __post_init__(self) -> None:
         _check_apply(self.apply, optional=False)
+        _check_manner(self.sees, self.indexed)
+        object.__setattr__(self, "resolution", resolution(self.ts))
         times = read_times(self.ts, "ts").in_graph
         if times.dim() not in (1, 2):
             raise InvalidProblemError(
@@ -143,6 +177,13 @@ class ScheduledEvent:
 def _check_apply(apply: Any, optional: bool) -> None:
     if not callable(apply) and not (optional and apply is None):
         raise InvalidProblemError(f"apply: got {type(apply).__name__}; expected a callable apply(t, y, *args) -> y")
+
+
+def _check_manner(sees: Any, indexed: Any) -> None:
+    if sees not in _SEES:
+        raise InvalidProblemError(f'sees: got {sees!r}; expected "latest" or "before"')
+    if not isinstance(indexed, bool):
+        raise InvalidProblemError(f"indexed: got {indexed!r}; expected True or False")
 
 
 def as_events(events: Any) -> tuple[Event | ScheduledEvent, ...]:
@@ -200,7 +241,7 @@ class Events:
         packing: how the state is laid out.
         args: what else ``fn`` and ``apply`` receive.
         device: where the state lives.
-        live: the times of scheduled events in the graph, where they require grad: one entry for each event.
+        counts: how many events each of them is; a vector-valued function is several.
     """
 
     def __init__(
@@ -209,26 +250,66 @@ class Events:
         packing: Packing,
         args: tuple[Any, ...],
         device: torch.device,
-        live: Sequence[Tensor | None] | None = None,
+        counts: Sequence[int],
     ) -> None:
         self.events, self.packing, self.args, self.device = events, packing, args, device
-        scheduled = [event.ts if isinstance(event, ScheduledEvent) else None for event in events]
+        self.functions = Functions(events, counts, packing, args)
+        each = [events[place] for place in self.functions.owner]
+        scheduled = [event.ts if isinstance(event, ScheduledEvent) else None for event in each]
         ts = [None if t is None else torch.as_tensor(t, dtype=torch.float64, device=device) for t in scheduled]
         self.times = [None if t is None else t.detach() for t in ts]
-        self.live = [t if differentiated(t) else None for t in ts] if live is None else list(live)
+        self.live = [t if differentiated(t) else None for t in ts]
+        """The times in the graph, where they require grad, as they were given."""
+        self.shifts = [None if t is None else torch.zeros_like(t) for t in self.times]
+        """How far :meth:`tie` has moved each time."""
         self.directions = torch.tensor(
-            [_DIRECTIONS[event.direction] for event in events], dtype=torch.float64, device=device
+            [_DIRECTIONS[event.direction] for event in each], dtype=torch.float64, device=device
         )
-        self.terminal = torch.tensor([event.terminal for event in events], device=device)
-        self.applies = torch.tensor([event.apply is not None for event in events], device=device)
+        self.terminal = torch.tensor([event.terminal for event in each], device=device)
+        self.applies = torch.tensor([event.apply is not None for event in each], device=device)
         self.probes = max(event.probes for event in events)
 
     def __len__(self) -> int:
-        return len(self.events)
+        return len(self.times)
 
     def bind(self, args: tuple[Any, ...], live: Sequence[Tensor | None]) -> Events:
         """The same events with other arguments and live times."""
-        return Events(self.events, self.packing, args, self.device, live)
+        bound = copy.copy(self)
+        bound.args, bound.live = args, list(live)
+        bound.functions = Functions(self.events, self.functions.counts, self.packing, args)
+        return bound
+
+    def tie(self, ends: Sequence[Scalar], eps: Sequence[float]) -> None:
+        """Move scheduled times that are an end of the interval, or an earlier event's time, but for rounding, onto it.
+
+        Args:
+            ends: the ends of the interval.
+            eps: the relative rounding of each, as it was given.
+        """
+        known = [
+            (torch.as_tensor(end, dtype=torch.float64, device=self.device).detach().unsqueeze(0), unit)
+            for end, unit in zip(ends, eps, strict=True)
+        ]
+        for index, place in enumerate(self.functions.owner):
+            event, given = self.events[place], self.times[index]
+            if not isinstance(event, ScheduledEvent) or given is None:
+                continue
+            times = given
+            for anchors, unit in known:
+                times = tied(times, anchors, max(unit, event.resolution))
+            if times.dim() > given.dim() and bool((times == times[:, :1]).all()):
+                times = times[:, 0]  # the lanes' ends differ, and none of them is near
+            self.times[index] = times
+            self.shifts[index] = times - (given if given.dim() == times.dim() else given.unsqueeze(-1))
+            known.append((times, event.resolution))
+
+    def tie_to_scheduled(self, times: Tensor, eps: float) -> Tensor:
+        """Times, those that are a scheduled one but for rounding moved onto it; ``eps`` is their relative rounding."""
+        for index, place in enumerate(self.functions.owner):
+            event, scheduled = self.events[place], self.times[index]
+            if isinstance(event, ScheduledEvent) and scheduled is not None:
+                times = tied(times, scheduled, max(eps, event.resolution))
+        return times
 
     @property
     def callables(self) -> list[Callable[..., Any]]:
@@ -250,7 +331,7 @@ class Events:
         if self.scheduled_each() is None:
             return self
         taken = copy.copy(self)
-        for name in ("times", "live"):
+        for name in ("times", "live", "shifts"):
             each = [x[:, rows] if x is not None and x.dim() == 2 else x for x in getattr(self, name)]
             setattr(taken, name, each)
         return taken
@@ -263,26 +344,11 @@ class Events:
 
     def value(self, index: int, t: Scalar, y: Tensor) -> Tensor:
         """One event's function, a number per lane."""
-        event, lanes = self.events[index], y.shape[:1] if self.packing.per_sample else torch.Size(())
-        assert isinstance(event, Event)
-        version = None if y.is_inference() else y._version
-        g = event.fn(as_time(t, y), self.packing.unpack(y), *self.args)
-        if version is not None and y._version != version:
-            raise InvalidProblemError("fn: changed the state in-place; expected a function that only looks at it")
-        wanted = f"a real number for each of {len(y)} samples" if lanes else "one real number, a 0-d tensor"
-        if not isinstance(g, Tensor) or not g.is_floating_point():
-            got = f"a {g.dtype} tensor" if isinstance(g, Tensor) else f"{type(g).__name__} {g!r}"[:80]
-            raise InvalidProblemError(f"fn: got {got}; expected {wanted}")
-        refuse_lanes(g, "fn", "events")
-        if g.numel() != math.prod(lanes):
-            raise InvalidProblemError(f"fn: got shape {tuple(g.shape)}; expected {wanted}")
-        return g.reshape(lanes).to(torch.float64)
+        return self.functions.value(index, t, y)
 
-    def values(self, t: Scalar, y: Tensor) -> Tensor:
-        """Every event's function, lanes first; 1 for scheduled events."""
-        ones = torch.ones(y.shape[:1] if self.packing.per_sample else (), dtype=torch.float64, device=y.device)
-        numbers = [self.value(i, t, y) if isinstance(event, Event) else ones for i, event in enumerate(self.events)]
-        return torch.stack(numbers, dim=-1)
+    def values(self, t: Scalar, y: Tensor, wanted: Collection[int] | None = None) -> Tensor:
+        """Every event's function, lanes first; 1 for scheduled events, and for all beside those that are ``wanted``."""
+        return self.functions.values(t, y, wanted)
 
     def allowed(self, signs: Tensor) -> Tensor:
         """Whether a function on this side of zero would cross it in a direction that counts."""
@@ -290,54 +356,38 @@ class Events:
 
     def change(self, fired: Fired, t: Scalar, y: Tensor) -> Tensor:
         """The state after the events, where the solve goes on."""
-        for index, event in enumerate(self.events):
-            if event.apply is None:
-                continue
-            if isinstance(fired.hits, tuple):
-                y = self._applied(event.apply, t, y) if fired.hits[index] and fired.changed else y
-                continue
-            mask = fired.hits[:, index] & fired.changed
-            if bool(mask.any()):
-                # Other lanes pass a state for which the function is meant, so that none of theirs reaches a gradient.
-                donor = mask.to(torch.int64).argmax()
-                here = self._applied(event.apply, select(mask, t, t[donor]), choose(mask, y, y[donor].expand_as(y)))
-                y = choose(mask, here, y)
-        return y
-
-    def _applied(self, apply: Callable[..., Any], t: Scalar, y: Tensor) -> Tensor:
-        # A copy, so that a function that writes into its state changes nothing of the solver's.
-        after = self.packing.pack(apply(as_time(t, y), self.packing.unpack(y.clone()), *self.args), "apply")
-        if after.shape != y.shape:
-            raise InvalidProblemError(
-                f"apply: got {after.shape[0]} rows; expected {y.shape[0]}, like the state it was given"
-            )
-        return after
+        return changed(self, fired, t, y)
 
     def sides(
-        self, t: Scalar, y: Tensor, slope: Tensor, direction: Scalar, residual: Tensor | None = None
+        self,
+        t: Scalar,
+        y: Tensor,
+        slope: Tensor,
+        direction: Scalar,
+        residual: Tensor | None = None,
+        wanted: Collection[int] | None = None,
+        values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """On which side of zero every function is just behind ``t``, and which are zero at ``t`` itself: crossing, or all.
 
         A function is zero where its value is no larger than the rounding of its own inputs, or than what the root finder
-        left (``residual``). Then its rate of change tells the side.
+        left (``residual``). Then its rate of change tells the side, of those that are ``wanted`` (None: of all). ``values``
+        are the functions' values there, where they are known.
         """
-        values, rates, noise = self.values(t, y), [], []
-        for index, event in enumerate(self.events):
-            rate, rounding = torch.zeros_like(values[..., 0]), torch.zeros_like(values[..., 0])
-            if isinstance(event, Event):
-                rate, rounding = self._rate(index, t, y, slope)
-            rates.append(rate)
-            noise.append(rounding)
-        rate = torch.stack(rates, dim=-1) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
-        small = torch.stack(noise, dim=-1) + (0.0 if residual is None else 2.0 * residual)
+        values = self.values(t, y) if values is None else values
+        rate, noise = torch.zeros_like(values), torch.zeros_like(values)
+        wanted = range(len(self)) if wanted is None else wanted
+        for index, gradients in self.functions.gradients(t, y, wanted).items():
+            rate[..., index], noise[..., index] = self._rate(t, y, slope, *gradients)
+        rate = rate * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
+        small = noise + (0.0 if residual is None else 2.0 * residual)
         quiet = values.abs() <= small
         leaves = quiet & (rate != 0)
         return torch.where(leaves, rate.sign(), torch.where(values.isnan(), 0.0, values.sign())), leaves, quiet
 
-    def _rate(self, index: int, t: Scalar, y: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    def _rate(self, t: Scalar, y: Tensor, slope: Tensor, g_t: Tensor, g_y: Tensor) -> tuple[Tensor, Tensor]:
         """How fast a function changes along the solution, and how far rounding of ``t`` and ``y`` may move it."""
         time = torch.as_tensor(t, dtype=torch.float64, device=y.device)
-        g_t, g_y = gradient(lambda t, y: self.value(index, t, y).sum(), time, y)
         lanes = (len(y), -1) if self.packing.per_sample else (1, -1)
         moved = (g_y.conj() * slope.detach()).real.reshape(lanes).sum(-1).reshape(time.shape)
         size = (g_y.abs() * y.detach().abs()).reshape(lanes).sum(-1).reshape(time.shape)
@@ -372,8 +422,12 @@ class Events:
             return t_end
         assert times is not None
         end = torch.as_tensor(_constant(t_end), dtype=torch.float64, device=times.device)
-        which = _matches(times, end).to(torch.int64).argmax(0)
-        return live[which] if live.dim() == 1 else live.gather(0, which.unsqueeze(0)).squeeze(0)
+        which, shifts = _matches(times, end).to(torch.int64).argmax(0), self.shifts[index]
+        assert shifts is not None
+        given, shift = (
+            x[which] if x.dim() == 1 else x.gather(0, which.unsqueeze(0)).squeeze(0) for x in (live, shifts)
+        )
+        return given + shift
 
     def root_time(self, index: int, arrive: Arrive, t: Scalar, end: Tensor, y: Tensor) -> Tensor:
         """The time of one event near ``end``, where it is."""
@@ -412,17 +466,3 @@ def _matches(times: Tensor, t: Tensor) -> Tensor:
 
 def _constant(x: Scalar) -> Scalar:
     return x.detach() if isinstance(x, Tensor) else x
-
-
-def gradient(total: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The gradient of a number at constant inputs, also inside a function transform; zeros where it does not depend."""
-    constants = [x.detach() for x in inputs]
-    if torch._C._are_functorch_transforms_active():
-        return torch.func.grad(total, argnums=tuple(range(len(inputs))))(*constants)
-    with torch.enable_grad():
-        leaves = [x.clone().requires_grad_() for x in constants]
-        out = total(*leaves)
-        if not out.requires_grad:
-            return tuple(torch.zeros_like(x) for x in constants)
-        found = torch.autograd.grad(out, leaves, allow_unused=True)
-    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(constants, found, strict=True))

@@ -127,6 +127,18 @@ class Log:
         hits = torch.cat([one.hits for one in self.entries])[last] & terminal
         return torch.where(ended, times[last], torch.nan), torch.where(ended, hits.to(torch.int64).argmax(-1), -1)
 
+    def behind(self, rows: Tensor, ts: Tensor, flat: Logged) -> Tensor:
+        """Rows at the times ``ts``, those of events with the states behind them."""
+        if not self.entries:
+            return rows
+        constant = torch.cat([one.times for one in self.entries])
+        if self.samples is None:
+            row, which = (ts.unsqueeze(1) == constant).nonzero(as_tuple=True)
+            return rows.index_put((row,), flat.after[which])
+        lane = self._lanes()
+        row, which = (ts[:, lane] == constant).nonzero(as_tuple=True)
+        return rows.index_put((row, lane[which]), flat.after[which])
+
     def moved(self, knots: Tensor, counts: Tensor | None, times: Tensor) -> Tensor:
         """Knots of the solution, of which those that are times of events move with ``times`` in the graph."""
         if not self.entries or not times.requires_grad:

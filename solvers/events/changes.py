@@ -1,0 +1,82 @@
+"""What events do to the state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidProblemError
+from ..scalars import Scalar, as_time, choose, select
+from ..state import Packing
+
+if TYPE_CHECKING:
+    from .event import Event, Events, Fired, ScheduledEvent
+
+
+def changed(events: Events, fired: Fired, t: Scalar, y: Tensor) -> Tensor:
+    """The state after the events that happened, one after another, where the solve goes on."""
+    before = y
+    for index, place in enumerate(events.functions.owner):
+        event = events.events[place]
+        if event.apply is None:
+            continue
+        joint = isinstance(fired.hits, tuple)
+        happens = fired.hits[index] and fired.changed if joint else fired.hits[:, index] & fired.changed
+        if not bool(torch.as_tensor(happens).any()):
+            continue
+        for turn, again in _turns(events, index, t, y):
+            if joint:
+                y = _after(event, events, t, y, before, int(turn))
+                continue
+            mask = happens & again
+            if not bool(mask.any()):
+                continue
+            # Other lanes pass a state for which the function is meant, so that none of theirs reaches a gradient.
+            donor = mask.to(torch.int64).argmax()
+            now, own = select(mask, t, t[donor]), torch.where(mask, turn, turn[donor])
+            given = [choose(mask, x, x[donor].expand_as(x)) for x in (y, before)]
+            y = choose(mask, _after(event, events, now, *given, own), y)
+    return y
+
+
+def _turns(events: Events, index: int, t: Scalar, y: Tensor) -> Iterator[tuple[Any, Any]]:
+    """Which time, or which of its values, an event is, for each time that it happens; and in which lanes it does."""
+    times = events.times[index]
+    lanes = y.shape[:1] if events.packing.per_sample else torch.Size(())
+    if times is None:
+        yield torch.full(lanes, events.functions.part[index], device=y.device), True
+        return
+    now = torch.as_tensor(t.detach() if isinstance(t, Tensor) else t, dtype=torch.float64, device=y.device)
+    # The nearest one, because finite differences move the time of the event a little.
+    gaps = (times.reshape(len(times), -1) - now.reshape(-1)).abs().nan_to_num(torch.inf)
+    same = gaps == gaps.min(dim=0).values
+    for turn in range(int(same.sum(0).max())):
+        this = same & (same.cumsum(0) == turn + 1)
+        yield this.to(torch.int64).argmax(0).reshape(lanes), this.any(0).reshape(lanes)
+
+
+def _after(event: Event | ScheduledEvent, events: Events, t: Scalar, y: Tensor, before: Tensor, turn: Any) -> Tensor:
+    """The state after one event, from the state now and the one before all events of this time."""
+    extra = {"index": turn} if event.indexed else {}
+    if event.sees == "latest":
+        return _applied(event, events.packing, t, y, events.args, extra)
+    after = _applied(event, events.packing, t, before, events.args, extra)
+    # What the function leaves as it is keeps what other events made of it; written as a difference, so that gradients are
+    # right also where it assigns what was there already.
+    return torch.where(after.detach() != before.detach(), after, y + (after - before))
+
+
+def _applied(
+    event: Event | ScheduledEvent, packing: Packing, t: Scalar, y: Tensor, args: tuple[Any, ...], extra: dict[str, Any]
+) -> Tensor:
+    assert event.apply is not None
+    # A copy, so that a function that writes into its state changes nothing of the solver's.
+    after = packing.pack(event.apply(as_time(t, y), packing.unpack(y.clone()), *args, **extra), "apply")
+    if after.shape != y.shape:
+        raise InvalidProblemError(
+            f"apply: got {after.shape[0]} rows; expected {y.shape[0]}, like the state it was given"
+        )
+    return after

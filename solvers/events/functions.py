@@ -1,0 +1,151 @@
+"""The users' functions, whose sign changes are events, called on packed states.
+
+Events are numbered through: a function with a vector of values has a number for each of them, a scheduled event one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidProblemError
+from ..lanes import refuse_lanes
+from ..scalars import Scalar, as_time, real_dtype
+from ..state import Packing
+
+if TYPE_CHECKING:
+    from .event import Event, ScheduledEvent
+
+
+class Functions:
+    """Every event's function; scheduled events have none, and the value 1.
+
+    Args:
+        events: the user's.
+        counts: how many values each one's function has.
+        packing: how the state is laid out.
+        args: what else the functions receive.
+    """
+
+    def __init__(
+        self,
+        events: Sequence[Event | ScheduledEvent],
+        counts: Sequence[int],
+        packing: Packing,
+        args: tuple[Any, ...],
+    ) -> None:
+        self.events, self.counts, self.packing, self.args = events, counts, packing, args
+        self.fns: list[Callable[..., Any] | None] = [getattr(event, "fn", None) for event in events]
+        self.owner = [place for place, count in enumerate(counts) for _ in range(count)]
+        self.part = [part for count in counts for part in range(count)]
+
+    @staticmethod
+    def count(event: Event | ScheduledEvent, packing: Packing, args: tuple[Any, ...], t: Scalar, y: Tensor) -> int:
+        """How many values an event's function has, by one call of it."""
+        if getattr(event, "fn", None) is None:
+            return 1
+        with torch.no_grad():
+            g = Functions((event,), (0,), packing, args).call(0, as_time(t, y), y.detach())
+        lanes = 1 if packing.per_sample else 0
+        return 1 if g.dim() == lanes else g.shape[-1]
+
+    def call(self, place: int, time: Tensor, y: Tensor) -> Tensor:
+        """One of the user's functions: shaped like the lanes, with a dimension behind them where it has many values."""
+        fn, version = self.fns[place], None if y.is_inference() else y._version
+        assert fn is not None
+        g = fn(time, self.packing.unpack(y), *self.args)
+        if version is not None and y._version != version:
+            raise InvalidProblemError("fn: changed the state in-place; expected a function that only looks at it")
+        lanes = y.shape[:1] if self.packing.per_sample else torch.Size(())
+        if not isinstance(g, Tensor) or not g.is_floating_point():
+            got = f"a {g.dtype} tensor" if isinstance(g, Tensor) else f"{type(g).__name__} {g!r}"[:80]
+            raise InvalidProblemError(f"fn: got {got}; expected {self._wanted(lanes)}")
+        refuse_lanes(g, "fn", "events")
+        return g if g.shape == lanes and self.counts[place] == 1 else self._shaped(place, g, lanes)
+
+    def _shaped(self, place: int, g: Tensor, lanes: torch.Size) -> Tensor:
+        count = self.counts[place]  # 0 where it is not known yet
+        if g.numel() == math.prod(lanes) and count < 2:
+            return g.reshape(lanes)
+        if g.dim() != len(lanes) + 1 or g.shape[:-1] != lanes or not g.shape[-1] or count not in (0, g.shape[-1]):
+            before = "" if not count else f", {count} of them as before"
+            raise InvalidProblemError(f"fn: got shape {tuple(g.shape)}; expected {self._wanted(lanes)}{before}")
+        return g
+
+    @staticmethod
+    def _wanted(lanes: torch.Size) -> str:
+        if lanes:
+            return f"a real number for each of {lanes[0]} samples, or ({lanes[0]}, k) for k events"
+        return "one real number, a 0-d tensor, or (k,) for k events"
+
+    def value(self, index: int, t: Scalar, y: Tensor) -> Tensor:
+        """One number per lane."""
+        place = self.owner[index]
+        g = self.call(place, as_time(t, y), y)
+        return (g if self.counts[place] == 1 else g[..., self.part[index]]).to(torch.float64)
+
+    def values(self, t: Scalar, y: Tensor, wanted: Collection[int] | None = None) -> Tensor:
+        """Every event's number, lanes first; 1 for scheduled events, and for all beside those that are ``wanted``."""
+        places = range(len(self.events)) if wanted is None else {self.owner[index] for index in wanted}
+        time, lanes = as_time(t, y), y.shape[:1] if self.packing.per_sample else torch.Size(())
+        one = torch.ones(lanes, dtype=real_dtype(y), device=y.device)
+        parts = []
+        for place, count in enumerate(self.counts):
+            if place in places and self.fns[place] is not None:
+                parts.append(self.call(place, time, y))
+            else:
+                parts.append(one if count == 1 else one.unsqueeze(-1).expand(*lanes, count))
+        if len(self.owner) == len(parts) and all(count == 1 for count in self.counts):
+            return torch.stack(parts, dim=-1).to(torch.float64)
+        columns = [g.unsqueeze(-1) if count == 1 else g for g, count in zip(parts, self.counts, strict=True)]
+        return torch.cat(columns, dim=-1).to(torch.float64)
+
+    def gradients(self, t: Scalar, y: Tensor, wanted: Collection[int]) -> dict[int, tuple[Tensor, Tensor]]:
+        """How the wanted functions change with time and state, each lane's with its own, without a graph."""
+        time = torch.as_tensor(t, dtype=torch.float64, device=y.device).detach()
+        indices: dict[int, list[int]] = {}
+        for index in sorted(wanted):
+            if self.fns[self.owner[index]] is not None:
+                indices.setdefault(self.owner[index], []).append(index)
+        found = {}
+        for place, mine in indices.items():
+            if self.counts[place] == 1 or torch._C._are_functorch_transforms_active():
+                for index in mine:
+                    g_t, g_y = gradient(lambda t, y, index=index: self.value(index, t, y).sum(), time, y)
+                    found[index] = g_t, g_y
+            else:
+                found.update(self._rows(place, mine, time, y))
+        return found
+
+    def _rows(self, place: int, mine: Sequence[int], t: Tensor, y: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """The same for values of one function, from one graph of it."""
+        with torch.enable_grad():
+            leaves = [t.clone().requires_grad_(), y.detach().clone().requires_grad_()]
+            totals = self.call(place, as_time(leaves[0], y), leaves[1]).reshape(-1, self.counts[place]).sum(0)
+            out = {}
+            for index in mine:
+                total = totals[self.part[index]]
+                got: Sequence[Tensor | None] = (None, None)
+                if total.requires_grad:
+                    got = torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
+                g_t, g_y = (torch.zeros_like(x) if g is None else g for x, g in zip(leaves, got, strict=True))
+                out[index] = g_t.detach(), g_y.detach()
+        return out
+
+
+def gradient(total: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The gradient of a number at constant inputs, also inside a function transform; zeros where it does not depend."""
+    constants = [x.detach() for x in inputs]
+    if torch._C._are_functorch_transforms_active():
+        return torch.func.grad(total, argnums=tuple(range(len(inputs))))(*constants)
+    with torch.enable_grad():
+        leaves = [x.clone().requires_grad_() for x in constants]
+        out = total(*leaves)
+        if not out.requires_grad:
+            return tuple(torch.zeros_like(x) for x in constants)
+        found = torch.autograd.grad(out, leaves, allow_unused=True)
+    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(constants, found, strict=True))
