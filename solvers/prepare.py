@@ -179,20 +179,26 @@ def _live_stops(live: list[Tensor], problem: ODEProblem | SDEProblem, y0: Tensor
 
 
 def _knots(functions: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[list[float], list[Tensor]]:
-    """Where controls among the arguments, or the field itself, say that they are not smooth; and what is live of that."""
+    """Where controls among the arguments, or the field itself, say that they are not smooth; and what is live of that.
+
+    They say so with an attribute ``knots``, or ``grid_points`` as the paths of torchcde do.
+    """
     found: list[float] = []
     live: list[Tensor] = []
     for owner in (*functions, *pytree.tree_leaves(args)):
-        knots = None if isinstance(owner, (Tensor, int, float, str)) else getattr(owner, "knots", None)
+        if isinstance(owner, (Tensor, int, float, str)):
+            continue
+        name = "knots" if getattr(owner, "knots", None) is not None else "grid_points"
+        knots = getattr(owner, name, None)
         if knots is None:
             continue
         if torch.compiler.is_compiling() and not isinstance(knots, Tensor):
             found.extend(as_list(knots))
             continue
         try:
-            read = read_times(knots, "knots", many=True)
+            read = read_times(knots, name, many=True)
         except InvalidProblemError as error:
-            raise InvalidProblemError(f"args: got {type(owner).__name__}.knots = {knots!r}; {error}") from error
+            raise InvalidProblemError(f"args: got {type(owner).__name__}.{name} = {knots!r}; {error}") from error
         found.extend(read.numbers.reshape(-1).tolist())
         if read.live is not None:
             live.append(read.live[read.numbers.isfinite()])

@@ -23,22 +23,23 @@ def changed(events: Events, fired: Fired, t: Scalar, y: Tensor) -> Tensor:
         event = events.events[place]
         if event.apply is None:
             continue
-        joint = isinstance(fired.hits, tuple)
-        happens = fired.hits[index] and fired.changed if joint else fired.hits[:, index] & fired.changed
-        if not bool(torch.as_tensor(happens).any()):
+        if isinstance(fired.hits, tuple):
+            if fired.hits[index] and fired.changed:
+                for turn, _ in _turns(events, index, t, y):
+                    y = _after(event, events, t, y, before, int(turn))
+            continue
+        happens = fired.hits[:, index] & fired.changed
+        if not bool(happens.any()):
             continue
         for turn, again in _turns(events, index, t, y):
-            if joint:
-                y = _after(event, events, t, y, before, int(turn))
-                continue
             mask = happens & again
             if not bool(mask.any()):
                 continue
             # Other lanes pass a state for which the function is meant, so that none of theirs reaches a gradient.
             donor = mask.to(torch.int64).argmax()
             now, own = select(mask, t, t[donor]), torch.where(mask, turn, turn[donor])
-            given = [choose(mask, x, x[donor].expand_as(x)) for x in (y, before)]
-            y = choose(mask, _after(event, events, now, *given, own), y)
+            here, front = (choose(mask, x, x[donor].expand_as(x)) for x in (y, before))
+            y = choose(mask, _after(event, events, now, here, front, own), y)
     return y
 
 

@@ -20,7 +20,7 @@ from ..method import Method, VectorField
 from ..scalars import Scalar, any_true, both, choose, negate, real_dtype, select
 from ..solution import Status
 from .event import EventState, Fired
-from .locate import Path, Place, hits_at, locate, search_step
+from .locate import Path, Place, hits_at, locate, quiet, search_step
 
 # A function that has just fired and is zero again after so many units of rounding fires without end.
 _ZENO = 16
@@ -88,12 +88,16 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
         path = Path(plan, trial)
         accept = torch.as_tensor(trial.accept, device=path.t.device)
         search = search_step(events, path, state, accept)
+        due = torch.zeros_like(state.zero)
+        if events.has_times:
+            inside = path.t_end != torch.as_tensor(plan.t1, dtype=torch.float64)
+            due = events.due(path.t_end) & (accept & inside).unsqueeze(-1)
+        if search is None or not bool(search.found.any()):
+            if not events.has_times or not bool(due.any()):
+                signs = state.signs if search is None else search.signs[-1]
+                return trial._replace(events=Seen(signs, torch.zeros_like(state.zero)))
+            search = quiet(events, state) if search is None else search
         found = search.found.reshape(-1, len(events)).any(dim=0).tolist()
-        due = events.due(path.t_end) & (
-            accept & (path.t_end != torch.as_tensor(plan.t1, dtype=torch.float64))
-        ).unsqueeze(-1)
-        if not any(found) and not bool(due.any()):
-            return trial._replace(events=Seen(search.signs[-1], torch.zeros_like(state.zero)))
         place = locate(plan, carry, trial, path, search, found)
         jammed = place.cut & place.pick(state.zero) & ((place.t - path.t).abs() <= _ZENO * path.resolution)
         if bool(jammed.any()):
@@ -104,9 +108,11 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
         fired = fired_at(plan, hits | due, torch.where(place.cut, place.primary, due.to(torch.int64).argmax(-1)))
         crossed = torch.where(values != 0, -before, 0.0)
         signs = torch.where(hits, crossed, torch.where((values != 0) & ~values.isnan(), values.sign(), before))
-        size = torch.maximum(path.values(0.0).abs(), path.values(1.0).abs())
+        which = [index for index, hit in enumerate(hits.reshape(-1, len(events)).any(0).tolist()) if hit]
+        start = events.values(path.t, trial.step.y0.detach(), which)
+        size = torch.maximum(start.abs(), path.values(1.0).abs())
         residual = values.abs() + 8 * torch.finfo(real_dtype(trial.step.y)).eps * size
-    return _go_on(plan, carry, trial, place, fired, signs, residual)
+    return _go_on(plan, carry, trial, place, fired, signs, residual, values)
 
 
 def arrived(method: Method, field: VectorField, t: Scalar, t_end: Scalar, y: Tensor) -> Tensor:
@@ -168,7 +174,14 @@ def fired_at(plan: Plan, hits: Tensor, primary: Tensor) -> Fired:
 
 
 def _go_on(
-    plan: Plan, carry: Carry, trial: Trial, place: Place, fired: Fired, signs: Tensor, residual: Tensor
+    plan: Plan,
+    carry: Carry,
+    trial: Trial,
+    place: Place,
+    fired: Fired,
+    signs: Tensor,
+    residual: Tensor,
+    values: Tensor,
 ) -> Trial:
     """The trial that ends at the events, and the state, slope and sides of zero behind them, in the graph if there is one."""
     events, step = plan.events, place.step
@@ -206,8 +219,11 @@ def _go_on(
             known = slope if kept is None else kept if slope is None else choose(fired.changed, slope, kept)
             assert known is not None
             if step is not place.step:  # the same step in the graph may round otherwise
-                residual = torch.maximum(residual, events.values(t, step.y.detach()).abs())
-            signs, zero = _sides_behind(plan, fired, t, here, known, signs, residual)
+                values = events.values(t, step.y.detach())
+                residual = torch.maximum(residual, values.abs())
+            signs, zero = _sides_behind(
+                plan, fired, t, here, known, signs, residual, None if after is not None else values
+            )
     seen = Seen(signs, zero, fired, after, slope, live, behind)
     restarts = plan.host and bool(fired.changed or slope is not None or not goes_on)
     return trial._replace(step=step, t_end=t, events=seen, restarts=restarts)
@@ -221,12 +237,16 @@ def _sides_behind(
     slope: Tensor,
     signs: Tensor,
     residual: Tensor,
+    values: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The sides of zero behind the events: new for functions that have fired, and for all where the state was changed."""
     events = plan.events
     assert events is not None
     hits = torch.tensor(fired.hits, device=signs.device) if isinstance(fired.hits, tuple) else fired.hits
-    new, zero, _ = events.sides(t, here.detach(), slope.detach(), plan.direction, torch.where(hits, residual, 0.0))
+    fresh = hits | torch.as_tensor(fired.changed, device=signs.device).unsqueeze(-1)
+    wanted = fresh.reshape(-1, len(events)).any(0).nonzero().reshape(-1).tolist()
+    left = torch.where(hits, residual, 0.0)
+    new, zero, _ = events.sides(t, here.detach(), slope.detach(), plan.direction, left, wanted, values)
     anew = (hits & zero) | torch.as_tensor(fired.changed, device=signs.device).unsqueeze(-1)
     return torch.where(anew, new, signs), zero & anew
 

@@ -268,6 +268,7 @@ class Events:
         self.terminal = torch.tensor([event.terminal for event in each], device=device)
         self.applies = torch.tensor([event.apply is not None for event in each], device=device)
         self.probes = max(event.probes for event in events)
+        self.has_times = any(t is not None for t in self.times)
 
     def __len__(self) -> int:
         return len(self.times)
@@ -338,9 +339,11 @@ class Events:
 
     def due(self, t: Tensor) -> Tensor:
         """Which events are scheduled for just this time, lanes first."""
-        never = torch.zeros_like(t, dtype=torch.bool)
-        flags = [never if times is None else _matches(times, t).any(0) for times in self.times]
-        return torch.stack(flags, dim=-1)
+        flags = torch.zeros((*t.shape, len(self)), dtype=torch.bool, device=t.device)
+        for index, times in enumerate(self.times):
+            if times is not None:
+                flags[..., index] = _matches(times, t).any(0)
+        return flags
 
     def value(self, index: int, t: Scalar, y: Tensor) -> Tensor:
         """One event's function, a number per lane."""
@@ -349,6 +352,13 @@ class Events:
     def values(self, t: Scalar, y: Tensor, wanted: Collection[int] | None = None) -> Tensor:
         """Every event's function, lanes first; 1 for scheduled events, and for all beside those that are ``wanted``."""
         return self.functions.values(t, y, wanted)
+
+    def picked(self, which: Tensor, t: Scalar, y: Tensor) -> Tensor:
+        """Each lane's function of those that ``which`` names, a number per lane."""
+        indices = which.unique().tolist()
+        if len(indices) == 1 and self.times[indices[0]] is None:
+            return self.value(indices[0], t, y)
+        return self.values(t, y, indices).gather(-1, which.unsqueeze(-1)).squeeze(-1)
 
     def allowed(self, signs: Tensor) -> Tensor:
         """Whether a function on this side of zero would cross it in a direction that counts."""
@@ -377,21 +387,22 @@ class Events:
         values = self.values(t, y) if values is None else values
         rate, noise = torch.zeros_like(values), torch.zeros_like(values)
         wanted = range(len(self)) if wanted is None else wanted
-        for index, gradients in self.functions.gradients(t, y, wanted).items():
-            rate[..., index], noise[..., index] = self._rate(t, y, slope, *gradients)
+        indices, g_t, g_y = self.functions.gradients(t, y, wanted)
+        if indices:
+            rate[..., indices], noise[..., indices] = self._rates(t, y, slope, g_t, g_y)
         rate = rate * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
         small = noise + (0.0 if residual is None else 2.0 * residual)
         quiet = values.abs() <= small
         leaves = quiet & (rate != 0)
         return torch.where(leaves, rate.sign(), torch.where(values.isnan(), 0.0, values.sign())), leaves, quiet
 
-    def _rate(self, t: Scalar, y: Tensor, slope: Tensor, g_t: Tensor, g_y: Tensor) -> tuple[Tensor, Tensor]:
-        """How fast a function changes along the solution, and how far rounding of ``t`` and ``y`` may move it."""
+    def _rates(self, t: Scalar, y: Tensor, slope: Tensor, g_t: Tensor, g_y: Tensor) -> tuple[Tensor, Tensor]:
+        """How fast functions change along the solution, and how far rounding of ``t`` and ``y`` may move them."""
         time = torch.as_tensor(t, dtype=torch.float64, device=y.device)
-        lanes = (len(y), -1) if self.packing.per_sample else (1, -1)
-        moved = (g_y.conj() * slope.detach()).real.reshape(lanes).sum(-1).reshape(time.shape)
-        size = (g_y.abs() * y.detach().abs()).reshape(lanes).sum(-1).reshape(time.shape)
-        return g_t + moved, 4 * torch.finfo(real_dtype(y)).eps * (size + (g_t * time.detach()).abs())
+        moved = (g_y.conj() * slope.detach()).real.reshape(*g_t.shape, -1).sum(-1)
+        size = (g_y.abs() * y.detach().abs()).reshape(*g_t.shape, -1).sum(-1)
+        noise = 4 * torch.finfo(real_dtype(y)).eps * (size + (g_t * time.detach()).abs())
+        return (g_t + moved).movedim(0, -1), noise.movedim(0, -1).to(torch.float64)
 
     def live_time(self, fired: Fired, arrive: Arrive, t: Scalar, t_end: Scalar, y: Tensor) -> Scalar:
         r"""The end of a step as a differentiable number: the time of its event where it has one, else ``t_end``.

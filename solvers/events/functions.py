@@ -104,37 +104,45 @@ class Functions:
         columns = [g.unsqueeze(-1) if count == 1 else g for g, count in zip(parts, self.counts, strict=True)]
         return torch.cat(columns, dim=-1).to(torch.float64)
 
-    def gradients(self, t: Scalar, y: Tensor, wanted: Collection[int]) -> dict[int, tuple[Tensor, Tensor]]:
-        """How the wanted functions change with time and state, each lane's with its own, without a graph."""
-        time = torch.as_tensor(t, dtype=torch.float64, device=y.device).detach()
-        indices: dict[int, list[int]] = {}
-        for index in sorted(wanted):
-            if self.fns[self.owner[index]] is not None:
-                indices.setdefault(self.owner[index], []).append(index)
-        found = {}
-        for place, mine in indices.items():
-            if self.counts[place] == 1 or torch._C._are_functorch_transforms_active():
-                for index in mine:
-                    g_t, g_y = gradient(lambda t, y, index=index: self.value(index, t, y).sum(), time, y)
-                    found[index] = g_t, g_y
-            else:
-                found.update(self._rows(place, mine, time, y))
-        return found
+    def gradients(self, t: Scalar, y: Tensor, wanted: Collection[int]) -> tuple[list[int], Tensor, Tensor]:
+        """How functions change with time and state, each lane's with its own, without a graph.
 
-    def _rows(self, place: int, mine: Sequence[int], t: Tensor, y: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        """The same for values of one function, from one graph of it."""
+        Returns:
+            The wanted events that have functions, and their derivatives, the events first.
+        """
+        indices = [index for index in sorted(wanted) if self.fns[self.owner[index]] is not None]
+        time = torch.as_tensor(t, dtype=torch.float64, device=y.device).detach()
+        if not indices:
+            return indices, time.new_empty((0, *time.shape)), y.new_empty((0, *y.shape))
+        if torch._C._are_functorch_transforms_active():
+            rows = [gradient(lambda t, y, i=index: self.value(i, t, y).sum(), time, y) for index in indices]
+            return indices, *(torch.stack(x) for x in zip(*rows, strict=True))
         with torch.enable_grad():
-            leaves = [t.clone().requires_grad_(), y.detach().clone().requires_grad_()]
-            totals = self.call(place, as_time(leaves[0], y), leaves[1]).reshape(-1, self.counts[place]).sum(0)
-            out = {}
-            for index in mine:
-                total = totals[self.part[index]]
-                got: Sequence[Tensor | None] = (None, None)
-                if total.requires_grad:
-                    got = torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
-                g_t, g_y = (torch.zeros_like(x) if g is None else g for x, g in zip(leaves, got, strict=True))
-                out[index] = g_t.detach(), g_y.detach()
-        return out
+            leaves = time.clone().requires_grad_(), y.detach().clone().requires_grad_()
+            totals = self.values(*leaves, indices).reshape(-1, len(self.owner)).sum(0)[indices]
+            if not totals.requires_grad:
+                return indices, *(x.new_zeros((len(indices), *x.shape)) for x in (time, y))
+            units = torch.eye(len(indices), dtype=totals.dtype, device=totals.device)
+            return indices, *gradients_of_rows(totals, leaves, units)
+
+
+def gradients_of_rows(totals: Tensor, leaves: Sequence[Tensor], units: Tensor) -> list[Tensor]:
+    """The gradients of several numbers, all in one backward pass where the operations allow it."""
+
+    def pull(unit: Tensor, batched: bool) -> list[Tensor | None]:
+        return list(
+            torch.autograd.grad(totals, leaves, unit, allow_unused=True, retain_graph=True, is_grads_batched=batched)
+        )
+
+    try:
+        got = pull(units, True)
+    except RuntimeError:  # an operation without a rule for batches
+        rows = [pull(unit, False) for unit in units]
+        got = [None if x[0] is None else torch.stack(x) for x in zip(*rows, strict=True)]
+    return [
+        leaf.new_zeros((len(units), *leaf.shape)) if x is None else x.detach()
+        for x, leaf in zip(got, leaves, strict=True)
+    ]
 
 
 def gradient(total: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:

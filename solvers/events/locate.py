@@ -5,15 +5,17 @@ Nothing here is in a graph. Shapes are those of lanes, ``()`` or ``(B,)``; table
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..attempt import Carry, Plan, Trial
 from ..method import Step
-from ..scalars import Scalar, real_dtype, spread
+from ..scalars import Scalar, real_dtype, spread, transformed
 from .brackets import find_root
 from .event import Events, EventState
 
@@ -34,6 +36,7 @@ class Path:
         device = trial.step.y.device
         self.t, self.t_end = (torch.as_tensor(t, dtype=torch.float64, device=device) for t in (trial.t, trial.t_end))
         self.length = self.t_end - self.t
+        self._values: dict[float, Tensor] = {}
 
     @cached_property
     def coefficients(self) -> list[Tensor]:
@@ -48,13 +51,26 @@ class Path:
             value = (value + coefficient) * factor
         return torch.where(theta == 1.0, self.t_end, self.t + theta * self.length), y0 + value
 
-    def values(self, theta: float | Tensor) -> Tensor:
-        """Every function there."""
-        if isinstance(theta, float) and theta == 1.0:
-            return self.events.values(self.t_end, self.step.y.detach())
-        return self.events.values(
-            *self.at(torch.as_tensor(theta, dtype=torch.float64, device=self.t.device).expand_as(self.t))
-        )
+    def values(self, theta: float) -> Tensor:
+        """Every function at an end of the step."""
+        if theta not in self._values:
+            end = (self.t, self.step.y0) if theta == 0.0 else (self.t_end, self.step.y)
+            self._values[theta] = self.events.values(end[0], end[1].detach())
+        return self._values[theta]
+
+    def inner_values(self, thetas: Sequence[float]) -> list[Tensor]:
+        """Every function between the ends, at all of these relative times."""
+        if not thetas:
+            return []
+        y0 = self.step.y0.detach()
+        factor = torch.tensor(thetas, dtype=real_dtype(y0), device=y0.device).reshape(-1, *[1] * y0.dim())
+        value: Tensor | float = 0.0
+        for coefficient in reversed(self.coefficients):
+            value = (value + coefficient) * factor
+        return [
+            self.events.values(self.t + theta * self.length, y)
+            for theta, y in zip(thetas, (y0 + value).unbind(), strict=True)
+        ]
 
     def value(self, index: int, theta: Tensor) -> Tensor:
         """One function there."""
@@ -90,19 +106,40 @@ class Search(NamedTuple):
     right: Tensor
 
 
-def search_step(events: Events, path: Path, state: EventState, accept: Tensor) -> Search:
-    """The first change of sign of every function, between two neighbouring probes."""
+def quiet(events: Events, state: EventState) -> Search:
+    """The search of a step without a change of sign."""
     thetas = [*((k + 1) / (events.probes + 1) for k in range(events.probes)), 1.0]
-    trail = [state.signs]
-    found = torch.zeros_like(state.zero)
     left, right = torch.zeros_like(state.signs), torch.ones_like(state.signs)
-    for before, theta in zip([0.0, *thetas[:-1]], thetas, strict=True):
-        signs, values = trail[-1], path.values(theta)
-        crossed = events.allowed(signs) & (signs * values <= 0) & ~found & accept.unsqueeze(-1)
-        left, right = torch.where(crossed, before, left), torch.where(crossed, theta, right)
+    return Search(thetas, [state.signs] * (len(thetas) + 1), torch.zeros_like(state.zero), left, right)
+
+
+def search_step(events: Events, path: Path, state: EventState, accept: Tensor) -> Search | None:
+    """The first change of sign of every function, between two neighbouring probes; None where there is no change.
+
+    All values are read by the host at once: there are many of them, and most steps have no event.
+    """
+    inner = [(k + 1) / (events.probes + 1) for k in range(events.probes)]
+    table = torch.stack([*path.inner_values(inner), path.values(1.0)])
+    values, signs = (_on_host(x) for x in (table, state.signs))
+    if ((values * signs > 0) | (signs == 0)).all() and not (signs == 0).any():
+        return None
+    thetas, trail, flags = [*inner, 1.0], [signs], _on_host(accept)[..., None]
+    directions = _on_host(events.directions)
+    found, left, right = np.zeros(signs.shape, dtype=bool), np.zeros(signs.shape), np.ones(signs.shape)
+    for before, theta, now in zip([0.0, *inner], thetas, values, strict=True):
+        signs = trail[-1]
+        allowed = (signs != 0) & ((directions == 0) | (directions * signs < 0))
+        crossed = allowed & (signs * now <= 0) & ~found & flags
+        left, right = np.where(crossed, before, left), np.where(crossed, theta, right)
         found = found | crossed
-        trail.append(torch.where((values != 0) & ~values.isnan(), values.sign(), signs))
+        trail.append(np.where((now != 0) & ~np.isnan(now), np.sign(now), signs))
+    device = path.t.device
+    found, left, right, *trail = (torch.as_tensor(x, device=device) for x in (found, left, right, *trail))
     return Search(thetas, trail, found, left, right)
+
+
+def _on_host(x: Tensor) -> np.ndarray:
+    return np.array(x.tolist()) if transformed() else x.cpu().numpy()
 
 
 class Place(NamedTuple):
@@ -130,14 +167,43 @@ def locate(plan: Plan, carry: Carry, trial: Trial, path: Path, search: Search, f
     """The first root of any function: on the dense output, then on the step itself."""
     assert carry.events is not None
     roots = torch.full_like(search.left, torch.inf)
-    for index in (i for i, one in enumerate(found) if one):
+    left = sorted((i for i, one in enumerate(found) if one), key=lambda i: search.left[..., i].min().item())
+    while left:
+        index, zero = left.pop(0), carry.events.zero
         start = path.value(index, torch.zeros_like(path.t))
-        root = _root(path, index, search, carry.events.zero[..., index], start)
+        root = _root(path, index, search, zero[..., index], start)
         roots[..., index] = torch.where(search.found[..., index], root, torch.inf)
+        if plan.host and left:  # only the first root counts
+            left = _not_later(path, search, root, left, zero)
     theta, primary = roots.min(dim=-1)
     if not any(found):
         return Place(theta < 0, path.t_end, theta, roots, primary, trial.step, torch.zeros_like(primary))
     return _refine(plan, carry, trial, path, theta, roots, primary)
+
+
+def _not_later(path: Path, search: Search, root: Tensor, others: list[int], zero: Tensor) -> list[int]:
+    """Those of the other functions that may have a root up to ``root``, or at the same time."""
+    limit = root + 2 * _together(path)
+    if limit >= 1.0:
+        return others
+    values = path.events.values(*path.at(limit), others).tolist()
+    begin, end, stop = search.left.tolist(), search.right.tolist(), limit.item()
+    sides = [signs.tolist() for signs in search.signs]
+
+    def early(index: int) -> bool:
+        if begin[index] >= stop or end[index] <= stop or zero[index]:
+            return begin[index] < stop
+        place = 0 if begin[index] == 0.0 else search.thetas.index(begin[index]) + 1
+        return not sides[place][index] * values[index] > 0
+
+    return [index for index in others if early(index)]
+
+
+def _together(path: Path) -> Tensor:
+    """How close, relative to the step, two roots are at the same time."""
+    eps = torch.finfo(real_dtype(path.step.y)).eps
+    near = _TOGETHER * eps * torch.maximum(path.t_end.abs(), path.length.abs())
+    return near / torch.where(path.length == 0, 1.0, path.length).abs()
 
 
 def _root(path: Path, index: int, search: Search, zero: Tensor, start: Tensor) -> Tensor:
@@ -167,12 +233,9 @@ def _refine(plan: Plan, carry: Carry, trial: Trial, path: Path, theta: Tensor, r
     events = plan.events
     assert events is not None
 
-    def pick(values: Tensor) -> Tensor:
-        return values.gather(-1, primary.unsqueeze(-1)).squeeze(-1)
-
     is_cut = theta.isfinite()
     theta = torch.where(is_cut, theta, 1.0)
-    rise = pick(path.values(theta + _DELTA)) - pick(path.values(theta - _DELTA))
+    rise = events.picked(primary, *path.at(theta + _DELTA)) - events.picked(primary, *path.at(theta - _DELTA))
     rate = rise / (2 * _DELTA * torch.where(path.length == 0, 1.0, path.length))
     t = torch.where(is_cut & (theta < 1.0), path.t + theta * path.length, path.t_end)
     t = path.inside(t)
@@ -186,7 +249,7 @@ def _refine(plan: Plan, carry: Carry, trial: Trial, path: Path, theta: Tensor, r
 
     if bool((t != t_step).any()):
         step, t_step = retake(t, is_cut & (t != path.t_end)), t
-    g = pick(events.values(t, step.y.detach()))
+    g = events.picked(primary, t, step.y.detach())
     active = is_cut
     for _ in range(_REFINEMENTS):
         move = -g / rate
@@ -195,7 +258,7 @@ def _refine(plan: Plan, carry: Carry, trial: Trial, path: Path, theta: Tensor, r
             break
         moved = torch.where(active, path.inside(t + move), t)
         again = retake(moved, active)
-        residual = pick(events.values(moved, again.y.detach()))
+        residual = events.picked(primary, moved, again.y.detach())
         active = active & (residual.abs() < g.abs())
         t, g = torch.where(active, moved, t), torch.where(active, residual, g)
         if bool((t == moved).all()):
@@ -217,9 +280,7 @@ def hits_at(events: Events, path: Path, search: Search, place: Place, values: Te
     before = search.signs[0]
     for theta, signs in zip(search.thetas, search.signs[1:], strict=True):
         before = torch.where((place.theta > theta).unsqueeze(-1), signs, before)
-    eps = torch.finfo(real_dtype(path.step.y)).eps
-    near = _TOGETHER * eps * torch.maximum(path.t_end.abs(), path.length.abs())
-    near = place.theta + near / torch.where(path.length == 0, 1.0, path.length).abs()
+    near = place.theta + _together(path)
     # Another root may lie before this one on the step itself, though it lay behind on the dense output.
     crossed = events.allowed(before) & (before * values < 0)
     return place.cut.unsqueeze(-1) & ((place.roots <= near.unsqueeze(-1)) | crossed), before
