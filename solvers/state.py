@@ -73,7 +73,13 @@ class Packing:
         keep = 1 if self.per_sample else 0
         shape, dtype = self.shapes[index], self.dtypes[index]
         if tuple(leaf.shape[keep:]) != shape[keep:] or leaf.dim() != len(shape):
-            raise InvalidProblemError(f"{what}: got shape {tuple(leaf.shape)}; expected {shape}, the shape of y0")
+            hint = ""
+            if self.per_sample and leaf.dim() > len(shape) and leaf.shape[0] == leaf.shape[1]:
+                hint = (
+                    "; with per_sample the time has an entry for each sample, and what was called with it, such as a path "
+                    "of torchcde, answered for every sample at every time: take the diagonal of its first two dimensions"
+                )
+            raise InvalidProblemError(f"{what}: got shape {tuple(leaf.shape)}; expected {shape}, the shape of y0{hint}")
         if leaf.dtype == dtype:
             return leaf
         if torch.promote_types(leaf.dtype, dtype) != dtype:

@@ -105,7 +105,7 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
         values = events.values(place.t, place.step.y.detach())
         hits, before = hits_at(events, path, search, place, values)
         due = due & (place.t == path.t_end).unsqueeze(-1)
-        fired = fired_at(plan, hits | due, torch.where(place.cut, place.primary, due.to(torch.int64).argmax(-1)))
+        fired = fired_at(plan, hits | due, torch.where(place.cut, place.primary, events.first_due(due)))
         crossed = torch.where(values != 0, -before, 0.0)
         signs = torch.where(hits, crossed, torch.where((values != 0) & ~values.isnan(), values.sign(), before))
         which = [index for index, hit in enumerate(hits.reshape(-1, len(events)).any(0).tolist()) if hit]

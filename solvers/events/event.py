@@ -353,6 +353,11 @@ class Events:
         """Every event's function, lanes first; 1 for scheduled events, and for all beside those that are ``wanted``."""
         return self.functions.values(t, y, wanted)
 
+    def first_due(self, due: Tensor) -> Tensor:
+        """The event whose time is that of all that are due: the first with a time in the graph, or else the first."""
+        live = torch.tensor([live is not None for live in self.live], device=due.device)
+        return (due.to(torch.int64) + (due & live)).argmax(-1)
+
     def picked(self, which: Tensor, t: Scalar, y: Tensor) -> Tensor:
         """Each lane's function of those that ``which`` names, a number per lane."""
         indices = which.unique().tolist()
