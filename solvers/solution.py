@@ -130,7 +130,7 @@ class EventLog:
 
     Attributes:
         ts: when they happened, ``(N,)`` or ``(N, B)``, float64.
-        index: which of ``events`` they were, int64.
+        index: which of ``events`` they were, int64; a function with k values counts as k.
         ys: the states there, ``(N, *y0.shape)``, before any change.
         after: the states with which the solve went on.
 
@@ -165,7 +165,8 @@ class Solution:
         regularization: one 0-d (``(B,)``) differentiable tensor for each regularizer.
         trace: with ``trace=True``, a :class:`Trace`.
         event_time: when the event that ended the solve happened, else None; with ``per_sample`` ``(B,)``, NaN where none did.
-        event_index: which of ``events`` that was (the first of several), else None; with ``per_sample`` ``(B,)``, or -1.
+        event_index: which of ``events`` that was (the first of several; a function with k values counts as k), else None;
+            with ``per_sample`` ``(B,)``, or -1.
         events: with ``events=``, an :class:`EventLog` of all that happened.
         residual: of a steady state, the norm of the field at ``y1``, ``(B,)`` with ``per_sample``; else None.
         seed: of an SDE's noise, given or drawn; None where a path was given.

@@ -116,14 +116,15 @@ class Functions:
             return indices, time.new_empty((0, *time.shape)), y.new_empty((0, *y.shape))
         if torch._C._are_functorch_transforms_active():
             rows = [gradient(lambda t, y, i=index: self.value(i, t, y).sum(), time, y) for index in indices]
-            return indices, *(torch.stack(x) for x in zip(*rows, strict=True))
+            return indices, torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
         with torch.enable_grad():
             leaves = time.clone().requires_grad_(), y.detach().clone().requires_grad_()
             totals = self.values(*leaves, indices).reshape(-1, len(self.owner)).sum(0)[indices]
             if not totals.requires_grad:
-                return indices, *(x.new_zeros((len(indices), *x.shape)) for x in (time, y))
+                return indices, time.new_zeros((len(indices), *time.shape)), y.new_zeros((len(indices), *y.shape))
             units = torch.eye(len(indices), dtype=totals.dtype, device=totals.device)
-            return indices, *gradients_of_rows(totals, leaves, units)
+            g_t, g_y = gradients_of_rows(totals, leaves, units)
+            return indices, g_t, g_y
 
 
 def gradients_of_rows(totals: Tensor, leaves: Sequence[Tensor], units: Tensor) -> list[Tensor]:

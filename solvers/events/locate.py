@@ -134,8 +134,8 @@ def search_step(events: Events, path: Path, state: EventState, accept: Tensor) -
         found = found | crossed
         trail.append(np.where((now != 0) & ~np.isnan(now), np.sign(now), signs))
     device = path.t.device
-    found, left, right, *trail = (torch.as_tensor(x, device=device) for x in (found, left, right, *trail))
-    return Search(thetas, trail, found, left, right)
+    tables = [torch.as_tensor(x, device=device) for x in (found, left, right, *trail)]
+    return Search(thetas, tables[3:], *tables[:3])
 
 
 def _on_host(x: Tensor) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Gradients of rows at the times of events, of tables of doses, and of functions with many values; all against closed forms."""
 
-import math
-
 import pytest
 import torch
 
@@ -145,28 +143,28 @@ def test_events_that_see_the_state_before(adjoint, per_sample):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.slow
 @per_sample
-@sides
-def test_against_finite_differences(per_sample, side):
-    """The library's own check, on frozen steps, with times that move."""
-    times = number(0.3, 0.6).requires_grad_()
-    sizes = number(1.0, 0.5).requires_grad_()
+def test_against_finite_differences(per_sample):
+    """The library's own check, on frozen steps, with times that move and a function with two values."""
+    times, sizes = number(0.3, 0.6).requires_grad_(), number(1.0, 0.5).requires_grad_()
     y0 = lanes(per_sample, 2.0).requires_grad_()
-    event = nde.ScheduledEvent(
-        times,
-        lambda t, y, sizes, index: y + t * (sizes[index].unsqueeze(-1) if per_sample else sizes[index]),
-        indexed=True,
-    )
+
+    def give(t, y, sizes, index):
+        return y + t * (sizes[index].unsqueeze(-1) if per_sample else sizes[index])
+
+    events = [
+        nde.ScheduledEvent(times, give, indexed=True),
+        nde.Event(lambda t, y, sizes: y - number(1.4, 1.8), apply=give, indexed=True, terminal=False, direction="down"),
+    ]
     problem = nde.ODEProblem(lambda t, y, sizes: -y * (1 + 0.1 * y), y0, (0.0, 1.0), (sizes,))
     report = nde.adjoints.check(
         problem,
-        nde.DiscreteAdjoint(),
-        events=event,
-        saveat=[0.3, 0.5, 1.0],
-        saveat_side=side,
+        adjoint=nde.DiscreteAdjoint(),
+        events=events,
+        saveat=[0.2, 0.5, 1.0],
         per_sample=per_sample,
-        rtol=1e-6,
-        atol=1e-6,
+        rtol=1e-5,
+        atol=1e-5,
     )
-    assert report
-    assert math.isfinite(y0.sum().item())
+    assert report.ok, report
