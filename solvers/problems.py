@@ -29,7 +29,10 @@ class ODEProblem:
         y0: the initial state: a tensor of any shape, float32, float64, complex64 or complex128, or a pytree of them.
         tspan: ``(t0, t1)``, floats or 0-d tensors, to which gradients flow; ``t1 < t0`` integrates backwards. With
             ``per_sample`` each may have shape ``(B,)``.
-        args: a tuple, unpacked into ``f``; its tensors are differentiable.
+        args: a tuple, unpacked into ``f``; its tensors are differentiable. Controls among them that have ``knots``, or
+            ``grid_points`` as the paths of torchcde do, are landed on there, each step on its own side. With ``per_sample``
+            the time has shape ``(B, 1)``, at which a path of torchcde returns every sample at every time,
+            ``(B, B, 1, c)``: take ``path.derivative(t).diagonal(dim1=0, dim2=1).movedim(-1, 0)[:, 0]``.
 
     Raises:
         InvalidProblemError: an argument is wrong; the message names it.

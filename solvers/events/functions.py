@@ -92,14 +92,16 @@ class Functions:
         """Every event's number, lanes first; 1 for scheduled events, and for all beside those that are ``wanted``."""
         places = range(len(self.events)) if wanted is None else {self.owner[index] for index in wanted}
         time, lanes = as_time(t, y), y.shape[:1] if self.packing.per_sample else torch.Size(())
-        one = torch.ones(lanes, dtype=real_dtype(y), device=y.device)
         parts = []
         for place, count in enumerate(self.counts):
             if place in places and self.fns[place] is not None:
                 parts.append(self.call(place, time, y))
             else:
-                parts.append(one if count == 1 else one.unsqueeze(-1).expand(*lanes, count))
-        if len(self.owner) == len(parts) and all(count == 1 for count in self.counts):
+                shape = lanes if count == 1 else (*lanes, count)
+                parts.append(torch.ones(shape, dtype=real_dtype(y), device=y.device))
+        if len(parts) == 1 and self.counts[0] > 1:
+            return parts[0].to(torch.float64)
+        if len(self.owner) == len(parts):
             return torch.stack(parts, dim=-1).to(torch.float64)
         columns = [g.unsqueeze(-1) if count == 1 else g for g, count in zip(parts, self.counts, strict=True)]
         return torch.cat(columns, dim=-1).to(torch.float64)
