@@ -108,10 +108,11 @@ def _constant(value: Any, name: str) -> Any:
     """The value, without the gradient that a number cannot carry, which is refused."""
     if isinstance(value, Tensor):
         refuse_lanes(value, name, "a number")
-        if value.requires_grad:
+        if value.requires_grad and torch.is_grad_enabled():
             raise InvalidProblemError(
-                f"{name}: got a tensor that requires grad; expected a constant, since no gradient flows to it"
+                f"{name}: got a tensor that requires grad; expected a constant, .detach(), since no gradient flows to it"
             )
+        return value.detach()
     return value
 
 

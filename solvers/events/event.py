@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ..checks import integer
 from ..errors import InvalidProblemError
-from ..lanes import refuse_lanes
 from ..orders import at_most, transform_levels
 from ..scalars import Scalar, differentiated, real_dtype, select, spread
 from ..state import Packing
-from ..times import read_times
 from ..ties import resolution, tied
+from ..times import read_times
 from .changes import changed
 from .functions import Functions, gradient
 
