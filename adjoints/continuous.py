@@ -28,7 +28,7 @@ from neuralde.solvers.integrate import Outcome, drive, integrate
 from neuralde.solvers.interpolation import DenseOutput
 from neuralde.solvers.method import Method, VectorField
 from neuralde.solvers.norms import rms
-from neuralde.solvers.scalars import Scalar, any_true, choose, negate, select, spread
+from neuralde.solvers.scalars import Scalar, any_true, as_clock, choose, negate, select, spread
 from neuralde.solvers.solution import Status, failure
 from neuralde.solvers.stiffness import stiff_advice
 from neuralde.solvers.tolerances import Tolerance, checked_tolerance, for_each_entry, geometric_mean
@@ -91,7 +91,7 @@ class ContinuousAdjoint(Adjoint):
         assert outcome is not None
         count = run_data.logs
         states = tuple((x,) for x in rest[count:])
-        clock = () if outcome.log is None else ((torch.as_tensor(outcome.carry.t),),)
+        clock = () if outcome.log is None else ((as_clock(outcome.carry.t),),)
         integrals = merged(job.plan, (*clock, *states), outcome.carry.costs)
         logged = Logged(*rest[:count]) if count else None
         return Result(y1, ys if outcome.rows is not None else None, integrals, None, outcome, logged)

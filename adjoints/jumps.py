@@ -27,7 +27,7 @@ from neuralde.solvers.attempt import Plan
 from neuralde.solvers.events.crossings import fired_at
 from neuralde.solvers.events.event import Fired
 from neuralde.solvers.events.log import Log
-from neuralde.solvers.scalars import Scalar, any_true, choose, negate, spread
+from neuralde.solvers.scalars import Scalar, any_true, as_clock, choose, negate, spread
 
 from .captured import refuse_unknown, sequence_number
 from .integrands import Integrands
@@ -161,7 +161,7 @@ class Jumps:
             return y + spread(end - t, y) * slope
 
         now = torch.as_tensor(moment.t, dtype=torch.float64, device=y.device)
-        live = torch.as_tensor(events.live_time(moment.fired, arrive, moment.t, now, y))
+        live = as_clock(events.live_time(moment.fired, arrive, moment.t, now, y))
         before = arrive(moment.t, live, y)
         return live, before, events.change(moment.fired, live, before) if any_true(moment.fired.changed) else before
 

@@ -6,6 +6,7 @@ import torch
 
 from neuralde.solvers import InvalidProblemError
 from neuralde.solvers.attempt import Carry, Plan, Trial
+from neuralde.solvers.scalars import as_clock
 
 
 class ProgressBar:
@@ -22,7 +23,7 @@ class ProgressBar:
 
     def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Move the bar."""
-        done = torch.as_tensor((carry.t - plan.t0) / (plan.t1 - plan.t0)).nan_to_num(1.0)
+        done = as_clock((carry.t - plan.t0) / (plan.t1 - plan.t0)).nan_to_num(1.0)
         self.bar.n = float(done.min())
         self.bar.set_postfix(steps=int(torch.as_tensor(carry.steps).max()) + 1, refresh=False)
         self.bar.update(0.0)

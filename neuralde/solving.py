@@ -162,7 +162,8 @@ def solve(
     solver = _solver_for(problem, solver, seed, path)
     _check_kinds(controller, adjoint, driver, regularizers)
     for regularizer in regularizers:
-        problem = regularizer.prepare(problem)
+        given, problem = problem, regularizer.prepare(problem)
+        saveat = regularizer.save_times(saveat, given, problem)
     assert not isinstance(problem, SteadyStateProblem)
     adjoint = _default_adjoint() if adjoint is None else adjoint
 

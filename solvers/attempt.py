@@ -23,7 +23,7 @@ from .costs import Cost, StepView
 from .field import Field
 from .lanes import refuse_lanes, shared
 from .method import Method, Step, VectorField
-from .norms import rms, scaled_error, tolerance
+from .norms import largest, rms, scaled_error, tolerance
 from .scalars import (
     Scalar,
     any_true,
@@ -303,11 +303,24 @@ def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) ->
     smallest = maximum(abs(t) * TIME_RESOLUTION, abs(plan.t1 - plan.t0) * SMALLEST_FRACTION)
     movable = both(trial.h > smallest, trial.h >= plan.controller.dtmin)
     stuck = both(negate(trial.accept), negate(movable)) | (trial.t_end == trial.t)
-    failure = select(is_finite(trial.ratio), _STEP_UNDERFLOW, _NON_FINITE)
+    overflows = negate(is_finite(trial.ratio))
+    if overflows is not False and plan.controller.adaptive:
+        stuck = stuck | both(overflows, _is_full(plan, carry.y))
+    failure = select(overflows, _NON_FINITE, _STEP_UNDERFLOW)
     status = select(steps >= plan.max_steps, _MAX_STEPS, RUNNING)
     status = select(stuck, failure, status)
     status = select(both(trial.accept, t == plan.t1), _SUCCESS, status)
     return select(carry.status == RUNNING, status, carry.status)
+
+
+def _is_full(plan: Plan, y: Tensor) -> Scalar:
+    """Whether a lane's state is within rounding of the largest number of its dtype.
+
+    Steps too short to move it would be accepted there, and steps that move it overflow: the solve would creep on.
+    """
+    kind = torch.finfo(real_dtype(y))
+    size = largest(y.detach(), plan.per_sample)
+    return plan.read(size) >= (1.0 - 16 * kind.eps) * kind.max
 
 
 def begin(

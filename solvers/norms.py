@@ -26,8 +26,12 @@ def rms(x: Tensor, per_sample: bool = False) -> Tensor:
 
 
 def scaled_error(error: Tensor, y0: Tensor, y1: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:
-    r"""The error in units of the tolerance, :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{0,i}|, |y_{1,i}|))`."""
-    return error / tolerance(torch.maximum(y0.abs(), y1.abs()), rtol, atol)
+    r"""The error in units of the tolerance, :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{0,i}|, |y_{1,i}|))`.
+
+    NaN where a state is infinite: no error is small against a number that has overflowed.
+    """
+    scale = tolerance(torch.maximum(y0.abs(), y1.abs()), rtol, atol)
+    return torch.add(error, scale, alpha=0.0) / scale  # 0 * inf is NaN, and the sum is the error everywhere else
 
 
 def tolerance(size: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:

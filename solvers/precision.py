@@ -13,7 +13,7 @@ from torch import Tensor
 from .attempt import Plan
 from .errors import PrecisionWarning
 from .lanes import shared
-from .scalars import transformed
+from .scalars import as_clock, transformed
 from .tolerances import Tolerance, for_each_entry
 
 
@@ -90,7 +90,7 @@ def check_products(plan: Plan, y0: Tensor) -> int:
             exact = plan.field(plan.t0, state)
         noise = torch.as_tensor(plan.norm_at(state)(rounded - exact))
     looks_like = noise.max().item() * math.hypot(*weights)
-    span = torch.as_tensor(plan.t1 - plan.t0).abs().max().item()
+    span = as_clock(plan.t1 - plan.t0).abs().max().item()
     # The weights sum to zero, so what the stages' roundings share cancels: measured with bfloat16, steps ended where this
     # number was 1.3 and 2.5 (tolerances 1e-4 and 1e-5).
     if looks_like * span > 2.0:

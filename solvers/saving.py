@@ -18,7 +18,7 @@ from torch import Tensor
 from .attempt import Carry, Plan, Trial
 from .interpolation import DenseOutput
 from .method import Step
-from .scalars import Scalar, any_true, both, differentiated, negate, spread
+from .scalars import Scalar, any_true, as_clock, both, differentiated, negate, spread
 from .solution import Trace
 from .state import Packing
 
@@ -350,7 +350,7 @@ class Tracer:
     def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Write an attempt down."""
         with torch.no_grad():
-            stiffness = trial.step.stiffness if self.stiffness else torch.full_like(torch.as_tensor(trial.t), torch.nan)
+            stiffness = trial.step.stiffness if self.stiffness else torch.full_like(as_clock(trial.t), torch.nan)
         error = trial.ratio if plan.controller.adaptive else torch.nan * trial.ratio
         entry = (trial.t, trial.t_end - trial.t, error, stiffness, trial.accept)
         self.entries.append(tuple(widen(x, trial.rows, self.samples) for x in entry))

@@ -100,6 +100,18 @@ def as_time(t: Scalar, like: Tensor) -> Tensor:
     return torch.scalar_tensor(t, dtype=real_dtype(like), device=like.device)
 
 
+def as_clock(t: Scalar, device: torch.device | str | None = None) -> Tensor:
+    """A time, or a length of time, as a tensor of float64, whatever the state's precision and torch's default dtype are.
+
+    Every time that becomes a tensor goes through here, or names its dtype: ``torch.as_tensor`` of a Python number alone
+    would round it to float32.
+
+    >>> as_clock(86400.3).item()
+    86400.3
+    """
+    return torch.as_tensor(t, dtype=torch.float64, device=device)
+
+
 def graph_constant(x: float) -> Tensor:
     """A Python number as a tensor; under ``torch.compile`` the number may be a symbol, which loops cannot close over."""
     return torch.full((), x, dtype=torch.float64)

@@ -16,7 +16,7 @@ from neuralde.solvers import BrownianPath, InvalidProblemError, ODEProblem, SDEP
 from neuralde.solvers.brownian.arguments import checked_seed
 from neuralde.solvers.checks import as_number
 from neuralde.solvers.prepare import checked_dt
-from neuralde.solvers.scalars import real_dtype
+from neuralde.solvers.scalars import as_clock, real_dtype
 from neuralde.solvers.sde.method import SDEMethod
 from neuralde.solvers.sde.noise import check_path_compiles, checked_path, seed_of
 from neuralde.solvers.sde.prepare import check_one_noise, noise_columns, noise_shape, stochastic_method
@@ -63,7 +63,7 @@ def solve_compiled(
     step = checked_dt(dt)
     single = isinstance(problem.y0, Tensor)
     numbers = [_as_tensors(x, single) for x in (*problem.tspan, rtol, atol, step)]
-    times = saveat if saveat is None else torch.as_tensor(saveat)
+    times = saveat if saveat is None or isinstance(saveat, Tensor) else as_clock(saveat)
     number = None if seed is None else checked_seed(seed, torch.device("cpu"))
     out, counts, drawn = _graph_of(model)(*_parts(problem), numbers, times, number, path, solver, options)
     ts, ys, y1, status, costs, end = out

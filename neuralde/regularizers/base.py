@@ -24,6 +24,11 @@ class Regularizer(Cost):
         """The problem to solve instead; only an end-time jitter changes it."""
         return problem
 
+    def save_times(self, saveat: Any, given: ODEProblem | SDEProblem, problem: ODEProblem | SDEProblem) -> Any:
+        """``saveat`` as asked of the ``given`` problem, for the one that :meth:`prepare` made of it."""
+        del given, problem
+        return saveat
+
     @abstractmethod
     def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Plan) -> tuple[Tensor, int]:
         """The number, 0-d or ``(B,)``, from the reduction's last state; and how many calls of the field it took."""

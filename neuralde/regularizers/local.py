@@ -14,7 +14,7 @@ from neuralde.solvers.attempt import Plan
 from neuralde.solvers.brownian.random import draw_seed, uniform
 from neuralde.solvers.costs import StepView
 from neuralde.solvers.loop import first_step
-from neuralde.solvers.scalars import Scalar, choose, minimum, real_dtype
+from neuralde.solvers.scalars import Scalar, as_clock, choose, minimum, real_dtype
 
 from .base import Regularizer, StepReduction
 from .estimates import ErrorEstimate
@@ -95,15 +95,15 @@ class Local(Regularizer):
         """Reservoir sampling: the j-th step replaces the one chosen before with probability 1/j."""
         y, t, h, seed = state
         chosen = uniform(seed, view.index) * (view.index + 1) < 1.0
-        length = torch.as_tensor(view.t1 - view.t0).abs().detach().to(h)
-        start = torch.as_tensor(view.t0).detach().to(t)
+        length = as_clock(view.t1 - view.t0, h.device).abs().detach()
+        start = as_clock(view.t0, t.device).detach()
         return choose(chosen, view.y0, y), torch.where(chosen, start, t), torch.where(chosen, length, h), seed
 
     @staticmethod
     def _unbiased(state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:
         """The step that contains the time, and the solution there."""
         y, t, h, seed = state
-        start, end = torch.as_tensor(view.t0).detach().to(t), torch.as_tensor(view.t1).detach().to(t)
+        start, end = (as_clock(x, t.device).detach() for x in (view.t0, view.t1))
         inside = ((t - start) * (t - end) <= 0) & (start != end)
         if not view.per_sample and not torch.compiler.is_compiling() and not inside:
             return state  # most steps need no dense output

@@ -12,6 +12,7 @@ from neuralde.solvers import InvalidProblemError, ODEProblem, SDEProblem
 from neuralde.solvers.attempt import Plan
 from neuralde.solvers.checks import number
 from neuralde.solvers.costs import StepView
+from neuralde.solvers.scalars import as_clock
 
 from .base import Regularizer
 
@@ -20,7 +21,8 @@ class STEER(Regularizer):
     r"""Integrate to a random end time, so that the model cannot rely on one: :math:`t_1 \sim U(t_1 - b, t_1 + b)`.
 
     Its number in ``sol.regularization`` is 0. One draw, from torch's global generator, serves the whole solve. Leave it
-    out when predicting.
+    out when predicting. Of the save times, ``t1`` moves with the end, as ``sol.ts`` shows; the others stay, and have to
+    lie where every draw reaches, up to :math:`t_1 - b`.
 
     Args:
         b: half the width of the jitter, in units of time; it must be shorter than the interval. The paper's 0.5 is for
@@ -46,12 +48,34 @@ class STEER(Regularizer):
     def prepare(self, problem: ODEProblem | SDEProblem) -> ODEProblem | SDEProblem:
         """The same problem to the random end."""
         t0, t1 = problem.tspan
-        if not torch.compiler.is_compiling() and bool((torch.as_tensor(t1 - t0).abs() <= self.b).any()):
+        if not torch.compiler.is_compiling() and bool((as_clock(t1 - t0).abs() <= self.b).any()):
             raise InvalidProblemError(
                 f"b: got {self.b} for tspan {problem.tspan}; expected less than the interval's length"
             )
         jitter = (2.0 * torch.rand(()) - 1.0) * self.b
-        return replace(problem, tspan=(t0, t1 + (jitter.to(t1) if isinstance(t1, Tensor) else jitter.item())))
+        if isinstance(t1, Tensor):  # an int tensor would cut the jitter off, and one of float32 round it
+            return replace(problem, tspan=(t0, t1.to(torch.float64) + jitter.to(t1.device)))
+        return replace(problem, tspan=(t0, t1 + jitter.item()))
+
+    def save_times(self, saveat: Any, given: ODEProblem | SDEProblem, problem: ODEProblem | SDEProblem) -> Any:
+        """The same times, ``t1`` among them moved to the random end; refuses those that some draws would leave behind it."""
+        times = None if not self.b or isinstance(saveat, str) else _as_times(saveat)
+        if times is None:
+            return saveat
+        (t0, t1), end = (as_clock(t, times.device) for t in given.tspan), as_clock(problem.tspan[1], times.device)
+        if t0.dim() + t1.dim() and times.dim() == 1:
+            times = times.unsqueeze(-1)  # each sample's own
+        rounded = isinstance(saveat, Tensor) and saveat.is_floating_point()
+        slack = 4 * torch.finfo(saveat.dtype if rounded else torch.float64).eps * torch.maximum(t0.abs(), t1.abs())
+        last = (times - t1).abs() <= slack
+        fits = last | ((times - t0).abs() <= (t1 - t0).abs() - self.b + slack)
+        if not torch.compiler.is_compiling() and not bool(fits.all()):
+            late = times.expand_as(fits)[~fits].tolist()[:8]
+            raise InvalidProblemError(
+                f"saveat: got {late} with STEER(b={self.b}), which may end before them; expected times no later than b "
+                "before t1, or t1 itself (its row is that of the random end), or a smaller b"
+            )
+        return torch.where(last, end, times)
 
     def start(self, y0: Tensor, lanes: Tensor, span: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Zero."""
@@ -67,3 +91,13 @@ class STEER(Regularizer):
         """Zero."""
         del accepted, plan
         return state[0], 0
+
+
+def _as_times(saveat: Any) -> Tensor | None:
+    """Save times in float64; None where there are none, or the solve refuses them."""
+    if isinstance(saveat, Tensor):
+        return None if saveat.is_complex() or saveat.dtype == torch.bool else saveat.to(torch.float64)
+    try:
+        return None if saveat is None else as_clock(saveat)
+    except (TypeError, ValueError, RuntimeError):
+        return None

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers import Status
+from neuralde.solvers.scalars import as_clock
 from neuralde.solvers.tolerances import strictest
 
 from ..listeners import Solved, listening
@@ -96,7 +97,7 @@ def _rate(accepted: Tensor, problem: Any) -> float | None:
     span = getattr(problem, "tspan", None)
     if span is None:
         return None
-    length = torch.as_tensor(span[1] - span[0]).detach().abs().to(accepted.device, torch.float64)
+    length = as_clock(span[1] - span[0], accepted.device).detach().abs()
     rate = torch.where(length > 0, accepted / length, 0.0)
     return float(rate.max()) if rate.numel() else 0.0
 

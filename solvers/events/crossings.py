@@ -17,7 +17,7 @@ from torch import Tensor
 from ..attempt import RUNNING, Carry, Plan, Trial
 from ..errors import InvalidProblemError
 from ..method import Method, VectorField
-from ..scalars import Scalar, any_true, both, choose, negate, real_dtype, select
+from ..scalars import Scalar, any_true, as_clock, both, choose, negate, real_dtype, select
 from ..solution import Status
 from .event import EventState, Fired
 from .locate import Path, Place, hits_at, locate, quiet, search_step
@@ -90,7 +90,7 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
         search = search_step(events, path, state, accept)
         due = torch.zeros_like(state.zero)
         if events.has_times:
-            inside = path.t_end != torch.as_tensor(plan.t1, dtype=torch.float64)
+            inside = path.t_end != as_clock(plan.t1)
             due = events.due(path.t_end) & (accept & inside).unsqueeze(-1)
         if search is None or not bool(search.found.any()):
             if not events.has_times or not bool(due.any()):

@@ -201,9 +201,8 @@ def _not_later(path: Path, search: Search, root: Tensor, others: list[int], zero
 
 def _together(path: Path) -> Tensor:
     """How close, relative to the step, two roots are at the same time."""
-    eps = torch.finfo(real_dtype(path.step.y)).eps
-    near = _TOGETHER * eps * torch.maximum(path.t_end.abs(), path.length.abs())
-    return near / torch.where(path.length == 0, 1.0, path.length).abs()
+    # In units of the step, in which the state is rounded: the clock itself is float64, however late it is.
+    return _TOGETHER * path.resolution / torch.where(path.length == 0, 1.0, path.length).abs()
 
 
 def _root(path: Path, index: int, search: Search, zero: Tensor, start: Tensor) -> Tensor:

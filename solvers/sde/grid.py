@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..brownian.path import BrownianPath, Increment
-from ..scalars import Scalar, spread
+from ..scalars import Scalar, as_clock, spread
 from .noise import Noise
 
 
@@ -25,7 +25,7 @@ class GridNoise(Noise):
 
     def __init__(self, path: BrownianPath, t0: Tensor, t1: Tensor, seed: int | Tensor | None = None) -> None:
         super().__init__(path, seed)
-        torch._assert_async((torch.as_tensor(path.dt) > 0).all(), "dt: expected a positive number")
+        torch._assert_async((as_clock(path.dt) > 0).all(), "dt: expected a positive number")
         cells = path.cell(t1)
         whole = torch.floor(cells + path.slack(cells))
         self.tail = path.within(torch.minimum(path.time(whole), t1), t1)

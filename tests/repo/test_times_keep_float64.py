@@ -1,0 +1,66 @@
+"""No time passes through float32: a Python number becomes a tensor with a dtype that is named, or is no time."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAKERS = {"as_tensor", "tensor", "full", "scalar_tensor", "asarray", "linspace"}
+# What is made without a dtype, and is no time: flags, counts, indices, seeds, shapes, numbers of the caller's own dtype.
+NO_TIMES = {
+    "solvers/brownian/path.py": {"index"},
+    "solvers/events/crossings.py": {"trial.accept", "fired.hits", "fired.changed"},
+    "solvers/events/event.py": {
+        "[event.terminal for event in events]",
+        "[event.apply is not None for event in events]",
+    },
+    "solvers/events/log.py": {"[fired.hits]", "[fired.primary]"},
+    "solvers/field.py": {"as_time(x, y)"},  # a tensor already, in the precision in which a field receives the time
+    "solvers/stops.py": {"as_time(t, like)", "as_time(t_end, like)", "value"},
+    "solvers/prepare.py": {"saveat", "event.ts"},  # their kind and shape; numbers are read again in float64
+    "solvers/saving.py": {"[len(starts) == 0]", "request.rows"},
+    "solvers/sde/testing.py": {"[0.9, 0.7]", "[-0.4, 0.5]"},
+    "solvers/solution.py": {"[int(self.status)]"},
+    "neuralde/ensemble.py": {"sol.status"},
+    "neuralde/listeners.py": {"value"},
+    "neuralde/progress.py": {"carry.steps"},
+    "neuralde/regularizers/schedules.py": {"getattr(solution.stats, self.count)"},
+    "neuralde/testing/record.py": {"value", "solution.status"},
+}
+
+
+def bare(tree: ast.AST) -> list[str]:
+    """The first argument of each call that makes a tensor of torch's default dtype, or of whatever it is given."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner = node.func.value
+        if not isinstance(owner, ast.Name) or owner.id != "torch" or node.func.attr not in MAKERS:
+            continue
+        if "dtype" not in {keyword.arg for keyword in node.keywords}:
+            found.append(ast.unparse(node.args[0]))
+    return found
+
+
+def test_the_search_sees_what_it_should():
+    seen = bare(
+        ast.parse("torch.as_tensor(t1 - t0)\ntorch.full((), t)\ntorch.tensor(t, dtype=torch.float64)\nas_clock(t)")
+    )
+    assert seen == ["t1 - t0", "()"]
+
+
+@pytest.mark.parametrize("layer", ["solvers", "adjoints", "neuralde"])
+def test_every_number_that_becomes_a_tensor_names_its_dtype(layer):
+    if not (ROOT / "setup.py").exists():
+        pytest.skip("needs the source tree")
+    wrong = []
+    for file in sorted((ROOT / layer).rglob("*.py")):
+        name = file.relative_to(ROOT).as_posix()
+        if file.is_relative_to(ROOT / "neuralde" / "bench") or file.is_relative_to(ROOT / "neuralde" / "experiments"):
+            continue
+        if name.startswith(("neuralde/solvers/", "neuralde/adjoints/")):
+            continue  # links to the layers themselves
+        wrong += [f"{name}: {x}" for x in bare(ast.parse(file.read_text("utf-8"))) if x not in NO_TIMES.get(name, ())]
+    assert not wrong, "times: take solvers.scalars.as_clock; what is no time: name a dtype, or list it above"
