@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from neuralde.solvers.solution import Status
 from neuralde.solvers.state import Packing
 from neuralde.solvers.steady.linear import Dense, Linearized, LinearSolver, check_linear, linear_solver
 from neuralde.solvers.steady.search import Found, Residual, Stop
+from neuralde.solvers.steady.spectrum import Anchored, beside, conserved_totals, strength
 
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities, who_has
@@ -41,10 +42,17 @@ class ImplicitAdjoint(Adjoint):
     by GMRES on backward passes through ``f``, without a matrix. The gradient with respect to ``y0`` is zero: a small
     change of it does not change the equilibrium. Second derivatives are right, third ones are refused.
 
+    Where the field conserves totals :math:`W^T y`, J is singular, and the equilibrium depends on ``y0`` by them. With the
+    matrix, the totals are held (:math:`W^T J = 0`, and W has orthonormal columns):
+
+    .. math:: (J - c\, W W^T)\, dy^* = -\partial_\theta f\, d\theta - c\, W W^T dy_0
+
+    gives both gradients, for any number c. It is refused where the totals themselves depend on parameters.
+
     A gradient is refused with a :class:`neuralde.ConvergenceError` where there is none: at a state that is no
-    equilibrium, because the search failed; where J is singular, as on a continuum of equilibria (a conserved quantity)
-    or at a bifurcation; and, with ``check``, where the residual that the tolerance left changes the gradient by more
-    than a tenth. Newton's method also finds unstable equilibria, and their gradient is right too.
+    equilibrium, because the search failed; where J is singular for another reason, on a curved continuum of equilibria or
+    at a bifurcation (or singular at all, with GMRES); and, with ``check``, where the residual that the tolerance left
+    changes the gradient by more than a tenth. Newton's method also finds unstable equilibria, and their gradient is right too.
 
     Args:
         linear: ``"dense"``, ``"gmres"``, or ``"auto"``: dense for up to 128 unknowns (of each sample).
@@ -124,7 +132,8 @@ class ImplicitAdjoint(Adjoint):
         if not y0.requires_grad and not live and not captured:
             return y
         watched = Unchanged(live), Unchanged(captured)
-        run = _Run(self, residual, found, stop, copies, captured, setting, calls[-1].value, *watched)
+        start = y0.detach().requires_grad_(y0.requires_grad)
+        run = _Run(self, residual, found, stop, copies, captured, setting, calls[-1].value, *watched, start)
         return _Implicit.apply(run, y0, y, *live, *captured)
 
 
@@ -154,11 +163,20 @@ class _Run:
     value: Tensor
     inputs: Unchanged
     parameters: Unchanged
+    start: Tensor
+    """The packed ``y0``, a copy."""
+    held: Anchored | None = None
+    """The field with its conserved totals held, where that is the system to solve."""
 
     @property
     def wanted(self) -> list[Tensor]:
         """What the gradient is asked of, in order."""
-        return [*self.copies, *self.captured]
+        return [*self.copies, *self.captured, *([self.start] if self.start.requires_grad else [])]
+
+    @property
+    def system(self) -> Callable[[Tensor], Tensor]:
+        """The equation of which the equilibrium is an isolated root."""
+        return self.residual if self.held is None else self.held
 
     @property
     def tol(self) -> float:
@@ -169,7 +187,7 @@ class _Run:
 
     def linearized(self, x: Tensor | None = None) -> Linearized:
         """The field at the equilibrium, called again."""
-        return Linearized(self.residual, self.found.x if x is None else x)
+        return Linearized(self.system, self.found.x if x is None else x)
 
     def solver(self, at: Linearized) -> LinearSolver:
         """Linear systems with its Jacobian."""
@@ -189,17 +207,21 @@ class _Implicit(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         run, (y0, *inputs) = ctx.run, ctx.saved_tensors
         refuse_batches(run.adjoint.name, (g,))
-        zero = torch.zeros_like(y0) if y0.requires_grad else None
+        first = torch.zeros_like(y0) if y0.requires_grad else None
         if not g.numel():
-            return None, zero, None, *(torch.zeros_like(x) for x in inputs)
+            return None, first, None, *(torch.zeros_like(x) for x in inputs)
         with run.setting.restored(run.captured):
             if torch.is_grad_enabled():
-                grads = _Twice.apply(run, g, *inputs)
-                return None, zero, None, *((grads,) if isinstance(grads, Tensor) else grads)
-            at, _, adjoint = _adjoint(run, run.residual.flat(g))
-            grads = torch.autograd.grad(at.out, run.wanted, adjoint, allow_unused=True) if run.wanted else ()
-        _unchanged(run, grads)
-        return None, zero, None, *grads
+                grads = _Twice.apply(run, g, *inputs, *([y0] if y0.requires_grad else []))
+                grads = (grads,) if isinstance(grads, Tensor) else grads
+            else:
+                at, _, adjoint = _adjoint(run, run.residual.flat(g))
+                grads = torch.autograd.grad(at.out, run.wanted, adjoint, allow_unused=True) if run.wanted else ()
+                _unchanged(run, grads)
+        if y0.requires_grad:
+            *grads, last = grads
+            first = first if last is None else last
+        return None, first, None, *grads
 
 
 def _adjoint(run: _Run, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
@@ -208,13 +230,19 @@ def _adjoint(run: _Run, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
     run.inputs.check()
     with torch.enable_grad():
         since = sequence_number()
+    run.held = None
     at = run.linearized()
     refuse_unknown([at.out], [at.x, *run.copies], run.captured, since)
     _refuse_changed(run, at)
     solver = run.solver(at)
+    limit = 1.0 / (torch.finfo(g.dtype).eps * max(10, g.shape[1]))
+    if isinstance(solver, Dense):
+        singular = (g != 0).any(dim=1) & (solver.nearly_singular | ~(solver.condition <= limit))
+        if bool(singular.any()) and _hold(run, g, solver, singular):
+            at = run.linearized()
+            solver = run.solver(at)
     condition = solver.condition
     if condition is not None:
-        limit = 1.0 / (torch.finfo(g.dtype).eps * max(10, g.shape[1]))
         _refuse(run, g, ~(condition <= limit), f"its condition number is {condition.max().item():.1e}")
     adjoint, _ = solver.solve(-g, transposed=True, rtol=run.tol)
     adjoint = torch.where((g != 0).any(dim=1, keepdim=True), adjoint, 0.0)
@@ -228,6 +256,38 @@ def _adjoint(run: _Run, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
     if run.adjoint.checks:
         _refuse_untrusted(run, g, at, solver, adjoint)
     return at, solver, adjoint
+
+
+def _hold(run: _Run, g: Tensor, solver: Dense, singular: Tensor) -> bool:
+    """Hold the totals that make the Jacobian singular; False where there are none. Refuses those that parameters move."""
+    x, rows = run.found.x, singular.reshape(-1, 1, 1)
+    projector, count = conserved_totals(run.residual, x, solver.matrix)
+    projector = torch.where(rows, projector, 0.0)
+    if not bool(((count > 0) & singular).any()):
+        return False
+    start = run.residual.flat(run.start)
+    moved = run.stop.size(torch.einsum("bij,bj->bi", projector, x - start.detach()))
+    rounding = 1e3 * torch.finfo(x.dtype).eps * run.stop.size(x.abs() + start.detach().abs())
+    _refuse(run, g, moved > 10 * run.stop.allowed(x) + rounding, "totals that the field conserves are not those of y0")
+    given = [*run.copies, *run.captured]
+    small = 1e-6 if x.dtype == torch.float64 else 1e-3
+    made = torch.Generator().manual_seed(29)
+    probe = torch.randn(x.shape, generator=made, dtype=torch.float64).to(x)
+    along = torch.einsum("bij,bj->bi", projector, probe)
+    for place in (x, beside(x)) if given else ():
+        out = run.linearized(place).out
+        if not out.requires_grad:
+            continue
+        ours, all_of_it = (
+            torch.autograd.grad(out, given, v, retain_graph=True, allow_unused=True) for v in (along, probe)
+        )
+        for part, whole in zip(ours, all_of_it, strict=True):
+            if part is not None and whole is not None and bool(part.abs().max() > small * whole.abs().max()):
+                _refuse(run, g, singular, "a total that the field conserves depends on its parameters")
+    with torch.enable_grad():
+        start = run.residual.flat(run.start)
+    run.held = Anchored(run.residual, projector, start, strength(solver.matrix))
+    return True
 
 
 def _refuse_failed(run: _Run, g: Tensor) -> None:
@@ -244,8 +304,13 @@ def _refuse_failed(run: _Run, g: Tensor) -> None:
 def _refuse_changed(run: _Run, at: Linearized) -> None:
     """Refuse to go on where the field is not the function that it was in the solve."""
     size, before = run.stop.size(at.value - run.value), run.stop.size(run.value)
-    allowed = 1e-2 * before + run.stop.allowed(run.found.x)
-    if bool((size > allowed)[run.found.status == int(Status.SUCCESS)].any()):
+    found = run.found.status == int(Status.SUCCESS)
+    if bool((size > 1e-2 * before)[found].any()):
+        # As much as the field changes over what the tolerance leaves is no change of the function.
+        probe = torch.ones_like(at.value)
+        rate = run.stop.size(at.transposed(probe)) / run.stop.size(probe).clamp(min=1e-30)
+        before = before + 100 * rate * run.stop.allowed(run.found.x)
+    if bool((size > 1e-2 * before)[found].any()):
         run.parameters.check()
         raise RuntimeError(
             "f: gave other values in the backward pass, where ImplicitAdjoint calls it again, than in the solve: it is "
@@ -260,8 +325,8 @@ def _refuse(run: _Run, g: Tensor, wrong: Tensor, why: str, coupled: bool = False
         more = "; or the samples of a per_sample solve depend on each other" if coupled and len(g) > 1 else ""
         raise ConvergenceError(
             f"the Jacobian of f at the steady state is singular, or too nearly so, for a gradient{_rows(run, wrong)} "
-            f"({why}): the equilibrium is not isolated (a conserved quantity: eliminate a state), or lies at a "
-            f"bifurcation{more}"
+            f'({why}): the equilibrium is not isolated (a conserved total: ImplicitAdjoint("dense") holds '
+            f"it), or lies at a bifurcation{more}"
         )
 
 
@@ -293,7 +358,7 @@ def _rows(run: _Run, wrong: Tensor) -> str:
 
 
 def _unchanged(run: _Run, grads: Sequence[Tensor | None]) -> None:
-    run.parameters.check(list(grads[len(run.copies) :]))
+    run.parameters.check(list(grads[len(run.copies) : len(run.copies) + len(run.captured)]))
 
 
 class _Twice(torch.autograd.Function):
@@ -314,7 +379,7 @@ class _Twice(torch.autograd.Function):
             ctx.g = g.detach().requires_grad_()
             live = at.x.detach()
             for _ in range(2):
-                move = _Solve.apply(run.residual(live), solver, asked, False, run.tol)
+                move = _Solve.apply(run.system(live), solver, asked, False, run.tol)
                 live = live - (move - move.detach())
             out = run.residual.packed(live)
             ctx.grads = torch.autograd.grad(out, run.wanted, ctx.g, create_graph=True, allow_unused=True)

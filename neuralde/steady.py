@@ -110,5 +110,7 @@ def _solution(packing: Packing, found: Found, y1: Tensor) -> Solution:
         stats=SteadyStats(**{name: each(count) for name, count in counts.items()}),
         status=found.status if lanes else Status(int(found.status)),
         residual=each(found.residual),
+        unstable=each(found.unstable),
+        singular=each(found.singular),
         _end=each(found.t),
     )

@@ -169,6 +169,9 @@ class Solution:
             with ``per_sample`` ``(B,)``, or -1.
         events: with ``events=``, an :class:`EventLog` of all that happened.
         residual: of a steady state, the norm of the field at ``y1``, ``(B,)`` with ``per_sample``; else None.
+        unstable: of a steady state, True where small differences from it are known to grow (up to 128 unknowns).
+        singular: of a steady state, True where its Jacobian is known to be singular: it is not isolated, because totals
+            are conserved, say, or lies at a bifurcation.
         seed: of an SDE's noise, given or drawn; None where a path was given.
         path: an SDE's noise: ``path(s, t)`` gives its increments, between the steps as well.
 
@@ -192,6 +195,8 @@ class Solution:
     event_index: Any = None
     events: EventLog | None = None
     residual: Any = None
+    unstable: Any = None
+    singular: Any = None
     seed: Any = None
     path: Any = field(default=None, repr=False)
     dense: DenseOutput | None = field(default=None, repr=False)
@@ -243,7 +248,8 @@ class Solution:
         place = f"t = {end!r}"
         if self.residual is not None:
             place = f"a residual of {number(self.residual):.3g}" + ("" if math.isinf(end) else f" at {place}")
-        return f"{place} after {steps} steps and {nfe} field calls"
+        said = " (the Jacobian there is singular)" if self.singular is not None and bool(number(self.singular)) else ""
+        return f"{place}{said} after {steps} steps and {nfe} field calls"
 
 
 def failure(

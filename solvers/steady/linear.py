@@ -92,14 +92,33 @@ class Dense(LinearSolver):
     """By the matrix and its LU factorization."""
 
     def __init__(self, at: Linearized) -> None:
-        self.matrix = at.dense()
-        self.products = torch.full((len(at.value),), at.value.shape[1], dtype=torch.int64, device=at.value.device)
+        self._set(at.dense())
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> Dense:
+        """The solver of matrices that are there already, ``(B, n, n)``."""
+        solver = cls.__new__(cls)
+        solver._set(matrix)
+        return solver
+
+    def _set(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self.products = torch.full((len(matrix),), matrix.shape[1], dtype=torch.int64, device=matrix.device)
         self.finite = self.matrix.isfinite().all(dim=(1, 2)) if self.matrix.numel() else self.products >= 0
         # Rows that are not finite get a factorization of something else, and NaN as their result.
         self._safe = torch.where(
-            self.finite.reshape(-1, 1, 1), self.matrix, torch.eye(self.matrix.shape[-1]).to(at.value)
+            self.finite.reshape(-1, 1, 1), self.matrix, torch.eye(self.matrix.shape[-1]).to(matrix)
         )
         self._factors = torch.linalg.lu_factor_ex(self._safe)[:2]
+
+    @property
+    def nearly_singular(self) -> Tensor:
+        """Rows whose factorization has a pivot that is rounding beside its column."""
+        if not self.matrix.shape[-1]:
+            return torch.zeros_like(self.finite)
+        pivots = self._factors[0].diagonal(dim1=1, dim2=2).abs()
+        limit = 100 * self.matrix.shape[-1] * torch.finfo(self.matrix.dtype).eps
+        return self.finite & (pivots <= limit * self._safe.abs().amax(dim=1)).any(dim=1)
 
     @property
     def condition(self) -> Tensor:

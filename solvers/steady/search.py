@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attempt import RUNNING, Carry, Plan, attempt, settle
+from ..attempt import Plan
 from ..checks import fraction, positive
 from ..controllers import Controller
 from ..errors import InvalidProblemError
@@ -21,12 +21,18 @@ from ..norms import rms
 from ..prepare import prepare_plan
 from ..problems import ODEProblem, SteadyStateProblem
 from ..runge_kutta import Tsit5
-from ..scalars import Scalar, any_true, both, maximum, real_dtype, select, spread
+from ..scalars import Scalar, spread
 from ..sde.method import SDEMethod
 from ..solution import Status
 from ..state import Packing
+from .flow import Flow, Judge
 
 NORMS = ("rms", "max", "l2")
+# From where a state is polished, relative to it; and how much farther than predicted it may be moved by that.
+_LOOSE = 0.01
+_NEAR = 4.0
+# How long to integrate, in units in which the state changes by its own size.
+_LONGEST = 1e16
 
 
 class Residual:
@@ -72,7 +78,12 @@ class Residual:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stop:
-    r"""The stopping rule :math:`\|f(y)\| \le \text{atol} + \text{rtol}\,\|y\|`, for every row of real vectors."""
+    r"""The stopping rule :math:`\|\Delta\| \le \text{atol} + \text{rtol}\,\|y\|`, for every row of real vectors.
+
+    :math:`\Delta` is how far the equilibrium is predicted to be, by Newton's step or another. It is compared with the
+    state, and not the field with the state, because a field has a unit of time: that of :math:`10^{-4} (2 - y)` is small
+    everywhere.
+    """
 
     rtol: float
     atol: float
@@ -85,13 +96,8 @@ class Stop:
         return torch.linalg.vector_norm(x, dim=1) / (math.sqrt(max(x.shape[1], 1)) if self.norm == "rms" else 1.0)
 
     def allowed(self, x: Tensor) -> Tensor:
-        """The largest residual that counts as none."""
+        """The farthest that the equilibrium may be."""
         return self.atol + self.rtol * self.size(x)
-
-    def holds(self, x: Tensor, value: Tensor) -> Tensor:
-        """Whether the rule holds; False where anything is NaN or infinite."""
-        size = self.size(value)
-        return (size <= self.allowed(x)) & size.isfinite()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -104,17 +110,10 @@ class Found:
     t: Tensor
     counts: dict[str, Tensor]
     """``nfe``, ``steps``, ``accepted``, ``jacobians``, ``linear_solves``, ``products``."""
-
-    def then(self, second: Found, went: Tensor) -> Found:
-        """The end of a second search, for the rows that went on to it, with the counts of both."""
-        keep = went.unsqueeze(-1)
-        return Found(
-            x=torch.where(keep, second.x, self.x),
-            residual=torch.where(went, second.residual, self.residual),
-            status=torch.where(went, second.status, self.status),
-            t=self.t,
-            counts={name: count + torch.where(went, second.counts[name], 0) for name, count in self.counts.items()},
-        )
+    unstable: Tensor
+    """Rows at an equilibrium from which small differences grow, where that is known."""
+    singular: Tensor
+    """Rows with a singular Jacobian, where that is known."""
 
 
 COUNTS = ("nfe", "steps", "accepted", "jacobians", "linear_solves", "products")
@@ -150,25 +149,33 @@ class SteadyStateMethod(ABC):
 
 
 class DynamicSS(SteadyStateMethod):
-    r"""Integrate :math:`y' = f(y)` from ``y0`` until the field is zero to the tolerance; the default.
+    r"""Integrate :math:`y' = f(y)` from ``y0`` until it has arrived at an equilibrium; the default.
 
-    It finds the equilibrium to which the system itself goes, and stable ones only. The path is not the result, so a step
-    may be wrong by a part of its own length (``path_rtol``) rather than by the tolerance. Steps then stay within the
-    limits of stability and the residual falls all the way, however small ``rtol`` and ``atol`` are. Mind that a state
-    that grows without end may meet a rule that is relative to it; ``rtol=0`` asks for a field of zero.
+    It finds the equilibrium to which the system itself goes, and stable ones only: a state that the flow merely passes, near
+    a saddle, is passed. It has arrived where :math:`\|J^{-1} f(y)\| \le \text{atol} + \text{rtol} \|y\|`, that is, where
+    the equilibrium of the linearization is no farther than the tolerance. The rule has no unit of time in it, and on a slow
+    manifold it waits for the slow modes. It is looked at only where the rate that the last step has seen,
+    :math:`\|\Delta f\| / \|\Delta y\|`, makes it likely; two or three times in a search are usual.
+
+    The path is not the result, so a step may be wrong by a part of its own length (``path_rtol``) rather than by the
+    tolerance. Steps then stay within the limits of stability and the residual falls all the way, however small ``rtol`` and
+    ``atol`` are. Clocks are in a unit of the field's own, unless ``dt``, ``t_max`` or ``controller`` speak of times.
 
     Args:
         solver: the method of integration; :class:`Tsit5` if None. One without error estimate needs ``dt`` in ``solve``.
-        t_max: how long to integrate, in units of time.
-        norm: of the stopping rule :math:`\|f(y)\| \le \text{atol} + \text{rtol}\|y\|`: ``"rms"`` (root mean square),
-            ``"max"`` or ``"l2"``; with ``per_sample`` of each sample.
+        t_max: how long to integrate, in units of time; None: for as long as ``max_steps`` allows.
+        norm: of the rule: ``"rms"`` (root mean square), ``"max"`` or ``"l2"``; with ``per_sample`` of each sample.
         path_rtol: the error of a step relative to its length. It decides how weakly damped an oscillation may be, about
             ``path_rtol`` of its frequency, for the numerical solution to come to rest too.
         controller: step-size control, as in ``solve``.
         dt: the first step, or the step of a method without error estimate; None: chosen from the field.
-        polish: a root finder, such as :class:`Newton`, that goes on from where
-            :math:`\|f(y)\| \le \text{atol} + 0.01 \|y\|`: explicit integration of a stiff field is slow, and Newton's method
-            converges quadratically once it is close.
+        polish: a root finder, such as :class:`Newton`, that goes on from where the equilibrium is within 1 % of the state:
+            explicit integration of a stiff field is slow, and Newton's method converges quadratically once it is close.
+            What it finds is taken if it is as near as predicted, has the same conserved totals and is not unstable; else
+            the integration goes on.
+        check: False believes the rate that the last step has seen. It saves the linearizations (one call of the field and n
+            products each; GMRES above 128 unknowns), and may stop on a slow manifold, or at a saddle. Fields without
+            derivatives, such as those that call NumPy, are not checked.
 
     References:
         Rackauckas, Nie: DifferentialEquations.jl. J. Open Research Software 5 (2017), whose name this has.
@@ -185,44 +192,89 @@ class DynamicSS(SteadyStateMethod):
         self,
         solver: Method | None = None,
         *,
-        t_max: float = 1e8,
+        t_max: float | None = None,
         norm: str = "rms",
         path_rtol: float = 1e-3,
         controller: Controller | None = None,
         dt: float | None = None,
         polish: SteadyStateMethod | None = None,
+        check: bool = True,
     ) -> None:
         self.solver = Tsit5() if solver is None else solver
         if not isinstance(self.solver, Method) or isinstance(self.solver, SDEMethod) or self.solver.reversible:
             raise InvalidProblemError(
                 f"solver: got {solver!r}; expected a method for ODEs such as Tsit5(), not a Reversible one"
             )
-        t_max, path_rtol = positive(t_max, "t_max"), fraction(path_rtol, "path_rtol")
+        t_max = None if t_max is None else positive(t_max, "t_max")
+        path_rtol = fraction(path_rtol, "path_rtol")
         if not isinstance(controller, (Controller, type(None))):
             raise InvalidProblemError(f"controller: got {controller!r}; expected one such as PIController()")
         if polish is not None and (not isinstance(polish, SteadyStateMethod) or isinstance(polish, DynamicSS)):
             raise InvalidProblemError(f"polish: got {polish!r}; expected a root finder such as Newton()")
-        self.t_max, self.norm, self.controller, self.dt = t_max, check_norm(norm), controller, dt
+        self.t_max = t_max
+        self.norm, self.controller, self.dt, self.check = check_norm(norm), controller, dt, bool(check)
         self.polish, self.path_rtol = polish, path_rtol
 
     def __repr__(self) -> str:
         return f"DynamicSS({self.solver!r})"
 
     def find(self, problem: SteadyStateProblem, residual: Residual, x: Tensor, stop: Stop, max_steps: int) -> Found:
-        """Integrate, and polish what arrived."""
-        first = stop if self.polish is None else replace(stop, rtol=max(stop.rtol, 0.01))
-        found = self._integrate(problem, residual, x, first, max_steps)
-        if self.polish is None:
-            return found
-        went = found.status == int(Status.SUCCESS)
-        return found.then(self.polish.find(problem, residual, found.x, stop, max_steps), went)
+        """Integrate, and polish what arrived; where that leads elsewhere than the flow, go on integrating."""
+        flow = self._flow(problem, residual, x, stop, max_steps)
+        loose = torch.full_like(x[:, 0] if x.shape[1] else x.new_zeros(len(x)), stop.rtol)
+        if self.polish is not None:
+            loose = loose.clamp(min=_LOOSE)
 
-    def _integrate(
-        self, problem: SteadyStateProblem, residual: Residual, x: Tensor, stop: Stop, max_steps: int
-    ) -> Found:
+        def allowed(x: Tensor) -> Tensor:
+            return stop.atol + loose * stop.size(x)
+
+        flow.run(allowed)
+        x, polished = flow.x, torch.zeros_like(flow.arrived)
+        size, singular = stop.size(flow.value), flow.judge.singular
+        while self.polish is not None:
+            waits = flow.arrived & ~polished & (loose > stop.rtol)
+            if not bool(waits.any()):
+                break
+            second = self.polish.find(problem, residual, flow.x, stop, max_steps)
+            for name, count in second.counts.items():
+                flow.judge.counts[name] += torch.where(waits, count, 0)
+            good = waits & self._same(flow, second, waits, stop)
+            keep = good.unsqueeze(-1)
+            x, size = torch.where(keep, second.x, x), torch.where(good, second.residual, size)
+            singular = torch.where(good, singular | second.singular, singular)
+            polished = polished | good
+            loose = torch.where(waits, (0.1 * loose).clamp(min=stop.rtol), loose)
+            flow.resume(waits & ~good)
+            flow.run(allowed)
+        found = self._found(flow, stop)
+        found.x = torch.where(polished.unsqueeze(-1), x, found.x)
+        found.residual = torch.where(polished, size, found.residual)
+        found.singular = torch.where(polished, singular, found.singular)
+        return found
+
+    @staticmethod
+    def _same(flow: Flow, second: Found, rows: Tensor, stop: Stop) -> Tensor:
+        """Whether the polished state is the one to which the flow goes: as near as predicted, and no difference grows there."""
+        moved, predicted = stop.size(second.x - flow.x), flow.judge.moves.to(flow.x.dtype)
+        near = moved <= _NEAR * predicted + stop.allowed(flow.x)
+        good = rows & (second.status == int(Status.SUCCESS)) & near
+        if not bool(good.any()):
+            return good
+        there = torch.where(good.unsqueeze(-1), second.x, flow.x)
+        return good & ~flow.judge.leaves(there, torch.zeros_like(moved), good)
+
+    def _flow(self, problem: SteadyStateProblem, residual: Residual, x: Tensor, stop: Stop, max_steps: int) -> Flow:
         packing, y0 = residual.packing, residual.packed(x)
+        slope = residual.at(0.0, y0)
+        own = self.t_max is None and self.dt is None and self.controller is None
+        unit = _unit(y0, slope, stop, packing.per_sample) if own else 1.0
+
+        def field(t: Scalar, y: Tensor) -> Tensor:
+            value = residual.at(t, y)
+            return value * spread(unit, value) if own else value
+
         plan = prepare_plan(
-            ODEProblem(problem.f, problem.y0, (0.0, self.t_max), problem.args),
+            ODEProblem(problem.f, problem.y0, (0.0, _LONGEST if self.t_max is None else self.t_max), problem.args),
             packing,
             y0,
             self.solver,
@@ -232,35 +284,34 @@ class DynamicSS(SteadyStateMethod):
             max_steps=max_steps,
             per_sample=packing.per_sample,
         )
-        plan = replace(plan, field=residual.at)
-        slope = plan.field(0.0, y0)
+        plan = replace(plan, field=field)
+        slope = slope * spread(unit, slope) if own else slope
         carry = start(plan, y0, self._first_step(plan), slope)
-        carry = _arrived(residual, stop, carry, slope)
-        while any_true(carry.status == RUNNING):
-            now = _relative(plan, carry.h, carry.y, slope, self.path_rtol)
-            trial = attempt(now, carry._replace(slope=slope))
-            carry = settle(now, carry, trial)
-            if carry.slope is not None:
-                slope = carry.slope
-            elif any_true(trial.accept):
-                slope = plan.field(0.0, carry.y)
-                carry = carry._replace(nfe=carry.nfe + select(trial.accept, 1, 0))
-            carry = _arrived(residual, stop, carry, slope)
-        rows, value = residual.flat(carry.y), residual.flat(slope)
+        judge = Judge(residual, stop, no_counts(x), self.check)
+        return Flow(plan, carry, slope, residual.flat, judge, self.path_rtol, unit)
+
+    @staticmethod
+    def _found(flow: Flow, stop: Stop) -> Found:
+        """Where the flow is."""
+        carry, judge, device = flow.carry, flow.judge, flow.x.device
 
         def each(number: Scalar, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.as_tensor(number, dtype=dtype, device=x.device).reshape(-1)
+            return torch.as_tensor(number, dtype=dtype, device=device).reshape(-1)
 
         status = each(carry.status)
         # Arriving at the end of the interval is what a solve calls success; here it is a search that found nothing.
-        late = (status == int(Status.SUCCESS)) & ~stop.holds(rows, value)
-        counts = no_counts(x) | {name: each(getattr(carry, name)) for name in ("nfe", "steps", "accepted")}
+        status = torch.where((status == int(Status.SUCCESS)) & ~flow.arrived, int(Status.NOT_CONVERGED), status)
+        counts = dict(judge.counts)
+        for name in ("nfe", "steps", "accepted"):
+            counts[name] = counts[name] + each(getattr(carry, name))
         return Found(
-            x=rows,
-            residual=stop.size(value),
-            status=torch.where(late, int(Status.NOT_CONVERGED), status),
-            t=each(carry.t, torch.float64),
+            x=flow.x,
+            residual=stop.size(flow.value),
+            status=status,
+            t=each(carry.t, torch.float64) * flow.unit,
             counts=counts,
+            unstable=judge.unstable & flow.arrived,
+            singular=judge.singular & flow.arrived,
         )
 
     def _first_step(self, plan: Plan) -> float | None:
@@ -272,25 +323,13 @@ class DynamicSS(SteadyStateMethod):
         return None if dt is None else positive(dt, "dt")
 
 
-def _relative(plan: Plan, h: Scalar, y: Tensor, slope: Tensor, path_rtol: float) -> Plan:
-    r"""The plan with an absolute tolerance of a part of the length of the coming step, :math:`h \|f\|`, for each row.
-
-    A fixed tolerance would let the state wander by so much around the equilibrium, and the residual by as much times the
-    field's Lipschitz constant, which may never fall below the stopping rule.
-    """
-    if not plan.controller.adaptive:
-        return plan
-    smallest = 8 * torch.finfo(real_dtype(y)).eps  # of the state; below this the error estimate is rounding
-    length, size = plan.read(rms(slope, plan.per_sample)), plan.read(rms(y, plan.per_sample))
-    allowed = maximum(path_rtol * h * length, maximum(smallest * size, torch.finfo(real_dtype(y)).tiny))
-    return replace(plan, rtol=0.0, atol=spread(allowed, y))
-
-
-def _arrived(residual: Residual, stop: Stop, carry: Carry, slope: Tensor) -> Carry:
-    """The carry with those rows stopped at which the rule holds."""
-    holds = stop.holds(residual.flat(carry.y), residual.flat(slope))
-    steady: Scalar = bool(holds) if isinstance(carry.status, int) else holds
-    return carry._replace(status=select(both(steady, carry.status == RUNNING), int(Status.SUCCESS), carry.status))
+def _unit(y0: Tensor, slope: Tensor, stop: Stop, per_sample: bool) -> Scalar:
+    """A unit of time in which the state changes by its own size: a power of two, so that no digit is lost."""
+    size, rate = rms(y0, per_sample).to(torch.float64), rms(slope, per_sample).to(torch.float64)
+    size = torch.where(size > 0, size, stop.atol if stop.atol > 0 else 1.0)
+    unit = torch.exp2((size / rate).log2().round().clamp(-120, 120))
+    unit = torch.where(unit.isfinite() & (unit > 0), unit, 1.0)
+    return unit if per_sample else unit.item()
 
 
 def check_norm(norm: object) -> str:

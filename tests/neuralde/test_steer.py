@@ -90,6 +90,6 @@ def test_save_times_that_some_draw_would_not_reach_are_always_refused():
     for saveat in ("steps", None, [0.75], [0.75, 1.0]):
         nde.solve(clock(), saveat=saveat, regularizers=[STEER(0.25)])
     for saveat in ("no", torch.tensor([True, False]), [[0.1], [0.2]], [-0.5]):
-        with pytest.raises(nde.InvalidProblemError, match="^saveat: "):
+        with pytest.raises(nde.InvalidProblemError, match=r"^saveat: "):
             nde.solve(clock(), saveat=saveat, regularizers=[STEER(0.25)])
     assert nde.solve(clock(), saveat=[0.9, 1.0], regularizers=[STEER(0)]).ts.tolist() == [0.9, 1.0]
