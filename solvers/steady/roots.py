@@ -12,7 +12,7 @@ from ..checks import integer, positive
 from ..problems import SteadyStateProblem
 from ..solution import Status
 from .flow import Judge
-from .linear import Dense, Linearized, LinearSolver, MatrixFree, check_linear, linear_solver
+from .linear import Dense, Linearized, LinearSolver, check_linear, linear_solver
 from .search import Found, Residual, SteadyStateMethod, Stop, check_norm, no_counts
 from .spectrum import Anchored, conserved_totals, grows, strength
 
@@ -191,8 +191,10 @@ def _search(
     going: Tensor,
     counts: dict[str, Tensor],
 ) -> tuple[Tensor, Linearized, Tensor, Tensor, Tensor, Tensor]:
-    """Along the direction, as far as the field becomes shorter: ``x``, there linearized, its value and size, who is stuck, who
-    took the whole step."""
+    """Along the direction, as far as the field becomes shorter.
+
+    ``x``, there linearized, its value and size, who is stuck, and who took the whole step.
+    """
     size, part = torch.linalg.vector_norm(value, dim=1), torch.ones_like(value[:, 0])
     searching = going & (direction != 0).any(dim=1)
     stuck, full = going & ~searching, torch.zeros_like(going)

@@ -232,7 +232,7 @@ class DynamicSS(SteadyStateMethod):
         x, polished = flow.x, torch.zeros_like(flow.arrived)
         size, singular = stop.size(flow.value), flow.judge.singular
         while self.polish is not None:
-            waits = flow.arrived & ~polished & (loose > stop.rtol)
+            waits = flow.arrived & ~polished & (loose > stop.rtol) & (stop.size(flow.value) > 0)
             if not bool(waits.any()):
                 break
             second = self.polish.find(problem, residual, flow.x, stop, max_steps)
@@ -267,7 +267,7 @@ class DynamicSS(SteadyStateMethod):
         packing, y0 = residual.packing, residual.packed(x)
         slope = residual.at(0.0, y0)
         own = self.t_max is None and self.dt is None and self.controller is None
-        unit = _unit(y0, slope, stop, packing.per_sample) if own else 1.0
+        unit = _unit(y0, slope, packing.per_sample) if own else 1.0
 
         def field(t: Scalar, y: Tensor) -> Tensor:
             value = residual.at(t, y)
@@ -323,10 +323,10 @@ class DynamicSS(SteadyStateMethod):
         return None if dt is None else positive(dt, "dt")
 
 
-def _unit(y0: Tensor, slope: Tensor, stop: Stop, per_sample: bool) -> Scalar:
+def _unit(y0: Tensor, slope: Tensor, per_sample: bool) -> Scalar:
     """A unit of time in which the state changes by its own size: a power of two, so that no digit is lost."""
     size, rate = rms(y0, per_sample).to(torch.float64), rms(slope, per_sample).to(torch.float64)
-    size = torch.where(size > 0, size, stop.atol if stop.atol > 0 else 1.0)
+    size = torch.where(size > 1e-6, size, 1.0)  # a start at zero says nothing of the size to come
     unit = torch.exp2((size / rate).log2().round().clamp(-120, 120))
     unit = torch.where(unit.isfinite() & (unit > 0), unit, 1.0)
     return unit if per_sample else unit.item()

@@ -77,7 +77,7 @@ def beside(x: Tensor) -> Tensor:
 
 
 class Anchored:
-    r"""The field with its totals held, :math:`f(x) - c\, P (x - x_0)`; it is zero where ``f`` is and the totals are those of ``x0``.
+    r"""The field with its totals held, :math:`f(x) - c\, P (x - x_0)`: zero where ``f`` is and the totals are those of ``x0``.
 
     With the projector P on conserved totals its Jacobian :math:`J - c P` is regular wherever the equilibrium is isolated
     among the states of the same totals, and the totals' eigenvalues are :math:`-c`.

@@ -121,12 +121,19 @@ def deep_equilibrium(n):
 def test_a_deep_equilibrium_layer_has_the_gradient_of_its_unrolled_iteration(per_sample, n):
     cell, field = deep_equilibrium(n)
     x = torch.randn(4, n, requires_grad=True)
-    products = []
-    watch = torch.autograd.graph.saved_tensors_hooks(lambda t: products.append(tuple(t.shape)) or t, lambda t: t)
+    alive = weakref.WeakSet()
+
+    class Kept:
+        def __init__(self, tensor):
+            self.tensor = tensor.detach()  # an output would hold its own graph
+            alive.add(self)
+
+    watch = torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor)
     problem = nde.SteadyStateProblem(field, torch.zeros(4, n), args=(x,))
     with watch:
         sol = nde.solve(problem, nde.Anderson(), per_sample=per_sample, rtol=1e-12, atol=1e-12)
-    kept = list(products)
+    gc.collect()
+    kept = len(alive)
     got = torch.autograd.grad(sol.y1.square().sum(), [x, *cell.parameters()])
     z = torch.zeros(4, n)
     for _ in range(200):
@@ -135,7 +142,7 @@ def test_a_deep_equilibrium_layer_has_the_gradient_of_its_unrolled_iteration(per
     for a, b in zip(got, want, strict=True):
         assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
     # Nothing of the search is kept: the graph of one call of the field at the most.
-    assert len(kept) <= 12
+    assert kept <= 12
 
 
 def test_large_systems_form_no_matrix(implicit):
@@ -257,9 +264,9 @@ def test_a_conserved_quantity_is_named(make):
     problem = nde.SteadyStateProblem(field, torch.tensor([1.0, 0.0]), args=(a,))
     sol = nde.solve(problem, nde.DynamicSS(), **TIGHT)
     assert sol.y1[0].item() == pytest.approx(1.0 / 1.5, rel=1e-8)
-    for create in (False, True):
-        with pytest.raises(nde.ConvergenceError, match="singular, or too nearly so"):
-            torch.autograd.grad(sol.y1[0], a, create_graph=create, retain_graph=True)
+    for create in (False, True):  # with the matrix the total is held: y0 = 1 / (1 + a)
+        (got,) = torch.autograd.grad(sol.y1[0], a, create_graph=create, retain_graph=True)
+        assert got.item() == pytest.approx(-(1.5**-2), rel=1e-7)
     free = nde.solve(problem, nde.DynamicSS(), adjoint=nde.ImplicitAdjoint("gmres"), **TIGHT)
     with pytest.raises(nde.ConvergenceError, match="singular, or too nearly so"):
         torch.autograd.grad(free.y1[0], a)
@@ -278,7 +285,7 @@ def test_a_curved_continuum_is_told_from_an_equilibrium(implicit, make):
 def test_a_tolerance_too_loose_for_a_gradient_is_refused_and_can_be_overruled(implicit, make):
     a = make(1e-4)  # close to the fold of a - y**2 the gradient 1 / (2 y) changes as fast as y
     problem = nde.SteadyStateProblem(lambda t, y, a: a - y**2, torch.tensor(0.1), args=(a,))
-    loose = {"rtol": 0.0, "atol": 5e-4}
+    loose = {"rtol": 0.0, "atol": 4e-3}
     with pytest.raises(nde.ConvergenceError, match="more than a tenth"):
         nde.solve(problem, nde.DynamicSS(), adjoint=implicit, **loose).y1.backward()
     unchecked = nde.ImplicitAdjoint(implicit.linear, check=False)

@@ -89,7 +89,7 @@ def test_newton_krylov_agrees_with_scipy_on_a_large_system():
     free, dense = (nde.solve(problem, nde.Newton(linear=kind), **TIGHT) for kind in ("auto", "dense"))
     assert torch.allclose(free.y1, dense.y1, rtol=0.0, atol=1e-9)
     assert free.stats.products < n < dense.stats.products  # no matrix was formed
-    assert free.stats.linear_solves == free.stats.jacobians
+    assert free.stats.linear_solves == free.stats.jacobians + 1  # the last one is how far the root still is
 
 
 def test_the_residual_falls_below_any_tolerance_on_a_stiff_field():
