@@ -59,7 +59,9 @@ class Judge:
         self.moves = torch.zeros_like(lanes, dtype=torch.float64)
         """How far the equilibrium was when each row was last looked at."""
 
-    def holds(self, x: Tensor, value: Tensor, predicted: Tensor, rows: Tensor, allowed: Tensor) -> Tensor:
+    def holds(
+        self, x: Tensor, value: Tensor, predicted: Tensor, rows: Tensor, allowed: Tensor, alone: Tensor | None = None
+    ) -> Tensor:
         """The rows that have arrived, of those asked about.
 
         Args:
@@ -68,7 +70,9 @@ class Judge:
             predicted: how far it seems to be, at no cost.
             rows: who asks.
             allowed: how far it may be.
+            alone: how far it seems to be where nothing else is known; ``predicted`` if None.
         """
+        alone = predicted if alone is None else alone
         size = self.stop.size(value).to(torch.float64)
         again = size > 10 * self.lowest  # it has left what it came close to
         self.bar = torch.where(again, torch.inf, self.bar)
@@ -78,8 +82,8 @@ class Judge:
         nothing = rows & (size == 0)
         likely = rows & (predicted <= allowed) & size.isfinite() & (size <= self.bar) & ~nothing
         if not self.check or not bool(likely.any()):
-            return nothing | likely
-        move, unstable = self._look(x, value, likely, allowed)
+            return nothing | (likely & (alone <= allowed))
+        move, unstable = self._look(x, value, likely, allowed, alone)
         arrived = (move <= allowed) & (~unstable | (move <= _ROUNDING * torch.finfo(x.dtype).eps * self.stop.size(x)))
         fall = (allowed / move).nan_to_num(0.5, 0.5, 0.5).clamp(max=0.5)
         fall = torch.where(unstable, 0.1, fall)
@@ -89,13 +93,13 @@ class Judge:
         self.moves = torch.where(likely, move.to(torch.float64), self.moves)
         return nothing | (likely & arrived)
 
-    def _look(self, x: Tensor, value: Tensor, likely: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, x: Tensor, value: Tensor, likely: Tensor, allowed: Tensor, alone: Tensor) -> tuple[Tensor, Tensor]:
         """The length of the move by the linearization, and whether differences grow where it leads."""
         at = Linearized(self.f, x)
         self.counts["nfe"] += likely
         stays = torch.zeros_like(likely)
         if not at.out.requires_grad:  # nothing can be known of the Jacobian
-            return torch.zeros_like(allowed), stays
+            return alone, stays
         self.counts["jacobians"] += likely
         self.counts["linear_solves"] += likely
         if not (self.dense and affordable(x)):
@@ -104,7 +108,8 @@ class Judge:
             )
             self.counts["products"] += torch.where(likely, found.products, 0)
             known = found.residual <= 0.1 * torch.linalg.vector_norm(value, dim=1)
-            return torch.where(known, self.stop.size(found.x), 0.0), stays
+            if not affordable(x) or bool(known[likely].all()):
+                return torch.where(known, self.stop.size(found.x), alone), stays
         self.counts["products"] += torch.where(likely, x.shape[1], 0)
         matrix = at.dense()
         far = distance(matrix, x, value)

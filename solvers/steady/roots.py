@@ -254,7 +254,7 @@ class Anderson(SteadyStateMethod):
         value, beta = self._start(residual, x, counts)
         judge = Judge(residual, stop, counts, self.check, dense=False)
         best, least = x, stop.size(value)
-        kept = value
+        kept, former = value, least
         steps: list[Tensor] = []
         changes: list[Tensor] = []
         finite = value.isfinite().all(dim=1)
@@ -266,12 +266,14 @@ class Anderson(SteadyStateMethod):
             ahead = self._next(x, value, beta, steps, changes)
             if steps:
                 move = torch.maximum(stop.size(ahead - x), stop.size(beta * value))
-                done = going & judge.holds(x, value, move, going, stop.allowed(x))
+                # By itself a move is believed as a part of a geometric series.
+                rest = (1.0 - stop.size(value) / former).clamp(min=0.0)
+                done = going & judge.holds(x, value, move, going, stop.allowed(x), move / rest)
                 best, kept = (torch.where(done.unsqueeze(-1), y, old) for y, old in ((x, best), (value, kept)))
                 going = going & ~done
                 if not bool(going.any()):
                     break
-            new = torch.where(going.unsqueeze(-1), ahead, x)
+            new, former = torch.where(going.unsqueeze(-1), ahead, x), stop.size(value)
             after = residual(new)
             for name in ("nfe", "steps", "accepted"):
                 counts[name] += going

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attempt import Plan
+from ..attempt import Carry, Plan
 from ..checks import fraction, positive
 from ..controllers import Controller
 from ..errors import InvalidProblemError
@@ -21,7 +21,7 @@ from ..norms import rms
 from ..prepare import prepare_plan
 from ..problems import ODEProblem, SteadyStateProblem
 from ..runge_kutta import Tsit5
-from ..scalars import Scalar, spread
+from ..scalars import Scalar, any_true, as_clock, minimum, spread
 from ..sde.method import SDEMethod
 from ..solution import Status
 from ..state import Packing
@@ -33,6 +33,8 @@ _LOOSE = 0.01
 _NEAR = 4.0
 # How long to integrate, in units in which the state changes by its own size.
 _LONGEST = 1e16
+# A first step, in such units, that asks for a shorter unit.
+_SHORT = 1e-9
 
 
 class Residual:
@@ -265,15 +267,19 @@ class DynamicSS(SteadyStateMethod):
 
     def _flow(self, problem: SteadyStateProblem, residual: Residual, x: Tensor, stop: Stop, max_steps: int) -> Flow:
         packing, y0 = residual.packing, residual.packed(x)
-        slope = residual.at(0.0, y0)
+        first = residual.at(0.0, y0)
         own = self.t_max is None and self.dt is None and self.controller is None
-        unit = _unit(y0, slope, packing.per_sample) if own else 1.0
+        unit = _unit(y0, first, packing.per_sample) if own else 1.0
 
-        def field(t: Scalar, y: Tensor) -> Tensor:
-            value = residual.at(t, y)
-            return value * spread(unit, value) if own else value
+        def in_unit(unit: Scalar, prepared: Plan) -> tuple[Plan, Tensor, Carry]:
+            def field(t: Scalar, y: Tensor) -> Tensor:
+                value = residual.at(t, y)
+                return value * spread(unit, value) if own else value
 
-        plan = prepare_plan(
+            plan, slope = replace(prepared, field=field), first * spread(unit, first) if own else first
+            return plan, slope, start(plan, y0, self._first_step(plan), slope)
+
+        prepared = prepare_plan(
             ODEProblem(problem.f, problem.y0, (0.0, _LONGEST if self.t_max is None else self.t_max), problem.args),
             packing,
             y0,
@@ -284,9 +290,11 @@ class DynamicSS(SteadyStateMethod):
             max_steps=max_steps,
             per_sample=packing.per_sample,
         )
-        plan = replace(plan, field=field)
-        slope = slope * spread(unit, slope) if own else slope
-        carry = start(plan, y0, self._first_step(plan), slope)
+        plan, slope, carry = in_unit(unit, prepared)
+        if own and any_true(carry.h < _SHORT):  # a start at rest but for rounding: its unit is that of the first step
+            unit, calls = unit * _power_of_two(minimum(carry.h, 1.0)), carry.nfe - 1
+            plan, slope, carry = in_unit(unit, prepared)
+            carry = carry._replace(nfe=carry.nfe + calls)
         judge = Judge(residual, stop, no_counts(x), self.check)
         return Flow(plan, carry, slope, residual.flat, judge, self.path_rtol, unit)
 
@@ -327,9 +335,16 @@ def _unit(y0: Tensor, slope: Tensor, per_sample: bool) -> Scalar:
     """A unit of time in which the state changes by its own size: a power of two, so that no digit is lost."""
     size, rate = rms(y0, per_sample).to(torch.float64), rms(slope, per_sample).to(torch.float64)
     size = torch.where(size > 1e-6, size, 1.0)  # a start at zero says nothing of the size to come
-    unit = torch.exp2((size / rate).log2().round().clamp(-120, 120))
-    unit = torch.where(unit.isfinite() & (unit > 0), unit, 1.0)
+    unit = _power_of_two(size / rate)
     return unit if per_sample else unit.item()
+
+
+def _power_of_two(x: Scalar) -> Scalar:
+    """The nearest one, or 1 where there is none."""
+    tensor = x if isinstance(x, Tensor) else as_clock(x)
+    power = torch.exp2(tensor.log2().round().clamp(-120, 120))
+    power = torch.where(power.isfinite() & (tensor > 0) & tensor.isfinite(), power, 1.0)
+    return power if isinstance(x, Tensor) else power.item()
 
 
 def check_norm(norm: object) -> str:

@@ -73,7 +73,7 @@ def beside(x: Tensor) -> Tensor:
     made = torch.Generator().manual_seed(17)
     part = (0.5 + torch.rand(x.shape, generator=made, dtype=torch.float64)).to(x)
     scale = x.abs().amax(dim=1, keepdim=True)
-    return x + 0.01 * part * (x.abs() + 0.1 * torch.where(scale > 0, scale, 1.0)) * torch.where(x < 0, -1.0, 1.0)
+    return x + 0.01 * part * (x.abs() + 0.1 * torch.where(scale > 0, scale, 1.0)) * (1.0 - 2.0 * (x < 0).to(x))
 
 
 class Anchored:
