@@ -82,7 +82,7 @@ def solve(
     :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{n,i}|, |y_{n+1,i}|))` is at most 1: over the whole state, or with
     ``per_sample`` over each sample. The last step always ends exactly at ``t1``.
 
-    A :class:`SteadyStateProblem` ends where :math:`\|f(y)\| \le \text{atol} + \text{rtol}\|y\|` (each sample on its
+    A :class:`SteadyStateProblem` ends where :math:`\|J^{-1} f(y)\| \le \text{atol} + \text{rtol}\|y\|` (each sample on its
     own with ``per_sample``); of the options it takes ``rtol``, ``atol``, ``dt``, ``controller``, ``adjoint``,
     ``per_sample``, ``max_steps`` and ``throw``.
 

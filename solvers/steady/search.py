@@ -187,7 +187,7 @@ class DynamicSS(SteadyStateMethod):
         >>> logistic = nde.SteadyStateProblem(lambda t, y, k: y * (k - y), torch.ones(1, dtype=torch.float64), args=(2.0,))
         >>> sol = nde.solve(logistic, nde.DynamicSS(nde.Tsit5(), polish=nde.Newton()), rtol=1e-12, atol=1e-12)
         >>> sol.y1, sol.stats.linear_solves
-        (tensor([2.], dtype=torch.float64), 3)
+        (tensor([2.], dtype=torch.float64), 4)
     """
 
     def __init__(
