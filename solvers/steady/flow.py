@@ -58,6 +58,8 @@ class Judge:
         self.unstable, self.singular = (torch.zeros_like(lanes, dtype=torch.bool) for _ in range(2))
         self.moves = torch.zeros_like(lanes, dtype=torch.float64)
         """How far the equilibrium was when each row was last looked at."""
+        self.values: Tensor | None = None
+        """The singular values of the Jacobians then."""
 
     def holds(
         self, x: Tensor, value: Tensor, predicted: Tensor, rows: Tensor, allowed: Tensor, alone: Tensor | None = None
@@ -115,23 +117,43 @@ class Judge:
         far = distance(matrix, x, value)
         move = self.stop.size(far.step)
         self.singular = torch.where(likely, far.singular, self.singular)
+        before = far.values if self.values is None else self.values
+        self.values = torch.where(likely.unsqueeze(-1), far.values, before)
         unstable = grows(matrix, torch.zeros_like(move))
         doubtful = likely & (move <= allowed) & (stays if unstable is None else unstable)
         if not bool(doubtful.any()):
             return move, stays
-        return move, doubtful & self.leaves(torch.where(doubtful.unsqueeze(-1), x + far.step, x), move, doubtful)
+        there = self._matrix(torch.where(doubtful.unsqueeze(-1), x + far.step, x), doubtful)
+        near = move / self.stop.size(x).clamp(min=torch.finfo(x.dtype).tiny)
+        grown = grows(there, (10 * near.square()).clamp(max=0.1))
+        return move, stays if grown is None else doubtful & grown
 
-    def leaves(self, x: Tensor, move: Tensor, rows: Tensor) -> Tensor:
-        """Whether small differences from equilibria at ``x``, found from ``move`` away, grow."""
-        if not affordable(x):
-            return torch.zeros_like(rows)
+    def _matrix(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The Jacobians at ``x``, counted for these rows."""
         at = Linearized(self.f, x)
         self.counts["nfe"] += rows
         self.counts["jacobians"] += rows
         self.counts["products"] += torch.where(rows, x.shape[1], 0)
-        near = move / self.stop.size(x).clamp(min=torch.finfo(x.dtype).tiny)
-        grown = grows(at.dense(), (10 * near.square()).clamp(max=0.1))
-        return torch.zeros_like(rows) if grown is None else rows & grown
+        return at.dense()
+
+    def compare(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether small differences from equilibria at ``x`` grow; and whether these are points of a continuum.
+
+        There a singular value is zero, or much smaller than it was where the flow was last looked at (as in an epidemic: the
+        fewer are infected, the less it matters how many are susceptible). What a root finder finds is one of many, and the
+        flow goes to another. Conserved totals have singular values zero at both.
+        """
+        none = torch.zeros_like(rows)
+        if not affordable(x) or not bool(rows.any()):
+            return none, none
+        matrix = self._matrix(x, rows)
+        grown = grows(matrix, torch.zeros_like(self.stop.size(x)))
+        fallen = none
+        if self.values is not None:
+            values = torch.linalg.svdvals(torch.where(matrix.isfinite().all(dim=(1, 2), keepdim=True), matrix, 0.0))
+            rounding = 100 * x.shape[1] * torch.finfo(x.dtype).eps * self.values[:, :1]
+            fallen = rows & ((values < 0.5 * self.values) & (self.values > rounding)).any(dim=1)
+        return (none if grown is None else rows & grown), fallen
 
 
 class Flow:

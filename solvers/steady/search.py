@@ -240,12 +240,12 @@ class DynamicSS(SteadyStateMethod):
             second = self.polish.find(problem, residual, flow.x, stop, max_steps)
             for name, count in second.counts.items():
                 flow.judge.counts[name] += torch.where(waits, count, 0)
-            good = waits & self._same(flow, second, waits, stop)
+            good, last = self._same(flow, second, waits, stop)
             keep = good.unsqueeze(-1)
             x, size = torch.where(keep, second.x, x), torch.where(good, second.residual, size)
             singular = torch.where(good, singular | second.singular, singular)
             polished = polished | good
-            loose = torch.where(waits, (0.1 * loose).clamp(min=stop.rtol), loose)
+            loose = torch.where(waits, torch.where(last, 0.0, 0.1 * loose).clamp(min=stop.rtol), loose)
             flow.resume(waits & ~good)
             flow.run(allowed)
         found = self._found(flow, stop)
@@ -255,15 +255,17 @@ class DynamicSS(SteadyStateMethod):
         return found
 
     @staticmethod
-    def _same(flow: Flow, second: Found, rows: Tensor, stop: Stop) -> Tensor:
-        """Whether the polished state is the one to which the flow goes: as near as predicted, and no difference grows there."""
+    def _same(flow: Flow, second: Found, rows: Tensor, stop: Stop) -> tuple[Tensor, Tensor]:
+        """Whether the polished state is the one to which the flow goes, and whether polishing is of no use here.
+
+        It is as near as predicted, no difference grows there, and it is no point of a continuum.
+        """
         moved, predicted = stop.size(second.x - flow.x), flow.judge.moves.to(flow.x.dtype)
         near = moved <= _NEAR * predicted + stop.allowed(flow.x)
         good = rows & (second.status == int(Status.SUCCESS)) & near
-        if not bool(good.any()):
-            return good
         there = torch.where(good.unsqueeze(-1), second.x, flow.x)
-        return good & ~flow.judge.leaves(there, torch.zeros_like(moved), good)
+        grows, continuum = flow.judge.compare(there, good)
+        return good & ~grows & ~continuum, continuum
 
     def _flow(self, problem: SteadyStateProblem, residual: Residual, x: Tensor, stop: Stop, max_steps: int) -> Flow:
         packing, y0 = residual.packing, residual.packed(x)

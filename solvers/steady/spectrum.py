@@ -115,6 +115,8 @@ class Distance(NamedTuple):
     """The move to it by the linearization, ``(B, n)``; infinite where there is none."""
     singular: Tensor
     """Rows whose Jacobian has a direction in which rounding hides it."""
+    values: Tensor
+    """The singular values, ``(B, n)``."""
 
 
 def distance(matrix: Tensor, x: Tensor, value: Tensor) -> Distance:
@@ -136,7 +138,7 @@ def distance(matrix: Tensor, x: Tensor, value: Tensor) -> Distance:
         moves.isfinite().all(dim=1, keepdim=True), -torch.einsum("bji,bj->bi", right, moves.nan_to_num()), torch.inf
     )
     singular = values[:, -1] <= 10 * x.shape[1] * eps * values[:, 0]
-    return Distance(torch.where(finite.unsqueeze(-1), step, torch.inf), singular & finite)
+    return Distance(torch.where(finite.unsqueeze(-1), step, torch.inf), singular & finite, values)
 
 
 def grows(matrix: Tensor, rough: Tensor) -> Tensor | None:

@@ -125,3 +125,18 @@ def test_by_gmres_it_is_refused_with_the_remedy(make):
     sol = nde.solve(problem, adjoint=nde.ImplicitAdjoint("gmres"), **TIGHT)
     with pytest.raises(nde.ConvergenceError, match=r'ImplicitAdjoint\("dense"\)'):
         torch.autograd.grad(sol.y1[0], k)
+
+
+def test_where_the_path_decides_there_is_no_gradient(make):
+    b = make(0.5)
+
+    def epidemic(t, y, b):
+        s, i, _ = y
+        return torch.stack([-b * s * i, b * s * i - 0.2 * i, 0.2 * i])
+
+    for tol in (1e-3, 1e-8):
+        for how in METHODS.values():
+            problem = nde.SteadyStateProblem(epidemic, torch.tensor([0.99, 0.01, 0.0]), args=(b,))
+            sol = nde.solve(problem, how, rtol=tol, atol=tol)
+            with pytest.raises(nde.ConvergenceError, match="not isolated"):
+                torch.autograd.grad(sol.y1[0], b)

@@ -93,7 +93,9 @@ def test_every_search_for_a_steady_state(solver_cost, name):
     )
     cost = solver_cost.check(name, lambda: nde.solve(problem, STEADY[name], rtol=1e-8, atol=1e-8))
     if name == "Newton":
-        assert cost.totals["jacobians"] == cost.totals["linear_solves"] - 1 > 1  # the last one is how far the root still is
+        assert (
+            cost.totals["jacobians"] == cost.totals["linear_solves"] - 1 > 1
+        )  # the last one is how far the root still is
 
 
 def test_events_and_save_times(solver_cost):

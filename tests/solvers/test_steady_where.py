@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.optimize
 import torch
 
 import neuralde as nde
@@ -263,3 +264,43 @@ def test_a_large_system_is_judged_without_a_matrix():
     sol = nde.solve(problem, nde.DynamicSS(), rtol=1e-6, atol=1e-6)
     assert (sol.y1 - 1.0).square().mean().sqrt() <= 4e-6
     assert 0 < sol.stats.products < 2 * n
+
+
+def epidemic(t, y):  # every state without infected is an equilibrium: which one, the path decides
+    s, i, r = y.unbind(-1)
+    return torch.stack([-0.5 * s * i, 0.5 * s * i - 0.2 * i, 0.2 * i], dim=-1)
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-8])
+@pytest.mark.parametrize("name", FLOWS)
+def test_on_a_continuum_the_flow_decides(name, tol):
+    y0 = vector(0.99, 0.01, 0.0)
+    final = scipy.optimize.brentq(lambda s: np.log(s / 0.99) - 2.5 * (s - 1.0), 1e-6, 0.3)  # the final size
+    for scale in (1e-6, 1.0, 1e6):
+        problem = nde.SteadyStateProblem(lambda t, y, scale=scale: scale * epidemic(t, y), y0)
+        sol = nde.solve(problem, METHODS[name], rtol=tol, atol=tol)
+        assert torch.allclose(sol.y1, vector(final, 0.0, 1.0 - final), rtol=0.0, atol=4 * tol)
+        assert sol.singular
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_start_at_rest_but_for_rounding(name):
+    # 0.1 * 3 - 0.3 is 5.6e-17
+    sol = nde.solve(nde.SteadyStateProblem(exchange, vector(3.0, 1.0)), METHODS[name], **TIGHT)
+    assert torch.allclose(sol.y1, vector(3.0, 1.0), rtol=0.0, atol=1e-12)
+    both = nde.solve(
+        nde.SteadyStateProblem(exchange, vector((3.0, 1.0), (4.0, 0.0))), METHODS[name], per_sample=True, **TIGHT
+    )
+    assert torch.allclose(both.y1, vector((3.0, 1.0), (3.0, 1.0)), rtol=0.0, atol=1e-8)
+
+
+def test_a_large_system_with_a_total():
+    n = 200  # a diffusion with a source that moves the state about, on a ring: the sum is conserved
+
+    def field(t, y):
+        return 0.5 * (y.roll(1) - 2.0 * y + y.roll(-1)) + 0.3 * (torch.tanh(y.roll(1)) - torch.tanh(y))
+
+    y0 = torch.linspace(0.0, 1.0, n, dtype=FLOAT)
+    for how in (nde.Newton(), nde.Newton(linear="dense")):
+        sol = nde.solve(nde.SteadyStateProblem(field, y0), how, rtol=1e-9, atol=1e-9)
+        assert torch.allclose(sol.y1, torch.full((n,), 0.5, dtype=FLOAT), rtol=0.0, atol=1e-6)
