@@ -370,7 +370,7 @@ def _diffusion_evaluations(plan: Plan, carry: Carry) -> Any:
         return 0
     assert isinstance(plan.field, SDEField)
     in_steps = carry.steps * (plan.method.diffusion_calls - plan.method.drift_calls)
-    return carry.nfe - carry.asked + in_steps + plan.field.looks
+    return carry.nfe - carry.asked + in_steps + carry.looked + plan.field.looks
 
 
 def _end(plan: Plan, y0: Tensor) -> Tensor:

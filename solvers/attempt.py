@@ -150,6 +150,8 @@ class Carry(NamedTuple):
     events: EventState | None = None
     asked: Scalar = 0
     """How many of ``nfe`` the readers of steps made, regularizers and error estimates; kept in graphs for SDEs only."""
+    looked: Scalar = 0
+    """How often they have called an SDE's diffusion alone."""
 
 
 class OnHost(NamedTuple):
@@ -249,6 +251,7 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
         nfe=carry.nfe + select(running, step.calls + step.asked, 0),
         events=carry.events,
         asked=carry.asked + select(running, step.asked, 0),
+        looked=carry.looked + select(running, step.looked, 0),
     )
 
 
@@ -345,4 +348,5 @@ def begin(
         accepted=zero,
         nfe=zero + nfe,
         asked=zero,
+        looked=zero,
     )

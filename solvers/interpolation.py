@@ -131,8 +131,7 @@ class DenseOutput:
             raise InvalidProblemError(f"t: got a time outside the interval; expected {ends[0]} to {ends[1]}")
         return torch.minimum(ahead, last), ahead > last + slack
 
-    @staticmethod
-    def _evaluate(coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, derivative: bool) -> Tensor:
+    def _evaluate(self, coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, derivative: bool) -> Tensor:
         """Horner's rule; ``coefficients`` is ``(degree + 1, T, ...)``, the constant term first."""
         length, real = end - start, real_dtype(coefficients)
         shape = (*t.shape, *[1] * (coefficients.dim() - 1 - t.dim()))

@@ -38,6 +38,8 @@ class Step(ABC):
     """How often this step has called the field so far, for each lane where lanes differ."""
     asked: int = 0
     """How often its readers have."""
+    looked: int = 0
+    """How often its readers have called the diffusion alone, of a stochastic equation."""
 
     @property
     @abstractmethod
@@ -67,6 +69,10 @@ class Step(ABC):
     @abstractmethod
     def polynomial(self) -> list[Tensor]:
         r"""Coefficients :math:`q_1, q_2, \dots` of the dense output :math:`y_0 + \sum_j q_j \theta^j`."""
+
+    def pieces(self) -> list[Tensor]:
+        """What is kept of the step for ``dense=True``, each shaped like the state: the coefficients, unless it says otherwise."""
+        return self.polynomial()
 
     @abstractmethod
     def at(self, theta: Scalar) -> Tensor:

@@ -19,6 +19,8 @@ from .attempt import Carry, Plan, Trial
 from .interpolation import DenseOutput
 from .method import Step
 from .scalars import Scalar, any_true, as_clock, both, differentiated, negate, spread
+from .sde.between import Between, NoisyDense, emit_between
+from .sde.field import SDEField
 from .solution import Trace
 from .state import Packing
 
@@ -56,6 +58,8 @@ class Request(NamedTuple):
 
 def emit(step: Step, request: Request, save: SavePlan) -> Tensor:
     """The states that a request asks of a step, ``(n, *lane)``."""
+    if isinstance(step, Between) and request.theta is not None:
+        return emit_between(step, request, save)
     if request.lanes is None:
         return torch.stack(_emit_joint(step, request, save))
     if request.theta is None:
@@ -306,7 +310,10 @@ class Steps:
             ends = torch.where(ends == plan.t1, plan.live_t1, ends)
         if moved is not None:
             starts, ends = (moved(knots, accepted) for knots in (starts, ends))
-        return DenseOutput(starts, ends, coefficients, accepted, packing, plan.direction, (t0, t1), jumps, right)
+        given = starts, ends, coefficients, accepted, packing, plan.direction, (t0, t1), jumps, right
+        if isinstance(plan.field, SDEField):
+            return NoisyDense(plan.field.noise, plan.field.elementwise, *given)
+        return DenseOutput(*given)
 
     def times(self, t0: Scalar) -> Tensor:
         """The start and the end of every accepted step: ``(N + 1,)``, or ``(N + 1, B)`` with NaN behind a lane's last."""
@@ -322,7 +329,7 @@ class Steps:
 
 def polynomial(step: Step) -> Tensor:
     """The step's dense output as coefficients ``(degree + 1, *state)``, the constant term first."""
-    return torch.stack([step.y0, *step.polynomial()])
+    return torch.stack([step.y0, *step.pieces()])
 
 
 def widen(x: Scalar, rows: Tensor | None, samples: int | None) -> Scalar:

@@ -93,6 +93,13 @@ def spread(a: Scalar, like: Tensor) -> Scalar:
     return a.reshape(-1, *[1] * (like.dim() - 1)) if a.dim() else a
 
 
+def leading(x: Scalar, dims: int, dtype: torch.dtype) -> Scalar:
+    """Numbers of rows, lanes or both with dimensions of size 1 behind them, so that there are ``dims``."""
+    if not isinstance(x, Tensor):
+        return x
+    return x.to(dtype).reshape((*x.shape, *[1] * (dims - x.dim() if x.dim() else 0)))
+
+
 def as_time(t: Scalar, like: Tensor) -> Tensor:
     """The time as the field receives it: a tensor of the state's real dtype on its device."""
     if isinstance(t, Tensor):

@@ -211,6 +211,19 @@ class BrownianPath:
             h = None if h is None else (root * h).reshape(self.shape).to(self.dtype)
             return Increment((root * w).reshape(self.shape).to(self.dtype), h)
 
+    def values(self, times: Tensor, cells: Tensor | None = None) -> Tensor:
+        """W in float64 at the times ``(k,)`` or ``(k, B)``, of which one row is for all entries at once.
+
+        Since the start of the path; with ``cells`` the times are parts of these cells, and W is since their starts. For
+        graphs, which would otherwise hold the path once for each time.
+        """
+        with torch.no_grad():
+            x = (self._located(times) if cells is None else times).reshape(len(times), -1)
+            cell = torch.zeros_like(x, dtype=torch.int64) if cells is None else cells.to(torch.int64).reshape(x.shape)
+            keys = self.keys.reshape(x.shape[1], self.keys.numel() // max(x.shape[1], 1))
+            w, _, _ = self._expand(self._nodes(x), cell, keys)
+            return (self._width.sqrt().reshape(-1, 1) * w).reshape(len(times), *self.shape)
+
     def take(self, rows: Tensor) -> BrownianPath:
         """The path of some of the samples, counted along the first dimension."""
         path = object.__new__(BrownianPath)

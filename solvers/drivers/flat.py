@@ -5,6 +5,8 @@ Clocks are tensors and what is saved goes into buffers of fixed size, so nothing
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from ..errors import InvalidProblemError
 from ..integrate import Options
 from ..saving import SavePlan
 from ..scalars import real_dtype
+from ..sde.between import Between
+from ..sde.field import SDEField
 
 
 class FlatSolve:
@@ -28,6 +32,9 @@ class FlatSolve:
     def __init__(self, plan: Plan, options: Options, carry: Carry, ys: Tensor | None) -> None:
         self.plan, self.options = plan, options
         self.slope, self.saves = carry.slope, ys is not None
+        self.bridges = None
+        if self.saves and isinstance(plan.field, SDEField):
+            self.bridges = plan.field.noise.bridges(_times(options.save, live=False))
         self.controls = len(carry.control)
         self.costs = [len(state) for state in carry.costs]
         self.first = self.flat(carry, ys)
@@ -36,8 +43,8 @@ class FlatSolve:
         """The tensors one after another; copies, because the loop operator refuses aliases."""
         slope = () if carry.slope is None else carry.slope if isinstance(carry.slope, tuple) else (carry.slope,)
         costs = [x for state in carry.costs for x in state]
-        # Of the calls that readers of steps make, an SDE's tell how often its diffusion was not called.
-        asked = (carry.asked,) if self.plan.stochastic else ()
+        # Of the calls that readers of steps make, an SDE's tell how often its diffusion was called.
+        asked = (carry.asked, carry.looked) if self.plan.stochastic else ()
         counts = (carry.status, carry.steps, carry.accepted, carry.nfe, *asked)
         tensors = (carry.t, carry.h, carry.y, *slope, *carry.control, *costs, *counts)
         return tuple(x.clone() for x in (tensors if ys is None else (*tensors, ys)))
@@ -50,8 +57,8 @@ class FlatSolve:
         control = tuple([next(rest) for _ in range(self.controls)])
         costs = tuple([tuple([next(rest) for _ in range(count)]) for count in self.costs])
         status, steps, accepted, nfe = [next(rest) for _ in range(4)]
-        asked = next(rest) if self.plan.stochastic else 0
-        return Carry(t, h, y, slope, control, costs, status, steps, accepted, nfe, asked=asked)
+        asked, looked = (next(rest), next(rest)) if self.plan.stochastic else (0, 0)
+        return Carry(t, h, y, slope, control, costs, status, steps, accepted, nfe, asked=asked, looked=looked)
 
     def ys(self, flat: tuple[Tensor, ...]) -> Tensor | None:
         """The saved rows."""
@@ -65,7 +72,7 @@ class FlatSolve:
         """One attempt; lanes that are not running stay as they are."""
         now = self.carry(flat)
         trial = attempt(self.plan, now)
-        rows = write_rows(self.plan, self.options.save, now, trial, flat[-1]) if self.saves else None
+        rows = write_rows(self.plan, self.options.save, now, trial, flat[-1], self.bridges) if self.saves else None
         return self.flat(settle(self.plan, now, trial), rows), trial
 
     def body(self, *flat: Tensor) -> tuple[Tensor, ...]:
@@ -107,8 +114,10 @@ def row_buffer(plan: Plan, save: SavePlan, y0: Tensor) -> Tensor:
     return torch.where(at_start, y0, torch.nan)
 
 
-def write_rows(plan: Plan, save: SavePlan, carry: Carry, trial: Trial, rows: Tensor) -> Tensor:
-    """The rows after a step: those whose times lie in it are filled from its dense output."""
+def write_rows(
+    plan: Plan, save: SavePlan, carry: Carry, trial: Trial, rows: Tensor, bridges: Callable[..., Tensor] | None
+) -> Tensor:
+    """The rows after a step: those whose times lie in it are filled from its dense output, along ``bridges`` of the path."""
     times, step = _times(save, live=False), trial.step
     after = (times - trial.t) * plan.direction > 0
     if save.live is not None or plan.live_t0 is not None:
@@ -116,6 +125,11 @@ def write_rows(plan: Plan, save: SavePlan, carry: Carry, trial: Trial, rows: Ten
     inside = after & ((times - trial.t_end) * plan.direction <= 0) & trial.accept
     length = torch.where(inside, step.t1 - step.t0, 1.0)
     theta = torch.where(inside, (_times(save, live=True) - step.t0) / length, 0.0)
+    if bridges is not None:
+        assert isinstance(step, Between)
+        value = step.between(theta, bridges(step.t0, theta, step.w))
+        value = torch.where(_lanes(times == trial.t_end, carry.y, plan.per_sample), step.y, value)
+        return torch.where(_lanes(inside, carry.y, plan.per_sample), value, rows)
     theta = _lanes(theta.to(real_dtype(carry.y)), carry.y, plan.per_sample)
     value = torch.zeros_like(step.y)
     for coefficient in reversed(step.polynomial()):

@@ -10,12 +10,30 @@ from ..errors import InvalidProblemError
 from ..method import VectorField
 from ..runge_kutta import RungeKutta, RungeKuttaStep
 from ..scalars import Scalar
-from .field import Driven
+from .between import Between
+from .field import Driven, SDEField
 from .method import COMMUTATIVE, SDEMethod, Unchained
 
 
-class _DrivenStep(Unchained, RungeKuttaStep):
+class _DrivenStep(Unchained, RungeKuttaStep, Between):
     """A step of a Runge-Kutta method along the driven field, which is another one on each interval."""
+
+    @property
+    def driven_by(self) -> SDEField:
+        """The field without the path."""
+        field: SDEField = self.field.field
+        return field
+
+    @property
+    def w(self) -> Tensor:  # type: ignore[override]
+        """What the path does on the step."""
+        w: Tensor = self.field.w
+        return w
+
+    def moved_by_noise(self) -> Tensor:
+        """The diffusion at the start, which the first stage has called."""
+        g: Tensor = self.field.first
+        return g
 
 
 class DrivenRungeKutta(SDEMethod):

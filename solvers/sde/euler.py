@@ -48,6 +48,10 @@ class _EulerStep(SDEStep):
         self.g = self.field.diffusion(self.start, y0)
         self.y = self.field.add_product(_moved(y0, self.f, self.h), self.g, self.w)
 
+    def moved_by_noise(self) -> Tensor:
+        """The diffusion at the start."""
+        return self.g
+
 
 class _CorrectedStep(_EulerStep):
     """Euler's step and a correction for the noise, by which it judges itself, beside the change of the drift."""
@@ -129,6 +133,7 @@ class _MilsteinStep(_CorrectedStep):
         root = self.length**0.5
         if self.field.elementwise:
             change = self.field.diffusion(self.start, _moved(y0, self.g, root)) - self.g
+            self.bends = [change / root]
             square = self.w * self.w - over(self.length, self.w) if ito else self.w * self.w
             self.correction = self.field.product(change, (0.5 / over(root, self.w)) * square)
         else:
@@ -137,9 +142,10 @@ class _MilsteinStep(_CorrectedStep):
 
     def _columns(self, root: Scalar, ito: bool) -> Tensor:
         """The correction from several columns, each of which moves the state once."""
-        total = torch.zeros_like(self.y0)
+        total, self.bends = torch.zeros_like(self.y0), []
         for j, column in enumerate(self.g.unbind(-1)):
             change = self.field.diffusion(self.start, _moved(self.y0, column, root)) - self.g
+            self.bends += (change / over(root, change)).unbind(-1)
             w = self.w
             integral = 0.5 * w * w[..., j : j + 1]
             if ito:
@@ -148,6 +154,10 @@ class _MilsteinStep(_CorrectedStep):
                 integral = integral - 0.5 * over(self.length, w) * unit
             total = total + self.field.product(change, integral / over(root, w))
         return total
+
+    def bent_by_noise(self) -> list[Tensor]:
+        """The differences that the correction is made of."""
+        return [] if self.field.kind == "additive" else self.bends
 
 
 class _Milstein(SDEMethod):

@@ -138,14 +138,17 @@ class DrivenField:
 
     def __init__(self, field: SDEField, t0: Scalar, t1: Scalar) -> None:
         self.field = field
-        w, _ = field.increment(t0, t1)
+        self.first: Tensor | None = None
+        self.w, _ = field.increment(t0, t1)
         span = t1 - t0
         span = span.detach() if isinstance(span, Tensor) else span
-        self.rate = w / (spread(torch.where(span == 0, 1.0, span), w) if isinstance(span, Tensor) else span)
+        self.rate = self.w / (spread(torch.where(span == 0, 1.0, span), self.w) if isinstance(span, Tensor) else span)
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The driven field at one point."""
-        return self.field.add_product(self.field(t, y), self.field.diffusion(t, y), self.rate)
+        slope, g = self.field(t, y), self.field.diffusion(t, y)
+        self.first = g if self.first is None else self.first
+        return self.field.add_product(slope, g, self.rate)
 
 
 def pack_columns(packing: Packing, g: Any, columns: int) -> Tensor:

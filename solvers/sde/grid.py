@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..brownian.path import BrownianPath, Increment
-from ..scalars import Scalar, as_clock, spread
+from ..scalars import Scalar, as_clock, leading, spread
 from .noise import Noise
 
 
@@ -51,6 +53,26 @@ class GridNoise(Noise):
             if h is None or self.tail.h is None:
                 return Increment(w, None)
             return Increment(w, self._chosen(whole, x0 == x1, torch.ones_like(sign), h, self.tail.h))
+
+    def bridges(self, times: Tensor) -> Callable[[Scalar, Tensor, Tensor], Tensor]:
+        """As every noise's; on a grid each time's is known before the first step."""
+        with torch.no_grad():
+            path = self.path
+            low = torch.minimum(path.t0, path.t1)
+            reach = self._placed(torch.maximum(path.t0, path.t1))
+            x = torch.minimum(self._placed(torch.maximum(times, low)), reach)
+            cell = torch.minimum(torch.floor(x), torch.ceil(reach) - 1.0)
+            stop = torch.minimum(cell + 1.0, reach)
+            part = (x - cell) / (stop - cell)
+            whole = path.values(stop - cell, cell)
+            value = path.values(x - cell, cell) - leading(part, whole.dim(), whole.dtype) * whole
+        return lambda t0, theta, w: value.to(w.dtype)
+
+    def _placed(self, times: Tensor) -> Tensor:
+        """Times in cells, on the grid where only rounding can be between."""
+        x = self.path.cell(times)
+        near = torch.round(x)
+        return torch.where((x - near).abs() <= self.path.slack(x), near, x)
 
     def _chosen(self, whole: Tensor, empty: Tensor, sign: Tensor, cell: Tensor, tail: Tensor) -> Tensor:
         """The cell's number or the last step's; nothing for lanes that stand still."""

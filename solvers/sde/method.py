@@ -1,4 +1,4 @@
-"""What methods for stochastic equations share: which noise they take, and a step with linear dense output."""
+"""What methods for stochastic equations share: which noise they take, and a step that follows its path."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..errors import InvalidProblemError
 from ..method import Method, Step, VectorField
 from ..problems import SDEProblem
 from ..scalars import Scalar, spread
+from .between import Between
 from .field import SDEField
 
 COMMUTATIVE = ("diagonal", "scalar", "commutative")
@@ -34,8 +35,8 @@ class Unchained(Step):
         return None
 
 
-class SDEStep(Unchained):
-    """One step of a stochastic method. Between its ends the solution is interpolated linearly."""
+class SDEStep(Unchained, Between):
+    """One step of a stochastic method. Between its ends the solution follows the path; a quadrature sees a straight line."""
 
     field: SDEField
 
@@ -72,7 +73,7 @@ class SDEStep(Unchained):
         raise InvalidProblemError("solver: this method has no stiffness estimate")
 
     def polynomial(self) -> list[Tensor]:
-        """The straight line between the ends: no smoother curve is nearer to a path that was not sampled in between."""
+        """The straight line between the ends, which a quadrature over the step takes; saved rows follow the path."""
         return [self.y - self.y0]
 
     def at(self, theta: Scalar) -> Tensor:

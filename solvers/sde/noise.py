@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from ..brownian.arguments import integer_seed
 from ..brownian.path import BrownianPath, Increment
 from ..brownian.random import draw_seed
 from ..errors import InvalidProblemError
-from ..scalars import Scalar
+from ..scalars import Scalar, leading
 from .borrowed import BorrowedPath
 
 _BLOCK = 1 << 15
@@ -57,6 +57,33 @@ class Noise:
             times = (t.detach() if isinstance(t, Tensor) else t for t in (t0, t1))
             increment: Increment = self.path.increment(*times)
         return increment
+
+    def inside(self, t0: Scalar, t: Any, lanes: Tensor | None = None) -> Tensor:
+        """W from the start of a step to a time inside it; of some lanes of a solve, to a time of each."""
+        with torch.no_grad():
+            path, t0 = self.path, t0.detach() if isinstance(t0, Tensor) else t0
+            if lanes is not None:
+                if not hasattr(path, "take"):
+                    raise InvalidProblemError(
+                        f"path: got {type(path).__name__} without take(rows), by which each sample is asked for at its own save "
+                        "times; expected one that has it, a BrownianPath or one of torchsde, or a joint solve"
+                    )
+                path, t0 = path.take(lanes), t0[lanes]
+            w: Tensor = path.increment(t0, t).w
+        return w
+
+    def bridges(self, times: Tensor) -> Callable[[Scalar, Tensor, Tensor], Tensor]:
+        r"""For a graph: :math:`W(s) - \theta W` at all the times s, as a function of a step's start, ``theta`` and W.
+
+        ``times`` and ``theta`` are ``(T,)`` or ``(T, B)``; where a time is not in the step, the value is of no use.
+        """
+        values = self.path.values(times)
+
+        def bridge(t0: Scalar, theta: Tensor, w: Tensor) -> Tensor:
+            done = values - self.path.values(t0.detach().unsqueeze(0))
+            return done.to(w.dtype) - leading(theta, done.dim(), w.dtype) * w
+
+        return bridge
 
     def _cell(self, cell: int) -> tuple[Tensor, Tensor | None]:
         place = cell % self.size

@@ -86,6 +86,14 @@ class _ReversibleHeunStep(SDEStep):
     def _moves(self, values: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return self.h * values[0], self.field.product(values[1], self.w)
 
+    def moved_by_noise(self) -> Tensor:
+        """The diffusion at the start, at the second copy."""
+        return self.start[1]
+
+    def lifted(self, x: Tensor) -> Tensor:
+        """The same for both copies."""
+        return torch.stack([x, x], dim=-1)
+
     @property
     def first_slope(self) -> tuple[Tensor, Tensor]:
         """Drift and diffusion at the start, at the second copy."""

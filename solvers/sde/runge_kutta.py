@@ -13,8 +13,11 @@ from ..norms import rms
 from ..runge_kutta import combine
 from ..scalars import Scalar, as_time, spread
 from . import tableaus
-from .method import SDEMethod, SDEStep
+from .method import SDEMethod, SDEStep, over
 from .tableau import StochasticTableau, Weights
+
+_SHORT = 0.1
+"""How far, in what noise moves over a step, a difference reaches: its error falls with it, and rounding does not show."""
 
 
 class StochasticRungeKuttaStep(SDEStep):
@@ -81,6 +84,34 @@ class StochasticRungeKuttaStep(SDEStep):
             if w or h or ww or www:
                 y = self._pushed(y, stage, self._noise(w, h, ww, www))
         return y
+
+    def moved_by_noise(self) -> Tensor:
+        """The diffusion of the first stage without noise; where the noise is additive every stage is."""
+        stage = self.tableau.quiet_stage(self.driven_by.kind == "additive")
+        g = None if stage is None else self.diffusions[stage]
+        return super().moved_by_noise() if g is None else g
+
+    def bent_by_noise(self) -> list[Tensor]:
+        r"""For a method whose order needs it: differences along each noise, from a stage that :math:`\sqrt h g` moves, or called."""
+        field, tableau = self.driven_by, self.tableau
+        if field.kind == "additive" or tableau.orders.get(field.kind, 0.0) <= 1.0:
+            return []
+        quiet = tableau.quiet_stage(False)
+        bent = None if quiet is None or not field.elementwise else tableau.bent_stage(quiet)
+        g = self.moved_by_noise()
+        if bent is not None:
+            moved, root = self.diffusions[bent], tableau.a_root
+            assert moved is not None
+            assert root is not None
+            return [(moved - g) / (root[bent][quiet] * self.root)]
+        state, t = (self.y0, self.t0) if quiet is None else (self.arguments[quiet], self.at_node(tableau.c[quiet]))
+        bends: list[Tensor] = []
+        root = _SHORT * self.root
+        for column in [g] if field.elementwise else g.unbind(-1):
+            self.looked += 1
+            change = (field.diffusion(t, state + root * column) - g) / over(root, g)
+            bends += [change] if field.elementwise else change.unbind(-1)
+        return bends
 
     @property
     def error(self) -> Tensor:

@@ -90,4 +90,9 @@ class _SROCKStep(SDEStep):
             before, k = k, (push * self.h) * self.drift(self.at_node(node), k) + stay * k + back * before
             # The times follow the recursion of the stages for f = 1.
             node_before, node = node, push + stay * node + back * node_before
+        self.noise = noise
         self.y = self.field.add_product(k, noise, self.w)
+
+    def moved_by_noise(self) -> Tensor:
+        """The diffusion that the step used, behind the stages that damp."""
+        return self.noise

@@ -153,6 +153,23 @@ W^0 H^0, expected -0.5
             gap = [np.subtract(x, y) for x, y in zip(rows, others[0], strict=True)]
             put("error", Weights(*(tuple(row.tolist()) if row.any() else () for row in gap)))
 
+    def quiet_stage(self, any_state: bool) -> int | None:
+        """The first stage with a diffusion that no noise has moved; with ``any_state`` the first with one."""
+        for i, here in enumerate(self.diffusion_stages):
+            rows = self.a_w, self.a_h, self.a_root
+            if here and (any_state or not any(any(row[i]) for row in rows if row is not None)):
+                return i
+        return None
+
+    def bent_stage(self, quiet: int) -> int | None:
+        r"""The first stage with a diffusion that only :math:`\sqrt h` times that of the quiet stage has moved, and drift."""
+        for i, here in enumerate(self.diffusion_stages):
+            moved = [j for row in (self.a_w, self.a_h) if row is not None for j, x in enumerate(row[i]) if x]
+            root = [] if self.a_root is None else [j for j, x in enumerate(self.a_root[i]) if x]
+            if here and not moved and root == [quiet]:
+                return i
+        return None
+
     def _checked_rows(self, name: str) -> tuple[Row, ...]:
         rows: Any = getattr(self, name)
         rows = tuple((0.0,) * i for i in range(self.stages)) if rows is None else tuple(map(_numbers, rows))

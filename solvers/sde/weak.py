@@ -59,6 +59,7 @@ class _PlatenStep(SDEStep):
         super().__init__(field, t0, t1, y0)
         field = self.field
         f, g = self.drift(t0, y0), field.diffusion(t0, y0)
+        self.g, self.bends = g, []
         moved, root = y0 + self.h * f, self.length**0.5
         late = self.drift(t1, field.add_product(moved, g, self.w))
         y = y0 + 0.5 * self.h * (f + late)
@@ -67,6 +68,15 @@ class _PlatenStep(SDEStep):
             self.y = y + field.product(g + field.diffusion(t1, moved), 0.5 * self.w)
             return
         up, down = field.diffusion(t1, moved + root * g), field.diffusion(t1, moved - root * g)
+        self.bends = [(up - down) / (2.0 * root)]
         y = y + field.product(up + down + 2.0 * g, 0.25 * self.w)
         square = self.w * self.w - over(self.length, self.w)
         self.y = y + field.product(up - down, 0.25 * square / over(root, self.w))
+
+    def moved_by_noise(self) -> Tensor:
+        """The diffusion at the start."""
+        return self.g
+
+    def bent_by_noise(self) -> list[Tensor]:
+        """The central difference of the step."""
+        return self.bends
