@@ -15,7 +15,7 @@ from neuralde.solvers import BrownianPath, ConstantStep, InvalidProblemError, Me
 from neuralde.solvers.brownian.arguments import integer_seed
 from neuralde.solvers.brownian.random import draw_seed
 from neuralde.solvers.checks import integer
-from neuralde.solvers.sde.prepare import stochastic_method
+from neuralde.solvers.sde.prepare import default_controller, stochastic_method
 
 from .solving import solve
 
@@ -168,7 +168,7 @@ def solve_ensemble(
 
     Path number ``k`` is driven by the noise of sample ``k`` of the seed: it is the same alone, in any batch and in any
     process. With a fixed ``dt`` a batch steps together; otherwise each path has steps of its own. Batches are cut at
-    multiples of ``batch``.
+    multiples of ``batch``. Save times need not be ends of steps: between these a path follows its noise.
 
     Quantiles come from counts in 256 bins whose ends are quantiles of the first 1024 paths (of all, if there are fewer).
     A call for other paths solves these too, unless it is given the ``edges`` of an earlier one.
@@ -181,7 +181,7 @@ def solve_ensemble(
         first: the number of the first path.
         batch: how many paths are solved at once.
         saveat: times at which to sum up, ``(T,)``; None: the end only.
-        dt: the step, for methods and controllers with fixed steps.
+        dt: the step, for methods and controllers with fixed steps, and without ``solver`` and ``controller``.
         starts: start values by number, ``starts(numbers) -> (len(numbers), d)``; None: all start at ``problem.y0``.
         edges: the bins of another part of the same ensemble.
         options: further options of :func:`neuralde.solve`, such as ``rtol`` or ``max_steps``.
@@ -246,7 +246,7 @@ class _Run:
         self.noises = g.shape[-1]
         self.levy_area = method.levy_area
         adaptive = method.bound(problem.noise, None if g.dim() == 2 else self.noises).adaptive
-        controller = options.get("controller")
+        controller = default_controller(solver, dt, options.get("controller"))
         self.together = isinstance(controller, ConstantStep) or (controller is None and not adaptive)
         self.ts = torch.as_tensor([problem.tspan[1]] if saveat is None else saveat, dtype=torch.float64)
         if self.ts.dim() != 1 or not len(self.ts):

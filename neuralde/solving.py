@@ -42,7 +42,7 @@ from neuralde.solvers.prepare import check_samples, prepare_options, prepare_pla
 from neuralde.solvers.scalars import choose, transformed
 from neuralde.solvers.sde.field import SDEField
 from neuralde.solvers.sde.method import SDEMethod
-from neuralde.solvers.sde.prepare import stochastic_method
+from neuralde.solvers.sde.prepare import default_controller, stochastic_method
 from neuralde.solvers.state import Packing
 from neuralde.solvers.stiffness import stiff_advice
 
@@ -93,14 +93,19 @@ def solve(
         rtol: relative tolerance, a number or a 0-d tensor (whose new value does not recompile a compiled solve); or one for
             each entry of the state: an array that broadcasts against ``y0``, or a pytree like it of numbers and arrays.
         atol: absolute tolerance, in the units of the state; likewise. Entries of different units want one each.
-        dt: the first step (adaptive; None: chosen from the field) or the step (fixed), positive, in units of time.
+        dt: the first step (adaptive; None: chosen from the field) or the step (fixed), positive, in units of time. Of an
+            SDE with neither ``solver`` nor ``controller`` every step has this length, as in torchsde; a ``solver`` that
+            adapts its steps only begins with it, unless ``controller=ConstantStep()``.
         saveat: None saves the end only; 1-D times (a tensor or list, in the order of integration, inside ``tspan``);
             ``"steps"`` saves the start and every accepted step; with ``per_sample`` also ``(T, B)`` times.
+            An SDE's rows between the ends of a step follow the path there: they have the law of the process and
+            the method's strong order, and steps do not change with them.
         saveat_side: which state the row of a time shows at which an event changes the state, and ``sol(t)`` there: the
             one before (``"left"``) or after it (``"right"``, as pharmacometric and SBML tools have it). Times within a
             few units of rounding of a scheduled one, in the coarser dtype of the two, are that time. What is scheduled
             for ``t0`` is in the row of ``t0`` on either side, what is scheduled for ``t1`` does not happen in this solve.
-        dense: keep the solution between the steps, for ``sol(t)`` and ``sol.derivative(t)``.
+        dense: keep the solution between the steps, for ``sol(t)`` and ``sol.derivative(t)``. An SDE's ``sol(t)`` follows the
+            path, and has no derivative.
         events: what to look out for, an :class:`Event` or :class:`ScheduledEvent` or a list of them; what happened is in
             ``sol.events``.
         controller: step-size control; a PI controller, or constant steps for methods without error estimate.
@@ -159,6 +164,8 @@ def solve(
             progress=progress,
             throw=throw,
         )
+    if isinstance(problem, SDEProblem):
+        controller = default_controller(solver, dt, controller)
     solver = _solver_for(problem, solver, seed, path)
     _check_kinds(controller, adjoint, driver, regularizers)
     for regularizer in regularizers:

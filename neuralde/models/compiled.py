@@ -86,7 +86,7 @@ def _checked_noise(problem: SDEProblem, solver: SDEMethod, seed: Any, path: Any,
     packing = Packing(problem.y0, per_sample)
     y0 = packing.pack(problem.y0, "y0")
     if first or path is not None:
-        columns = noise_columns(problem, packing, y0, problem.tspan[0])
+        columns = noise_columns(problem, packing, y0, problem.tspan)
     if path is None:
         return seed_of(seed, y0)
     check_path_compiles(path)

@@ -20,8 +20,11 @@ class BorrowedPath:
     convention. It knows only intervals forwards: one backwards has -W and the same H. It has one time for all samples;
     where samples have their own, each different interval is a query, from which the rows are taken.
 
-    Unlike a `BrownianPath` it may depend on the order of the queries (unless made with ``tol`` and ``halfway_tree``),
-    but what was queried once stays, so rejected steps are revisited without bias.
+    Unlike a `BrownianPath` it may depend on the order of the queries, those at save times among them (unless made with
+    ``tol`` and ``halfway_tree``), but what was queried once stays, so rejected steps are revisited without bias.
+
+    torchsde cuts a query off at the path's ends, with a warning, so that the noise beyond them is zero. A solve refuses
+    a path whose ends it knows and that does not cover its interval, and one of another dtype than the state.
 
     Args:
         path: callable as ``path(s, t)`` and, with areas, ``path(s, t, return_U=True)``, with ``shape`` and
@@ -51,6 +54,29 @@ class BorrowedPath:
         self.rows: Tensor | None = None
         self.shape = torch.Size(path.shape)
         self.levy_area = "none" if path.levy_area_approximation == "none" else "space-time"
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Where torchsde's path begins and ends, None of another object; no public name tells."""
+        path, sign = self.path, 1.0
+        while hasattr(path, "base_brownian"):  # torchsde's path run backwards
+            path, sign = path.base_brownian, -sign
+        interval = getattr(path, "_interval", path)
+        ends = getattr(interval, "_start", None), getattr(interval, "_end", None)
+        if not all(isinstance(end, (int, float)) for end in ends):
+            return None
+        low, high = sorted(sign * float(end) for end in ends if end is not None)
+        return low, high
+
+    @property
+    def dtype(self) -> Any:
+        """Of the increments, where the path says so."""
+        return getattr(self.path, "dtype", None)
+
+    @property
+    def device(self) -> Any:
+        """Where they are, where the path says so."""
+        return getattr(self.path, "device", None)
 
     def increment(self, s: Scalar, t: Scalar) -> Increment:
         """W and, where the path has areas, H from ``s`` to ``t``, numbers or one for each sample."""

@@ -12,7 +12,7 @@ from ..brownian.arguments import integer_seed
 from ..brownian.path import BrownianPath, Increment
 from ..brownian.random import draw_seed
 from ..errors import InvalidProblemError
-from ..scalars import Scalar, leading
+from ..scalars import Scalar, leading, real_dtype
 from .borrowed import BorrowedPath
 
 _BLOCK = 1 << 15
@@ -114,20 +114,30 @@ def checked_path(path: Any, shape: Sequence[int], times: tuple[Scalar, Scalar], 
         )
     if torch.compiler.is_compiling():
         check_path_compiles(path)
-    if not isinstance(path, BrownianPath):
-        return path
-    if path.device != y0.device:
-        raise InvalidProblemError(f"path: got a path on {path.device}; expected {y0.device}, where y0 is")
+    device, dtype = getattr(path, "device", None), getattr(path, "dtype", None)
+    if isinstance(device, torch.device) and device != y0.device:
+        raise InvalidProblemError(f"path: got a path on {device}; expected {y0.device}, where y0 is")
+    if isinstance(dtype, torch.dtype) and dtype != real_dtype(y0):
+        raise InvalidProblemError(f"path: got a path of {dtype}; expected dtype={real_dtype(y0)}, as y0 has")
     if not torch.compiler.is_compiling():
-        ends = [torch.as_tensor(t, dtype=torch.float64, device=y0.device) for t in times]
-        low, high = torch.minimum(path.t0, path.t1), torch.maximum(path.t0, path.t1)
-        slack = 1e-6 * (high - low)
-        if not all(bool(((t >= low - slack) & (t <= high + slack)).all()) for t in ends):
-            raise InvalidProblemError(
-                f"path: got a path from {low.min().item():.9g} to {high.max().item():.9g}; expected one that covers tspan, "
-                f"{[t.tolist() for t in ends]}"
-            )
+        _check_cover(path, times)
     return path
+
+
+def _check_cover(path: Any, times: tuple[Scalar, Scalar]) -> None:
+    """Refuse a path that says where it ends, and does not reach as far as the solve."""
+    known = (path.t0, path.t1) if isinstance(path, BrownianPath) else getattr(path, "span", None)
+    if known is None:
+        return
+    low, high = (torch.as_tensor(t, dtype=torch.float64) for t in known)
+    ends = [torch.as_tensor(t, dtype=torch.float64, device=low.device) for t in times]
+    low, high = torch.minimum(low, high), torch.maximum(low, high)
+    slack = 1e-6 * (high - low)
+    if not all(bool(((t >= low - slack) & (t <= high + slack)).all()) for t in ends):
+        raise InvalidProblemError(
+            f"path: got a path from {low.min().item():.9g} to {high.max().item():.9g}; expected one that covers tspan, "
+            f"{[t.tolist() for t in ends]}"
+        )
 
 
 def check_path_compiles(path: Any) -> None:

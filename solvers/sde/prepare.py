@@ -39,6 +39,11 @@ def stochastic_method(problem: SDEProblem, solver: Method | None) -> SDEMethod:
     return method
 
 
+def default_controller(solver: Method | None, dt: Any, controller: Controller | None) -> Controller | None:
+    """Constant steps where a ``dt`` is all that is said about the steps: neither a method that adapts them nor a controller."""
+    return ConstantStep() if solver is None and dt is not None and controller is None else controller
+
+
 def stochastic_field(
     problem: SDEProblem,
     packing: Packing,
@@ -56,7 +61,7 @@ def stochastic_field(
 
     ``y0`` is the packed state of the problem; ``knots`` says that steps end at further times than those of the controller.
     """
-    columns = noise_columns(problem, packing, y0, ends[0])
+    columns = noise_columns(problem, packing, y0, ends)
     check_one_noise(seed, path)
     method = method.bound(problem.noise, columns)
     shape = noise_shape(y0, columns, packing)
@@ -75,7 +80,7 @@ def stochastic_field(
         kind=problem.noise,
         calculus=problem.calculus,
     )
-    field.looks = 2 if problem.noise == "additive" and not torch.compiler.is_compiling() else 1
+    field.looks = 4 if problem.noise == "additive" and not torch.compiler.is_compiling() else 1
     return field, method
 
 
@@ -124,9 +129,9 @@ def _on_grid(controller: Controller) -> bool:
     return constant and not len(controller.step_ts) and not len(controller.jump_ts) and math.isinf(controller.dtmax)
 
 
-def noise_columns(problem: SDEProblem, packing: Packing, y0: Tensor, t0: Scalar) -> int | None:
+def noise_columns(problem: SDEProblem, packing: Packing, y0: Tensor, ends: tuple[Scalar, Scalar]) -> int | None:
     """How many noises drive the state, from one call of the diffusion; refuses shapes that the problem does not allow."""
-    t, state = as_time(t0, y0), packing.unpack(y0)
+    t, state = as_time(ends[0], y0), packing.unpack(y0)
     with torch.no_grad():
         g = called(problem.diffusion, "diffusion", t, state, *problem.args)
         leaves = diffusion_leaves(packing, g)
@@ -138,6 +143,10 @@ def noise_columns(problem: SDEProblem, packing: Packing, y0: Tensor, t0: Scalar)
             columns = _checked_columns(problem, packing, leaves)
         if problem.noise == "additive" and not torch.compiler.is_compiling():
             _check_additive(problem, packing, y0, t, leaves)
+            t = as_time(ends[1], y0)
+            _check_additive(
+                problem, packing, y0, t, diffusion_leaves(packing, problem.diffusion(t, state, *problem.args))
+            )
     return columns
 
 
@@ -155,14 +164,18 @@ def _checked_columns(problem: SDEProblem, packing: Packing, leaves: list[Tensor]
 
 
 def _check_additive(problem: SDEProblem, packing: Packing, y0: Tensor, t: Tensor, before: list[Tensor]) -> None:
-    """Refuse noise that is declared additive and depends on the state."""
+    """Refuse noise that is declared additive and depends on the state at the time ``t``.
+
+    Asked at both ends it sees what depends on the state from the start, or from some time on; not what does so only for a
+    while in between, or only for states far from the first.
+    """
     moved = packing.unpack(y0 + 0.1 * (1.0 + y0.abs()))
     after = diffusion_leaves(packing, problem.diffusion(t, moved, *problem.args))
     for old, new in zip(before, after, strict=True):
         tolerance = 1e3 * torch.finfo(old.dtype).eps
         if not torch.allclose(old, new, rtol=tolerance, atol=0.0, equal_nan=True):
             raise InvalidProblemError(
-                'noise: got "additive", but the diffusion changed with the state, by up to '
-                f'{(old - new).abs().max().item():.3g}; expected one that depends on t only, or noise="diagonal" or '
+                'noise: got "additive", but the diffusion changed with the state at t = '
+                f'{t.reshape(-1)[0].item():.6g}, by up to {(old - new).abs().max().item():.3g}; expected one that depends on t only, or noise="diagonal" or '
                 '"general"'
             )

@@ -92,7 +92,7 @@ class StochasticRungeKuttaStep(SDEStep):
         return super().moved_by_noise() if g is None else g
 
     def bent_by_noise(self) -> list[Tensor]:
-        r"""For a method whose order needs it: differences along each noise, from a stage that :math:`\sqrt h g` moves, or called."""
+        r"""For a method whose order needs it, differences: from a stage that :math:`\sqrt h g` moves, or from further calls."""
         field, tableau = self.driven_by, self.tableau
         if field.kind == "additive" or tableau.orders.get(field.kind, 0.0) <= 1.0:
             return []
