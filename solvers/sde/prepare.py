@@ -39,7 +39,7 @@ def stochastic_method(problem: SDEProblem, solver: Method | None) -> SDEMethod:
     return method
 
 
-def default_controller(solver: Method | None, dt: Any, controller: Controller | None) -> Controller | None:
+def default_controller(solver: Any, dt: Any, controller: Controller | None) -> Controller | None:
     """Constant steps where a ``dt`` is all that is said about the steps: neither a method that adapts them nor a controller."""
     return ConstantStep() if solver is None and dt is not None and controller is None else controller
 
@@ -176,6 +176,6 @@ def _check_additive(problem: SDEProblem, packing: Packing, y0: Tensor, t: Tensor
         if not torch.allclose(old, new, rtol=tolerance, atol=0.0, equal_nan=True):
             raise InvalidProblemError(
                 'noise: got "additive", but the diffusion changed with the state at t = '
-                f'{t.reshape(-1)[0].item():.6g}, by up to {(old - new).abs().max().item():.3g}; expected one that depends on t only, or noise="diagonal" or '
-                '"general"'
+                f"{t.reshape(-1)[0].item():.6g}, by up to {(old - new).abs().max().item():.3g}; expected one that depends on "
+                't only, or noise="diagonal" or "general"'
             )

@@ -96,15 +96,16 @@ class StochasticRungeKuttaStep(SDEStep):
         field, tableau = self.driven_by, self.tableau
         if field.kind == "additive" or tableau.orders.get(field.kind, 0.0) <= 1.0:
             return []
-        quiet = tableau.quiet_stage(False)
-        bent = None if quiet is None or not field.elementwise else tableau.bent_stage(quiet)
-        g = self.moved_by_noise()
-        if bent is not None:
-            moved, root = self.diffusions[bent], tableau.a_root
-            assert moved is not None
-            assert root is not None
-            return [(moved - g) / (root[bent][quiet] * self.root)]
-        state, t = (self.y0, self.t0) if quiet is None else (self.arguments[quiet], self.at_node(tableau.c[quiet]))
+        quiet, g = tableau.quiet_stage(False), self.moved_by_noise()
+        state, t = self.y0, self.t0
+        if quiet is not None:
+            bent = tableau.bent_stage(quiet) if field.elementwise else None
+            if bent is not None:
+                moved, reach = self.diffusions[bent], tableau.a_root
+                assert moved is not None
+                assert reach is not None
+                return [(moved - g) / (reach[bent][quiet] * self.root)]
+            state, t = self.arguments[quiet], self.at_node(tableau.c[quiet])
         bends: list[Tensor] = []
         root = _SHORT * self.root
         for column in [g] if field.elementwise else g.unbind(-1):

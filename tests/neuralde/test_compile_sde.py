@@ -1,6 +1,7 @@
 """A compiled stochastic solve is one graph along the same path as the eager one, with the same gradients."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -83,6 +84,32 @@ def test_gradients_equal_the_eager_ones(name, per_sample):
         got = torch.autograd.grad(graph[k].square().sum(), wrt, retain_graph=True)
         for a, b in zip(want, got, strict=True):
             assert (a - b).norm() <= 1e-10 * a.norm()
+
+
+@pytest.mark.parametrize("gridded", [True, False])
+def test_rows_of_a_graph_have_the_order_of_the_method(gridded):
+    """Geometric Brownian motion at times inside the steps, with a path cut into cells and with one that is not."""
+    path = nde.BrownianPath((200, 1), 3, 0.0, 1.0, "space-time", dtype=D)
+
+    @functools.partial(torch.compile, fullgraph=True, backend="eager")
+    def run(y0, seed, ts, dt):
+        problem = nde.SDEProblem(lambda t, y: -0.5 * y, lambda t, y: 0.8 * y, y0, (0.0, 1.0))
+        noise = {"seed": seed} if gridded else {"path": path}
+        return nde.solve(problem, nde.SOSRI(), dt=dt, saveat=ts, controller=nde.ConstantStep(), **noise).ys
+
+    ts = torch.arange(1, 18, dtype=D) * 0.0531
+    problem = nde.SDEProblem(lambda t, y: -0.5 * y, lambda t, y: 0.8 * y, torch.ones(200, 1, dtype=D), (0.0, 1.0))
+    errors, counts = [], (16, 64)
+    for count in counts:
+        rows = run(problem.y0, torch.tensor(5), ts, torch.tensor(1.0 / count, dtype=D))
+        used = (
+            nde.solve(problem, nde.SOSRI(), dt=1.0 / count, seed=5, controller=nde.ConstantStep()).path
+            if gridded
+            else path
+        )
+        exact = torch.stack([torch.exp(-0.82 * t + 0.8 * used(0.0, t)) for t in ts.tolist()])
+        errors.append((rows - exact).square().mean().sqrt().item())
+    assert 1.25 < math.log(errors[0] / errors[1]) / math.log(4.0) < 1.75, errors
 
 
 def test_backwards_a_fixed_step_divides_the_interval():
