@@ -69,7 +69,7 @@ REGNDE_SPIRAL_SDE = Table(
         + " So the tolerance at cpu scale is a tenth of the paper's, 0.3, at which our solver takes 7 steps, begins with its "
         "largest errors where the spiral is fastest, and the models fit worse.",
         "The regularizers save more calls here than in the paper, and cost more of the loss.",
-        "Between steps the solution at the 30 times is interpolated linearly.",
+        "Between steps the solution at the 30 times follows its path; results of versions before that used straight lines.",
         _STIFFNESS + " The paper's weight for it on the spiral is not at hand; it is that of MNIST.",
         "AdaBelief is the published one, with the correction of its bias.",
     ),
