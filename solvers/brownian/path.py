@@ -235,6 +235,12 @@ class BrownianPath:
                 setattr(path, name, getattr(self, name)[rows])
         return path
 
+    def rounded(self, dtype: torch.dtype) -> BrownianPath:
+        """The same path with increments of another dtype."""
+        path = object.__new__(BrownianPath)
+        path.__dict__.update(self.__dict__, _memory=None, dtype=dtype)
+        return path
+
     def sample(self, index: int) -> BrownianPath:
         """The path of one sample alone, without the first dimension."""
         return self.take(torch.tensor(index, device=self.device))

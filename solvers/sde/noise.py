@@ -117,10 +117,12 @@ def checked_path(path: Any, shape: Sequence[int], times: tuple[Scalar, Scalar], 
     device, dtype = getattr(path, "device", None), getattr(path, "dtype", None)
     if isinstance(device, torch.device) and device != y0.device:
         raise InvalidProblemError(f"path: got a path on {device}; expected {y0.device}, where y0 is")
-    if isinstance(dtype, torch.dtype) and dtype != real_dtype(y0):
-        raise InvalidProblemError(f"path: got a path of {dtype}; expected dtype={real_dtype(y0)}, as y0 has")
     if not torch.compiler.is_compiling():
         _check_cover(path, times)
+    if isinstance(dtype, torch.dtype) and dtype != real_dtype(y0):
+        if isinstance(path, BrownianPath):  # which computes in float64 and rounds what it returns
+            return path.rounded(real_dtype(y0))
+        raise InvalidProblemError(f"path: got a path of {dtype}; expected dtype={real_dtype(y0)}, as y0 has")
     return path
 
 

@@ -96,3 +96,37 @@ def test_some_samples_have_their_rows():
     assert some.shape == (2, 2)
     assert torch.equal(some.increment(0.1, 0.4).h, path.increment(0.1, 0.4).h[rows])
     assert torch.equal(some.take(torch.tensor([1])).increment(0.1, 0.4).w, path.increment(0.1, 0.4).w[[1]])
+
+
+def on(path, t1=1.0):
+    problem = nde.SDEProblem(
+        lambda t, y: 0 * y, lambda t, y: torch.ones_like(y), torch.zeros(3, 2, dtype=F64), (0.0, t1), noise="additive"
+    )
+    return nde.solve(problem, nde.EulerMaruyama(), dt=0.25, path=path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dtype: torchsde.BrownianInterval(0.0, 1.0, size=(3, 2), dtype=dtype),
+        lambda dtype: torchsde.BrownianTree(0.0, torch.zeros(3, 2, dtype=dtype), t1=1.0),
+        lambda dtype: torchsde.BrownianPath(0.0, torch.zeros(3, 2, dtype=dtype)),
+        lambda dtype: torchsde.ReverseBrownian(torchsde.BrownianInterval(-1.0, 0.0, size=(3, 2), dtype=dtype)),
+    ],
+)
+def test_a_path_covers_the_interval_in_the_dtype_of_the_state(make):
+    assert on(make(F64)).status == 0
+    with pytest.raises(
+        nde.InvalidProblemError, match=r"path: got a path from -?0 to 1; expected one that covers tspan"
+    ):
+        on(make(F64), t1=2.0)
+    with pytest.raises(
+        nde.InvalidProblemError, match=r"path: got a path of torch.float32; expected dtype=torch.float64"
+    ):
+        on(make(torch.float32))
+
+
+def test_ours_gives_its_increments_in_the_dtype_of_the_state():
+    ours, wide = (nde.BrownianPath((3, 2), 1, 0.0, 1.0, dtype=dtype) for dtype in (torch.float32, F64))
+    assert torch.equal(on(ours).y1, on(wide).y1)
+    assert torch.allclose(on(wide).y1, wide(0.0, 1.0), atol=1e-14)
