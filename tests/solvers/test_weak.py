@@ -92,7 +92,8 @@ def test_paths_have_order_1_and_calls_are_counted():
         )
         sol = nde.solve(problem, nde.PL1WM(), dt=0.1, seed=0)
         assert (sol.stats.nfe, sol.stats.diffusion_evaluations) == (calls["drift"], calls["diffusion"])
-        assert calls["diffusion"] - 10 * each <= 3
+        # Beside the steps: its shape and a probe; of additive noise two states at both ends of the interval.
+        assert calls["diffusion"] - 10 * each <= (5 if noise == "additive" else 3)
 
 
 def test_backwards_samples_of_their_own_and_gradients():
