@@ -156,10 +156,6 @@ class NoisyDense(DenseOutput):
             raise InvalidProblemError(
                 "derivative: the solution of an SDE has none, because a path driven by noise has no slope; expected sol(t)"
             )
-        if differentiated(t) and isinstance(t, Tensor) and t.requires_grad:
-            raise InvalidProblemError(
-                "t: requires grad; expected constant times, since the solution of an SDE has no slope"
-            )
         return super().__call__(t)
 
     def packed(self, t: Any) -> Tensor:
@@ -170,6 +166,10 @@ class NoisyDense(DenseOutput):
     def _evaluate(self, coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, derivative: bool) -> Tensor:
         """The states at each of the times; ``coefficients`` is ``(pieces, T, ...)``, the start first."""
         del derivative
+        if t.requires_grad:
+            raise InvalidProblemError(
+                "t: requires grad; expected constant times, since the solution of an SDE has no slope"
+            )
         start, end = start.detach(), end.detach()
         rows = [self._at(coefficients[:, row], start[row], end[row], t[row]) for row in range(len(t))]
         return torch.stack(rows) if rows else coefficients[0]

@@ -255,8 +255,10 @@ def test_what_has_no_slope_is_refused():
     sol = nde.solve(problem, dt=0.1, seed=1, dense=True)
     with pytest.raises(nde.InvalidProblemError, match=r"derivative: the solution of an SDE has none"):
         sol.derivative(0.3)
-    with pytest.raises(nde.InvalidProblemError, match="t: requires grad"):
-        sol(torch.tensor(0.3, dtype=D, requires_grad=True))
+    live = torch.tensor(0.3, dtype=D, requires_grad=True)
+    for times in (live, [live, 0.5]):
+        with pytest.raises(nde.InvalidProblemError, match="t: requires grad"):
+            sol(times)
 
 
 @pytest.mark.parametrize("area", ["none", "space-time"])
