@@ -13,8 +13,9 @@ from neuralde.solvers.attempt import Plan
 from neuralde.solvers.drivers.blocks import Blocks, in_tensors
 from neuralde.solvers.drivers.captured_block import clock_of, plan_key, set_to
 from neuralde.solvers.drivers.cuda_graph import Captured, Layout
+from neuralde.solvers.legendre import basis
 from neuralde.solvers.saving import Request, SavePlan
-from neuralde.solvers.scalars import spread
+from neuralde.solvers.scalars import shaped
 
 from .base import Job
 from .replay import Costs, Record, replay
@@ -118,14 +119,14 @@ class CapturedSteps:
                 if place == 1.0:
                     state = state + cotangent
                 else:
-                    piece = piece + torch.stack([place**j * cotangent for j in range(len(piece))])
+                    piece = piece + torch.stack([weight * cotangent for weight in basis(place, len(piece))])
             return state, piece
         assert isinstance(theta, Tensor)
-        ends, theta = spread(theta == 1.0, emitted), spread(theta, emitted)
+        ends, theta = shaped(theta == 1.0, emitted), shaped(theta, emitted)
         state = state.index_add(0, request.lanes, torch.where(ends, emitted, 0.0))
         inside = torch.where(ends, 0.0, emitted)
-        powers = torch.stack([theta**j * inside for j in range(len(piece))])
-        return state, piece.index_add(1, request.lanes, powers)
+        shares = torch.stack([weight.to(inside.dtype) * inside for weight in basis(theta, len(piece))])
+        return state, piece.index_add(1, request.lanes, shares)
 
     def _degree(self, record: Record, y: Tensor) -> int:
         """How many coefficients a polynomial has."""

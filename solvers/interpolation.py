@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -10,19 +11,20 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidProblemError
-from .scalars import choose, real_dtype
+from .legendre import basis, derivative, evaluate
+from .scalars import any_true, choose, real_dtype
 from .state import Packing
 from .ties import resolution, tied
 from .times import read_times
 
 
 class DenseOutput:
-    r"""A piecewise polynomial: on step j, :math:`\sum_i q_{ji} \theta^i` with :math:`\theta = (t - t_j) / h_j`.
+    """A piecewise polynomial, on each step in the form that :mod:`neuralde.solvers.legendre` evaluates.
 
     Args:
         starts: where the steps start, ``(N,)`` or ``(N, B)``, float64, in the order of integration.
         ends: where they end.
-        coefficients: ``(N, degree + 1, *state)``, the constant term first.
+        coefficients: ``(N, degree + 1, *state)``, the state at the start of each step first.
         accepted: ``(N, B)`` flags of the steps that count, with ``per_sample``.
         packing: how the state is laid out.
         direction: 1 or -1, or one per sample.
@@ -30,6 +32,7 @@ class DenseOutput:
         jumps: the times of events, ``(N,)`` or ``(N, B)``, where the state may jump: times that are one of them but for
             rounding are that one.
         right: whether the solution at such a time is the one behind the event.
+        start_slope: the field at the start, which is the derivative where an interval has no length; NaN without it.
     """
 
     def __init__(
@@ -43,24 +46,34 @@ class DenseOutput:
         span: tuple[Tensor, Tensor],
         jumps: Tensor | None = None,
         right: bool = False,
+        start_slope: Callable[[], Tensor] | None = None,
     ) -> None:
         self.starts, self.ends, self.coefficients = starts, ends, coefficients
         self.accepted, self.packing, self.direction, self.span = accepted, packing, direction, span
-        self.jumps, self.right = jumps, right
+        self.jumps, self.right, self.start_slope = jumps, right, start_slope
 
-    def __call__(self, t: float | Tensor, derivative: bool = False) -> Any:
-        """The state, or its time derivative, at ``t``; the shape of ``t`` leads. Per sample ``t`` may be ``(..., B)``."""
+    def __call__(self, t: float | Tensor, slope: bool = False) -> Any:
+        """The state, or its time derivative, at ``t``; the shape of ``t`` leads.
+
+        Per sample a number and times ``(T,)`` are those of all samples, as with ``saveat``, and times ``(..., T, B)`` are
+        each sample's own.
+        """
         times = read_times(t, "t", "a time or times").in_graph.to(self.starts.device)
         lead, eps = times.shape, resolution(t)
         if self.accepted is None:
-            value = self._joint(self._at_jumps(times.reshape(-1), eps), derivative)
+            value = self._joint(self._at_jumps(times.reshape(-1), eps), slope)
         else:
             samples = self.starts.shape[1]
-            if not lead or lead[-1] != samples:
+            if len(lead) < 2:
                 times = times.unsqueeze(-1).expand(*lead, samples)
+            elif lead[-1] != samples:
+                raise InvalidProblemError(
+                    f"t: got times of shape {tuple(lead)}; expected a number, (T,) for all samples, or (..., T, {samples}) "
+                    "for each of them"
+                )
             else:
                 lead = lead[:-1]
-            value = self._per_sample(self._at_jumps(times.reshape(-1, samples), eps), derivative)
+            value = self._per_sample(self._at_jumps(times.reshape(-1, samples), eps), slope)
         return self.packing.unpack(value.reshape((*lead, *value.shape[1:])), lead=len(lead))
 
     def packed(self, t: Any) -> Tensor:
@@ -83,20 +96,20 @@ class DenseOutput:
     def _one(coefficients: Tensor, start: float, end: float, t: float) -> Tensor:
         """One step's polynomial at one time, in two operations: a backward solve asks for thousands."""
         theta = (t - start) / (end - start) if end != start else 0.0
-        powers = [theta**power for power in range(len(coefficients))]
+        weights = basis(theta, len(coefficients))
         return torch.tensordot(
-            torch.tensor(powers, dtype=coefficients.dtype, device=coefficients.device), coefficients, 1
+            torch.tensor(weights, dtype=coefficients.dtype, device=coefficients.device), coefficients, 1
         )
 
-    def _joint(self, times: Tensor, derivative: bool) -> Tensor:
+    def _joint(self, times: Tensor, slope: bool) -> Tensor:
         ends = (self.ends * self.direction).detach()
         ahead, missed = self._located(times, ends[-1])
         index = self._step(ends, ahead)
         coefficients = self.coefficients[index].movedim(1, 0)
-        value = self._evaluate(coefficients, self.starts[index], self.ends[index], times, derivative)
+        value = self._evaluate(coefficients, self.starts[index], self.ends[index], times, slope)
         return choose(missed, torch.full_like(value, torch.nan), value)
 
-    def _per_sample(self, times: Tensor, derivative: bool) -> Tensor:
+    def _per_sample(self, times: Tensor, slope: bool) -> Tensor:
         assert self.accepted is not None
         # How far each lane has come: the first step that comes as far as the time holds it.
         reached = torch.where(self.accepted, (self.ends * self.direction).detach(), -torch.inf).cummax(0).values
@@ -104,7 +117,8 @@ class DenseOutput:
         index = self._step(reached.T.contiguous(), ahead.T.contiguous()).T
         lane = torch.arange(times.shape[1], device=times.device).expand_as(index)
         coefficients = self.coefficients.movedim(2, 1)[index, lane].movedim(2, 0)
-        value = self._evaluate(coefficients, self.starts[index, lane], self.ends[index, lane], times, derivative)
+        starts, ends = self.starts[index, lane], self.ends[index, lane]
+        value = self._evaluate(coefficients, starts, ends, times, slope)
         missed = missed.reshape((*missed.shape, *[1] * (value.dim() - missed.dim())))
         return torch.where(missed, torch.nan, value)
 
@@ -131,17 +145,16 @@ class DenseOutput:
             raise InvalidProblemError(f"t: got a time outside the interval; expected {ends[0]} to {ends[1]}")
         return torch.minimum(ahead, last), ahead > last + slack
 
-    def _evaluate(self, coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, derivative: bool) -> Tensor:
-        """Horner's rule; ``coefficients`` is ``(degree + 1, T, ...)``, the constant term first."""
-        length, real = end - start, real_dtype(coefficients)
+    def _evaluate(self, coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, slope: bool) -> Tensor:
+        """The state at ``t``, or its derivative; ``coefficients`` is ``(degree + 1, T, ...)``."""
         shape = (*t.shape, *[1] * (coefficients.dim() - 1 - t.dim()))
-        empty = length == 0
-        theta = torch.where(empty, 0.0, (t - start) / torch.where(empty, 1.0, length)).to(real).reshape(shape)
-        value = torch.zeros_like(coefficients[0])
-        if derivative:
-            for power in range(len(coefficients) - 1, 0, -1):
-                value = value * theta + power * coefficients[power]
-            return value / length.to(real).reshape(shape)
-        for coefficient in coefficients.flip(0):
-            value = value * theta + coefficient
-        return value
+        empty = end == start
+        length = torch.where(empty, 1.0, end - start)
+        theta = torch.where(empty, 0.0, (t - start) / length).reshape(shape)
+        y0, *pieces = coefficients.unbind(0)
+        if not slope:
+            return evaluate(theta, y0, pieces)
+        value = derivative(theta, pieces) / length.to(real_dtype(coefficients)).reshape(shape)
+        if not any_true(empty):
+            return value
+        return torch.where(empty.reshape(shape), torch.nan if self.start_slope is None else self.start_slope(), value)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from .errors import InvalidProblemError
-from .scalars import Scalar
+from .legendre import evaluate
+from .scalars import Scalar, shaped
 
 VectorField = Callable[[Scalar, Tensor], Tensor]
 
@@ -68,15 +69,19 @@ class Step(ABC):
 
     @abstractmethod
     def polynomial(self) -> list[Tensor]:
-        r"""Coefficients :math:`q_1, q_2, \dots` of the dense output :math:`y_0 + \sum_j q_j \theta^j`."""
+        r"""Coefficients :math:`r_0, r_1, \dots` of the dense output :math:`y_0 + r_0 \theta + \sum_{j \ge 1} r_j E_j(\theta)`.
+
+        The functions are those of :mod:`neuralde.solvers.legendre`, which evaluates it: they vanish at both ends, so that
+        the first coefficient is the increment over the step, and alone makes the straight line.
+        """
 
     def pieces(self) -> list[Tensor]:
         """What is kept of the step for ``dense=True``, each shaped like the state: the coefficients, unless it says otherwise."""
         return self.polynomial()
 
-    @abstractmethod
     def at(self, theta: Scalar) -> Tensor:
-        """The dense output at one relative time of the step."""
+        """The dense output at one relative time of the step, or at each lane's own."""
+        return evaluate(shaped(theta, self.y0), self.y0, self.polynomial())
 
 
 class Method(ABC):

@@ -10,7 +10,7 @@ from torch import Tensor
 from .checks import fraction
 from .errors import InvalidProblemError
 from .method import Method, Step, VectorField
-from .scalars import Scalar, spread
+from .scalars import Scalar
 
 
 class ReversibleStep(Step):
@@ -73,14 +73,6 @@ class ReversibleStep(Step):
             torch.stack([first + self.pull, line], dim=-1),
             *(torch.stack([piece, torch.zeros_like(piece)], dim=-1) for piece in rest),
         ]
-
-    def at(self, theta: Scalar) -> Tensor:
-        """The polynomial at one relative time."""
-        theta = theta if isinstance(theta, float) else spread(theta, self.y0)
-        value = torch.zeros_like(self.y0)
-        for coefficient in reversed(self.polynomial()):
-            value = (value + coefficient) * theta
-        return self.y0 + value
 
 
 class Reversible(Method):

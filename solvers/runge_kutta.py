@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import tableaus
 from .errors import InvalidProblemError
+from .legendre import basis
 from .method import Method, Step, VectorField
 from .norms import rms
 from .scalars import Scalar, spread
@@ -131,20 +132,18 @@ class RungeKuttaStep(Step):
 
     def polynomial(self) -> list[Tensor]:
         """The interpolant's coefficients."""
-        weights = self.tableau.interpolant.weights
+        weights = self.tableau.dense
         stages = self._evaluate(len(weights))
         return [combine(None, self.h, column, stages) for column in zip(*weights, strict=True)]
 
     def at(self, theta: Scalar) -> Tensor:
-        """The interpolant at one relative time."""
-        if isinstance(theta, float):
-            weights = self.tableau.interpolant.weights
-            at_theta = [sum(w * theta ** (j + 1) for j, w in enumerate(row)) for row in weights]
-            return combine(self.y0, self.h, at_theta, self._evaluate(len(weights)))
-        value, theta = torch.zeros_like(self.y0), spread(theta, self.y0)
-        for coefficient in reversed(self.polynomial()):
-            value = (value + coefficient) * theta
-        return self.y0 + value
+        """The interpolant at one relative time; a Python number's is one combination of the stages."""
+        if not isinstance(theta, float):
+            return super().at(theta)
+        rows = self.tableau.dense
+        _, *values = basis(theta, len(rows[0]) + 1)
+        weights = [sum(w * value for w, value in zip(row, values, strict=True)) for row in rows]
+        return combine(self.y0, self.h, weights, self._evaluate(len(rows)))
 
 
 class RungeKutta(Method):

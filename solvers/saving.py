@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from .attempt import Carry, Plan, Trial
 from .interpolation import DenseOutput
+from .legendre import evaluate
 from .method import Step
-from .scalars import Scalar, any_true, as_clock, both, differentiated, negate, spread
+from .scalars import Scalar, any_true, as_clock, both, differentiated, negate, shaped
 from .sde.between import Between, NoisyDense, emit_between
 from .sde.field import SDEField
 from .solution import Trace
@@ -72,11 +74,8 @@ def emit(step: Step, request: Request, save: SavePlan) -> Tensor:
         assert isinstance(times, Tensor)
         start, end = step.t0[request.lanes], step.t1[request.lanes]
         theta, at_end = (times[request.rows, request.samples] - start) / (end - start), torch.zeros_like(at_end)
-    theta, at_end = spread(theta, step.y), spread(at_end, step.y)
-    value = torch.zeros_like(step.y[request.lanes])
-    for coefficient in reversed(step.polynomial()):
-        value = (value + coefficient[request.lanes]) * theta
-    return torch.where(at_end, step.y[request.lanes], step.y0[request.lanes] + value)
+    y0, y, *pieces = (x[request.lanes] for x in (step.y0, step.y, *step.polynomial()))
+    return torch.where(shaped(at_end, y), y, evaluate(shaped(theta, y), y0, pieces))
 
 
 def _emit_joint(step: Step, request: Request, save: SavePlan) -> list[Tensor]:
@@ -294,8 +293,8 @@ class Steps:
         if any_true(unmoved):  # such a lane has its start, as a step without length
             starts, ends = (torch.cat([t0.unsqueeze(0), knots]) for knots in (starts, ends))
             accepted = None if accepted is None else torch.cat([unmoved.unsqueeze(0), accepted])
-            degree = 1 if coefficients is None else coefficients.shape[1]
-            point = torch.cat([y0.unsqueeze(0), y0.new_zeros((degree - 1, *y0.shape))]).unsqueeze(0)
+            degree = 1 if coefficients is None else coefficients.shape[1] - 1
+            point = torch.stack([y0, *[torch.zeros_like(y0)] * degree]).unsqueeze(0)
             coefficients = point if coefficients is None else torch.cat([point, coefficients])
         assert coefficients is not None
         if plan.stops.live is not None:
@@ -313,7 +312,8 @@ class Steps:
         given = starts, ends, coefficients, accepted, packing, plan.direction, (t0, t1), jumps, right
         if isinstance(plan.field, SDEField):
             return NoisyDense(plan.field.noise, plan.field.elementwise, *given)
-        return DenseOutput(*given)
+        start = plan.t0 if plan.live_t0 is None else plan.live_t0
+        return DenseOutput(*given, partial(plan.field, start, y0))
 
     def times(self, t0: Scalar) -> Tensor:
         """The start and the end of every accepted step: ``(N + 1,)``, or ``(N + 1, B)`` with NaN behind a lane's last."""
@@ -328,7 +328,7 @@ class Steps:
 
 
 def polynomial(step: Step) -> Tensor:
-    """The step's dense output as coefficients ``(degree + 1, *state)``, the constant term first."""
+    """The step's dense output as coefficients ``(degree + 1, *state)``, the state at the start first."""
     return torch.stack([step.y0, *step.pieces()])
 
 

@@ -90,7 +90,12 @@ def spread(a: Scalar, like: Tensor) -> Scalar:
         return a
     if a.is_floating_point() and (a.dtype is not like.dtype or a.device != like.device):
         a = a.to(device=like.device, dtype=real_dtype(like))
-    return a.reshape(-1, *[1] * (like.dim() - 1)) if a.dim() else a
+    return shaped(a, like)
+
+
+def shaped(a: Scalar, like: Tensor) -> Scalar:
+    """The same in its own precision."""
+    return a.reshape(-1, *[1] * (like.dim() - 1)) if isinstance(a, Tensor) and a.dim() else a
 
 
 def leading(x: Scalar, dims: int, dtype: torch.dtype) -> Scalar:

@@ -204,13 +204,28 @@ class Solution:
     def __call__(self, t: float | Tensor) -> Any:
         """The state at ``t`` (a number, or a tensor of times, whose shape leads), from the dense output.
 
+        With ``per_sample`` the rule is that of ``saveat``: a number and times ``(T,)`` are those of all samples, also where
+        T is B, and times ``(T, B)`` are each sample's own. A ``(B,)`` tensor with one time for each, such as
+        ``event_time``, is therefore given as ``sol(times[None])[0]``.
+
         Differentiable with respect to the solve's inputs and ``t``. Needs ``dense=True``.
+
+        Example:
+            >>> import torch, neuralde as nde
+            >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(3, 1), (0.0, 1.0))
+            >>> sol = nde.solve(problem, per_sample=True, dense=True)
+            >>> sol(0.5).shape, sol(torch.tensor([0.0, 0.5, 1.0])).shape, sol(torch.rand(5, 3)).shape
+            (torch.Size([3, 1]), torch.Size([3, 3, 1]), torch.Size([5, 3, 1]))
         """
         return self._dense()(t)
 
     def derivative(self, t: float | Tensor) -> Any:
-        """The time derivative of the dense output at ``t``."""
-        return self._dense()(t, derivative=True)
+        """The time derivative of the dense output at ``t``, by the same rule for times.
+
+        Where an interval has no length it is the field's value there, which is asked for then (NaN for an SDE, whose
+        solutions have none).
+        """
+        return self._dense()(t, slope=True)
 
     def _dense(self) -> DenseOutput:
         if self.dense is None:

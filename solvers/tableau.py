@@ -26,6 +26,7 @@ from typing import cast
 import numpy as np
 
 from .checks import as_number
+from .legendre import dense_weights
 from .trees import elementary_weights, rooted_trees
 
 __all__ = [
@@ -66,9 +67,8 @@ class Interpolant:
 
     The tableau that holds the interpolant checks it, because its truth depends on the tableau's stages.
 
-    The powers of theta alternate in sign and cancel, which costs digits in float64: relative to ``h |f|``, evaluation
-    by Horner's rule errs by 1e-15 (DOPRI5), 1e-14 (TSIT5), 1e-13 (DOPRI8), 3e-13 (VERN7), 2e-12 (VERN9), and 1e-16 for
-    the lower orders. The end of a step should be taken from the step itself, not from ``theta = 1``.
+    Weights on powers of theta alternate in sign and cancel, so this form is for writing a method down, as papers do, and
+    not for evaluating it: `ButcherTableau.dense` has the same polynomials in a form that loses nothing.
 
     >>> Interpolant(order=1, weights=((1.0,),))  # the straight line of Euler's method
     Interpolant(order=1, weights=((1.0,),), a=(), c=())
@@ -107,6 +107,8 @@ class ButcherTableau:
             ``|k_j - k_i| / |Y_j - Y_i|`` then measures the Jacobian alone, free of df/dt. None without such stages.
         end_slope: the index of the stage that equals ``f(t1, y1)``, or None. The extra stages of the interpolant count
             too, numbered on from the stages.
+        dense: the dense output as steps evaluate it, a row for each stage: the weights ``w_i(theta)`` on the functions
+            of `neuralde.solvers.legendre`, which do not cancel.
 
     Raises:
         TableauError: a shape, a row sum, an order condition or the dense output contradicts the claim.
@@ -136,6 +138,7 @@ class ButcherTableau:
     stability_radius: float = field(init=False, repr=False)
     stiffness_pair: tuple[int, int] | None = field(init=False, repr=False)
     end_slope: int | None = field(init=False, repr=False)
+    dense: tuple[tuple[float, ...], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -158,6 +161,8 @@ class ButcherTableau:
         if cast("Interpolant | None", self.interpolant) is None:
             put("interpolant", derive_interpolant(self.a, self.b, self.c, self.order))
         self._check_interpolant()
+        order, powers = self.interpolant.order, self.interpolant.weights
+        put("dense", dense_weights(_square(self._all_a), self.b, powers, order))
 
         put("fsal", self._row_is_step(self.stages - 1) and self.c[-1] == 1.0)
         put("stability_radius", stability_radius(self.a, self.b, self.order))

@@ -239,10 +239,6 @@ class StubStep(Step):
         """A constant."""
         return [torch.zeros_like(self.y0)]
 
-    def at(self, theta: Scalar) -> Tensor:
-        """The state."""
-        return self.y0
-
 
 @dataclass
 class StubMethod(Method):

@@ -13,7 +13,7 @@ from ..attempt import Carry, Plan, Trial
 from ..errors import InvalidProblemError
 from ..field import Field
 from ..method import Step
-from ..scalars import Scalar, spread
+from ..scalars import Scalar
 from .block import CARRIED, JUDGED, Attempts, Reading, block, packed, unpacked
 from .cuda_graph import Cache, Captured, Layout, signature
 
@@ -44,13 +44,6 @@ class Kept(Step):
     def polynomial(self) -> list[Tensor]:
         """The dense output's coefficients."""
         return list(self._pieces.unbind(0))
-
-    def at(self, theta: Scalar) -> Tensor:
-        """The dense output at one relative time."""
-        value, theta = torch.zeros_like(self.y0), theta if isinstance(theta, float) else spread(theta, self.y0)
-        for coefficient in reversed(self.polynomial()):
-            value = (value + coefficient) * theta
-        return self.y0 + value
 
     @property
     def stiffness(self) -> Tensor:

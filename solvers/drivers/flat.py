@@ -13,8 +13,8 @@ from torch import Tensor
 from ..attempt import RUNNING, Carry, Plan, Trial, attempt, map_slope, settle
 from ..errors import InvalidProblemError
 from ..integrate import Options
+from ..legendre import evaluate
 from ..saving import SavePlan
-from ..scalars import real_dtype
 from ..sde.between import Between
 from ..sde.field import SDEField
 
@@ -130,8 +130,5 @@ def write_rows(
         value = step.between(theta, bridges(step.t0, theta, step.w))
         value = torch.where(_lanes(times == trial.t_end, carry.y, plan.per_sample), step.y, value)
         return torch.where(_lanes(inside, carry.y, plan.per_sample), value, rows)
-    theta = _lanes(theta.to(real_dtype(carry.y)), carry.y, plan.per_sample)
-    value = torch.zeros_like(step.y)
-    for coefficient in reversed(step.polynomial()):
-        value = (value + coefficient) * theta
-    return torch.where(_lanes(inside, carry.y, plan.per_sample), step.y0 + value, rows)
+    value = evaluate(_lanes(theta, carry.y, plan.per_sample), step.y0, step.polynomial())
+    return torch.where(_lanes(inside, carry.y, plan.per_sample), value, rows)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..attempt import Carry, Plan, Trial
+from ..legendre import evaluate
 from ..method import Step
-from ..scalars import Scalar, real_dtype, spread, transformed
+from ..scalars import Scalar, real_dtype, shaped, transformed
 from .brackets import find_root
 from .event import Events, EventState
 
@@ -46,10 +47,8 @@ class Path:
     def at(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Time and state at a relative time of each lane."""
         y0 = self.step.y0.detach()
-        value, factor = torch.zeros_like(y0), spread(theta, y0)
-        for coefficient in reversed(self.coefficients):
-            value = (value + coefficient) * factor
-        return torch.where(theta == 1.0, self.t_end, self.t + theta * self.length), y0 + value
+        value = evaluate(shaped(theta, y0), y0, self.coefficients)
+        return torch.where(theta == 1.0, self.t_end, self.t + theta * self.length), value
 
     def values(self, theta: float) -> Tensor:
         """Every function at an end of the step."""
@@ -63,13 +62,11 @@ class Path:
         if not thetas:
             return []
         y0 = self.step.y0.detach()
-        factor = torch.tensor(thetas, dtype=real_dtype(y0), device=y0.device).reshape(-1, *[1] * y0.dim())
-        value: Tensor | float = 0.0
-        for coefficient in reversed(self.coefficients):
-            value = (value + coefficient) * factor
+        factor = torch.tensor(thetas, dtype=torch.float64, device=y0.device).reshape(-1, *[1] * y0.dim())
+        states = evaluate(factor, y0, self.coefficients)
         return [
             self.events.values(self.t + theta * self.length, y)
-            for theta, y in zip(thetas, (y0 + value).unbind(), strict=True)
+            for theta, y in zip(thetas, states.unbind(), strict=True)
         ]
 
     def value(self, index: int, theta: Tensor) -> Tensor:

@@ -76,10 +76,6 @@ class SDEStep(Unchained, Between):
         """The straight line between the ends, which a quadrature over the step takes; saved rows follow the path."""
         return [self.y - self.y0]
 
-    def at(self, theta: Scalar) -> Tensor:
-        """The straight line at one relative time."""
-        return self.y0 + spread(theta, self.y0) * (self.y - self.y0)
-
 
 class SDEMethod(Method):
     """A method for stochastic equations: a few facts, and :meth:`step`.

@@ -88,7 +88,7 @@ def test_fifty_bounces_against_the_closed_form():
 
 def test_a_bouncing_ball_at_save_times_and_in_the_dense_output():
     times, speeds = bounces(3)
-    ts = torch.linspace(0.0, times[2].item(), 30, dtype=D)
+    ts = torch.linspace(0.0, times[2].item() - 1e-9, 30, dtype=D)  # at the bounce the last bit decides the side
     problem = nde.ODEProblem(fall, number(10.0, 0.0), (0.0, times[2].item() + 0.1))
     sol = nde.solve(problem, events=floor(apply=bounce), saveat=ts, dense=True, **TIGHT)
     start, v = number(0.0, *times[:2]), number(0.0, *speeds[:2])

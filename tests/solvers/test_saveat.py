@@ -176,7 +176,6 @@ def test_save_times_of_high_orders_keep_float32_precision(method):
     torch.testing.assert_close(single.ys.double(), double.ys, rtol=0.0, atol=2e-6)
 
 
-@pytest.mark.xfail(reason="polynomial coefficients are formed in the state's precision, where they cancel", strict=True)
 @pytest.mark.parametrize("method", [nde.Vern7(), nde.Dopri8(), nde.Vern9()], ids=str)
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_dense_output_of_high_orders_keeps_float32_precision(method, per_sample):
