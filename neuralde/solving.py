@@ -80,7 +80,8 @@ def solve(
 
     A step from :math:`y_n` to :math:`y_{n+1}` with error estimate :math:`e` is accepted when the root mean square of
     :math:`e_i / (\text{atol} + \text{rtol} \max(|y_{n,i}|, |y_{n+1,i}|))` is at most 1: over the whole state, or with
-    ``per_sample`` over each sample. The last step always ends exactly at ``t1``.
+    ``per_sample`` over each sample. The last step always ends exactly at ``t1``. For ODEs :math:`|y_{n+1,i}|` counts up to
+    the largest entry of :math:`y_n` (unless that is 0), so that a step far too long does not excuse its own error.
 
     A :class:`SteadyStateProblem` ends where :math:`\|J^{-1} f(y)\| \le \text{atol} + \text{rtol}\|y\|` (each sample on its
     own with ``per_sample``); of the options it takes ``rtol``, ``atol``, ``dt``, ``controller``, ``adjoint``,

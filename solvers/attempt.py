@@ -23,7 +23,7 @@ from .costs import Cost, StepView
 from .field import Field
 from .lanes import refuse_lanes, shared
 from .method import Method, Step, VectorField
-from .norms import largest, rms, scaled_error, tolerance
+from .norms import judged_error, largest, rms, scaled_error, tolerance
 from .scalars import (
     Scalar,
     any_true,
@@ -193,8 +193,11 @@ def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
     stop = plan.stops.after(carry.t, plan.t1, plan.direction)
     ahead = (stop - carry.t) * plan.direction
     running = carry.status == RUNNING
-    lands = ahead <= carry.h * SLACK
-    length = select(lands, ahead, carry.h)
+    near = ahead <= carry.h * SLACK
+    lands, length = near, select(near, ahead, carry.h)
+    if plan.controller.dtmax < math.inf:  # what is left may be longer by the slack: then it takes two steps
+        lands = both(near, ahead <= plan.controller.dtmax + TIME_RESOLUTION * abs(stop))
+        length = select(lands, ahead, select(near, 0.5 * ahead, carry.h))
     t_end = select(lands, stop, carry.t + plan.direction * length)
     t_end = select(running, t_end, carry.t)
 
@@ -207,7 +210,7 @@ def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
 
     accept, h, control = plan.controller.decide(length, ratio, carry.control)
     # A step shortened only to land on a given time says nothing against the step size proposed before it.
-    kept = both(both(accept, lands), h < carry.h)
+    kept = both(both(accept, near), h < carry.h)
     h = select(kept, carry.h, h)
     h = minimum(h, plan.controller.dtmax)
     if plan.controller.dtmin:
@@ -228,7 +231,10 @@ def _error_ratio(plan: Plan, step: Step) -> Scalar:
     _ = step.end_slope  # in the graph, before the graph is switched off: the next step starts with it
     outside = nullcontext() if plan.through_steps or torch.compiler.is_compiling() else torch.no_grad()
     with outside:
-        return plan.read(rms(scaled_error(step.error, step.y0, step.y, plan.rtol, plan.atol), plan.per_sample))
+        ends = step.error, step.y0, step.y, plan.rtol, plan.atol
+        # Noise may take a path anywhere in one step.
+        scaled = scaled_error(*ends) if plan.stochastic else judged_error(*ends, plan.per_sample)
+        return plan.read(rms(scaled, plan.per_sample))
 
 
 def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:

@@ -69,7 +69,7 @@ class Controller(ABC):
             starts on the right limit. Gradients flow to those inside the interval that require grad, as to ``step_ts``:
             the end of the step moves with them.
         dtmin: the solve ends with ``STEP_UNDERFLOW`` rather than take a smaller step.
-        dtmax: no step is longer.
+        dtmax: no step is longer, to the rounding of the clock.
 
     Example:
         >>> import torch, neuralde as nde

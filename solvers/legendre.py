@@ -26,7 +26,7 @@ from .trees import elementary_weights, rooted_trees
 
 # Of the conditions' singular values, relative to the largest, what is left out when rounded weights are repaired: what
 # rounding took shows in the large ones, and along the small ones the repair would move weights that it need not.
-_SINGULAR = 1e-3
+_SINGULAR = 3e-3
 
 
 def _polynomials(theta: Any, count: int) -> list[Any]:

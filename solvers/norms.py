@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .scalars import shaped
 from .tolerances import Tolerance
 
 
@@ -32,6 +33,22 @@ def scaled_error(error: Tensor, y0: Tensor, y1: Tensor, rtol: Tolerance, atol: T
     """
     scale = tolerance(torch.maximum(y0.abs(), y1.abs()), rtol, atol)
     return torch.add(error, scale, alpha=0.0) / scale  # 0 * inf is NaN, and the sum is the error everywhere else
+
+
+def judged_error(
+    error: Tensor, y0: Tensor, y1: Tensor, rtol: Tolerance, atol: Tolerance, per_sample: bool = False
+) -> Tensor:
+    r"""The same as a step is judged by it: how far it grew beyond all that its lane had does not loosen its tolerance.
+
+    .. math:: e_i / \bigl(\text{atol} + \text{rtol} \max(|y_{0,i}|, \min(|y_{1,i}|, \max_j |y_{0,j}|))\bigr)
+
+    A step far too long ends far away with an error in proportion, which :math:`|y_{1,i}|` would excuse. A lane that starts
+    at 0 has no size yet, and its first step is judged as :func:`scaled_error` has it.
+    """
+    limit = largest(y0, per_sample)
+    limit = shaped(torch.where(limit > 0, limit, torch.inf), y0)
+    size = torch.maximum(y0.abs(), torch.minimum(y1.abs(), limit))
+    return error / tolerance(size, rtol, atol)
 
 
 def tolerance(size: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:

@@ -290,6 +290,8 @@ class Steps:
         if plan.per_sample:
             accepted = torch.stack(self.accepts) if self.accepts else starts.to(torch.bool)
         unmoved = torch.tensor([len(starts) == 0]) if accepted is None else ~accepted.any(dim=0)
+        if not len(starts):
+            coefficients = None  # an adjoint's are then an empty tensor
         if any_true(unmoved):  # such a lane has its start, as a step without length
             starts, ends = (torch.cat([t0.unsqueeze(0), knots]) for knots in (starts, ends))
             accepted = None if accepted is None else torch.cat([unmoved.unsqueeze(0), accepted])

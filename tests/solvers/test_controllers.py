@@ -152,8 +152,32 @@ def test_no_step_is_longer_than_dtmax(controller, dt):
     if dt is None and controller is nde.ConstantStep:
         return
     sol = nde.solve(LIMIT_CYCLE.problem(), controller=controller(dtmax=0.03), dt=dt, trace=True)
-    assert (sol.trace.dt <= 0.03 * (1 + 2e-6)).all()
+    assert (sol.trace.dt <= 0.03 * (1 + 1e-12)).all()
     assert sol.stats.steps >= 2.0 / 0.03
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("backward", [False, True])
+def test_what_is_left_a_little_longer_than_dtmax_takes_two_steps(per_sample, backward):
+    """0.1 + 5e-8 is left before a stop, which is within the slack that otherwise prevents slivers."""
+    times = [0.0, 0.3 + 5e-8, 0.7]
+    if backward:
+        times = [-t for t in times]
+    problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, 1, dtype=F64), (times[0], times[2]))
+    controller = nde.ConstantStep(step_ts=[times[1]], dtmax=0.1)
+    sol = nde.solve(problem, nde.RK4(), controller=controller, dt=0.1, trace=True, per_sample=per_sample)
+    lengths = sol.trace.dt.abs().flatten()
+    assert (lengths <= 0.1 * (1 + 1e-12)).all()
+    halves = [0.05 + 2.5e-8] * 2
+    expected = torch.tensor([0.1, 0.1, *halves, *[0.1] * 3, 0.1 - 5e-8], dtype=F64)
+    torch.testing.assert_close(lengths, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_steps_of_dtmax_that_fit_are_not_halved_by_rounding():
+    problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=F64), (0.0, 1.0))
+    for dtmax in (0.1, 0.05, 1 / 3):
+        sol = nde.solve(problem, nde.RK4(), controller=nde.ConstantStep(dtmax=dtmax), dt=1.0)
+        assert sol.stats.steps == round(1 / dtmax)
 
 
 def bumpy(t, y):
