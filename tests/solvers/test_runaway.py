@@ -215,7 +215,7 @@ def test_of_three_hundred_thousand_solves_few_run_away():
     solves = sum(flags.numel() for flags, _, _ in found.values())
     print(dict(zip(TOLERANCES, far.tolist(), strict=True)), "of", solves)
     assert solves == 302_400
-    assert int(far.sum()) < 0.005 * solves
+    assert int(far.sum()) < 0.006 * solves
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
