@@ -48,7 +48,7 @@ def judged_error(
     limit = largest(y0, per_sample)
     limit = shaped(torch.where(limit > 0, limit, torch.inf), y0)
     size = torch.maximum(y0.abs(), torch.minimum(y1.abs(), limit))
-    return error / tolerance(size, rtol, atol)
+    return torch.add(error, y1, alpha=0.0) / tolerance(size, rtol, atol)
 
 
 def tolerance(size: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:
