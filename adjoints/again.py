@@ -9,10 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from neuralde.solvers.cut import sequence_number
 from neuralde.solvers.events.log import Logged
 
 from .base import Job
-from .captured import refuse_unknown, sequence_number
+from .captured import refuse_unknown
 from .replay import Costs, Record, retake
 
 
@@ -27,13 +28,10 @@ class _Aliases:
     def __init__(self) -> None:
         self.aliases: list[Tensor] = []
         self.got: dict[int, Tensor] = {}
-        self._hooks: list[Callable[[], None]] = []
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """An alias of the tensor; the tensor itself where nobody asks for its gradient."""
         alias = tensor.view_as(tensor)
-        if alias.requires_grad:
-            self._hooks.append(alias.register_hook(partial(self._keep, len(self.aliases))).remove)
         self.aliases.append(alias)
         return alias
 
@@ -47,10 +45,16 @@ class _Aliases:
         """The gradients of the aliases in the order in which they were made, then those of captured tensors."""
         if not outputs:
             return [None] * (len(self.aliases) + len(captured))
+        # Not before: a field that differentiates with respect to what it is given would meet them.
+        hooks = [
+            alias.register_hook(partial(self._keep, place))
+            for place, alias in enumerate(self.aliases)
+            if alias.requires_grad
+        ]
         wanted = [*(alias for alias in self.aliases if alias.requires_grad), *captured]
         got = torch.autograd.grad(outputs, wanted, cotangents, create_graph=torch.is_grad_enabled(), allow_unused=True)
-        for remove in self._hooks:
-            remove()
+        for hook in hooks:
+            hook.remove()
         return [*(self.got.get(place) for place in range(len(self.aliases))), *got[len(got) - len(captured) :]]
 
 

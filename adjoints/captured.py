@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuralde.solvers.cut import made_inside, sequence_number
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.field import Field
 from neuralde.solvers.held import held
@@ -87,6 +88,9 @@ def graph_tensors(
         InvalidProblemError: the call used a tensor that was computed before the solve and that no walk can name.
     """
     ours = {id(tensor) for tensor in own}
+    outputs = list(outputs)
+    # On an accelerator a derivative inside the call is computed by a thread of its own, whose nodes are numbered apart.
+    numbered = all(tensor.device.type == "cpu" for tensor in outputs)
     # A node may have many outputs (those of unbind, say), of which some are held.
     computed = {(tensor.grad_fn, tensor.output_nr): tensor for tensor in held if tensor.grad_fn is not None}
     found: dict[int, Tensor] = {}
@@ -105,10 +109,10 @@ def graph_tensors(
         seen.add(node)
         parents = node.next_functions
         if not parents:
-            leaf = getattr(node, "variable", None)
+            leaf = None if made_inside(node) else getattr(node, "variable", None)
             if leaf is not None and id(leaf) not in ours:
                 found[id(leaf)] = leaf
-        elif node._sequence_nr() < since:
+        elif numbered and node._sequence_nr() < since:
             name = next((Captured([], f).name(x) for x in held_tensors(f) if x.grad_fn is node), "a tensor")
             raise InvalidProblemError(
                 f"{who}: uses {name} that was computed from others before the solve, or by an earlier call, "
@@ -286,14 +290,6 @@ class Unchanged:
                     f"a tensor of shape {tuple(tensor.shape)} that the solve uses was changed in place between the "
                     "solve and its backward pass (an optimizer step, say); call backward() before changing it"
                 )
-
-
-def sequence_number() -> int:
-    """Autograd's current sequence number: nodes made from now on have this number or a higher one."""
-    with torch.enable_grad():
-        probe = torch.zeros((), requires_grad=True)
-        node: Any = (probe * 1.0).grad_fn
-    return int(node._sequence_nr())
 
 
 def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor]) -> tuple[Captured, Tensor, Setting]:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.checks import as_number, number
 from neuralde.solvers.controllers import Controller
+from neuralde.solvers.cut import sequence_number
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
 from neuralde.solvers.field import Field
@@ -34,7 +35,7 @@ from neuralde.solvers.stiffness import stiff_advice
 from neuralde.solvers.tolerances import Tolerance, checked_tolerance, for_each_entry, geometric_mean
 
 from .base import Adjoint, Job, Result
-from .captured import Unchanged, refuse_unknown, sequence_number
+from .captured import Unchanged, refuse_unknown
 from .integrands import Integrands
 from .jumps import Jumps
 from .once import once, refuse_batches

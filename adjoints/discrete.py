@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.checks import integer
+from neuralde.solvers.cut import sequence_number
 from neuralde.solvers.events.log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
 from neuralde.solvers.scalars import transformed
@@ -17,7 +18,7 @@ from neuralde.solvers.scalars import transformed
 from .again import gradient_again
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities
-from .captured import Unchanged, sequence_number
+from .captured import Unchanged
 from .captured_step import CapturedSteps
 from .checkpoints import first_checkpoint
 from .opening import Opening, opened
@@ -134,9 +135,11 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, y1: Tensor | None, flat: Tensor | None, pieces: Tensor | None, *rest: Tensor | None) -> Any:
         run, count = ctx.run, 0 if ctx.run.job.plan.events is None else len(Logged._fields)
+        in_graph = torch.is_grad_enabled() or transformed()  # backward(create_graph=True), or vmap over it
+        saved = ctx.saved_tensors if in_graph else ()
         with run.opening.setting.restored(run.captured):
-            if torch.is_grad_enabled() or transformed():  # backward(create_graph=True), or vmap over it
-                return None, *_in_graph(run, ctx.saved_tensors, (y1, flat, pieces, *rest))
+            if in_graph:
+                return None, *_in_graph(run, saved, (y1, flat, pieces, *rest))
             sweep = run.adjoint.sweep(run, y1, flat, pieces, rest[:count], rest[count:])
             sweep.run()
         return None, sweep.state, *sweep.grads, *sweep.costs

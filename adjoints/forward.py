@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Carry, Plan, Trial
+from neuralde.solvers.cut import sequence_number
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
 from neuralde.solvers.integrate import Outcome, integrate
 
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities
-from .captured import sequence_number
 from .discrete import assembled
 from .once import once
 from .opening import Opening, opened
 from .replay import Recorder, refuse_lost, replay, replayable, replayed
 from .sensitivity_norm import Variational, with_sensitivities
-from .setting import gradients_of_many, muted
+from .setting import freed_is_named, gradients_of_many, muted
 
 # What torch says of operations whose backward pass cannot be differentiated.
 _ONCE = ("create_graph=False", "does not currently support double backward", "once_differentiable")
@@ -222,7 +222,7 @@ def _push(
         return moved, set()
     cotangents = [torch.zeros_like(x).requires_grad_() for x in live]
     usable = [place for place, x in enumerate(inputs) if x.requires_grad]
-    with _differentiated_twice():
+    with freed_is_named(), _differentiated_twice():
         with torch.enable_grad():
             pulled = torch.autograd.grad(
                 live, [inputs[place] for place in usable], cotangents, create_graph=True, allow_unused=True

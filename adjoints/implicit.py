@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.checks import fraction, integer
+from neuralde.solvers.cut import sequence_number
 from neuralde.solvers.errors import ConvergenceError, InvalidProblemError
 from neuralde.solvers.problems import SteadyStateProblem
 from neuralde.solvers.scalars import transformed
@@ -22,7 +23,7 @@ from neuralde.solvers.steady.spectrum import Anchored, beside, conserved_totals,
 
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities, who_has
-from .captured import Unchanged, captured_tensors, refuse_unknown, sequence_number
+from .captured import Unchanged, captured_tensors, refuse_unknown
 from .once import once, refuse_batches
 from .setting import Setting, muted, uncached_casts
 

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.attempt import Plan
+from neuralde.solvers.cut import sequence_number
 from neuralde.solvers.events.crossings import fired_at
 from neuralde.solvers.events.event import Fired
 from neuralde.solvers.events.log import Log
 from neuralde.solvers.scalars import Scalar, any_true, as_clock, choose, negate, spread
 
-from .captured import refuse_unknown, sequence_number
+from .captured import refuse_unknown
 from .integrands import Integrands
 
 

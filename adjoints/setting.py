@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuralde.solvers.errors import InvalidProblemError
+
 _ABSENT = object()
+# What torch says where a graph is gone.
+_FREED = "backward through the graph a second time"
 
 
 class Setting:
@@ -45,7 +49,7 @@ class Setting:
                 swapped.append((table, name, now))
                 table[name] = then
         try:
-            with self._as_cast(), muted(captured):
+            with freed_is_named(), self._as_cast(), muted(captured):
                 yield
         finally:
             for table, name, now in swapped:
@@ -61,6 +65,20 @@ class Setting:
             return
         with torch.autocast(self._kind, dtype=self._dtype, enabled=self._autocast, cache_enabled=False):
             yield
+
+
+@contextmanager
+def freed_is_named() -> Iterator[None]:
+    """Say of a field whose graph is gone when it is to be differentiated what is the matter."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _FREED not in str(error):
+            raise
+        raise InvalidProblemError(
+            "f: frees the graph of what it gives, because it calls torch.autograd.grad (or backward) without "
+            "create_graph=True; expected create_graph=True, also where self.training is False"
+        ) from error
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .calls import Caller
+from .cut import Cuts
 from .errors import InvalidProblemError
-from .hints import called
 from .scalars import Scalar, as_time
 from .state import Packing
 
@@ -21,29 +23,25 @@ class Field:
         f: the user's ``f(t, y, *args)``.
         packing: how the state is laid out.
         args: what else ``f`` receives.
+        caller: what calls it; of the same solve, where there is one.
     """
 
     name = "f"
     """What messages call the user's function."""
 
-    def __init__(self, f: Callable[..., Any], packing: Packing, args: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self, f: Callable[..., Any], packing: Packing, args: tuple[Any, ...] = (), caller: Caller | None = None
+    ) -> None:
         self.f, self.packing, self.args = f, packing, args
+        self.caller = Caller(Cuts()) if caller is None else caller
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The derivative at ``(t, y)``, packed and checked."""
         return self.value(self.f, self.name, self.packing.pack, t, y)
 
-    def value(
-        self, f: Callable[..., Any], name: str, pack: Callable[[Any, str], Tensor], t: Scalar, y: Tensor
-    ) -> Tensor:
+    def value(self, f: Callable[..., Any], name: str, pack: Callable[..., Tensor], t: Scalar, y: Tensor) -> Tensor:
         """What one of the user's functions gives at ``(t, y)``, packed and checked."""
-        tracked = not torch.compiler.is_compiling() and not y.is_inference()
-        version = y._version if tracked else 0
-        packed = pack(called(f, name, as_time(t, y), self.packing.unpack(y), *self.args), name)
-        if tracked and y._version != version:
-            raise InvalidProblemError(
-                f"{name}: changed its state in-place; expected a new tensor, -y rather than y.neg_()"
-            )
+        packed = self.caller(f, name, partial(pack, what=name), self.packing, t, y, self.args)
         if self.packing.per_sample and packed.shape[:1] != y.shape[:1]:
             raise InvalidProblemError(
                 f"{name}: got {packed.shape[0]} rows; expected {y.shape[0]}, like the state it was given"
@@ -61,7 +59,7 @@ class Field:
 
     def rebind(self, args: tuple[Any, ...]) -> Field:
         """The same field with other arguments."""
-        return Field(self.f, self.packing, args)
+        return Field(self.f, self.packing, args, self.caller)
 
     def take(self, rows: Tensor) -> Field:
         """The field of some of the samples."""

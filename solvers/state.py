@@ -41,7 +41,7 @@ class Packing:
                 raise InvalidProblemError(
                     f"{what}: got {_describe(state)}; expected a tensor of shape {self.shapes[0]}, like y0"
                 )
-            if state.shape == self.shapes[0] and state.dtype is self.dtype:
+            if state.shape == self.shapes[0] and state.dtype is self.dtype and state.layout is torch.strided:
                 return state
             return self._checked(state, 0, what)
         try:
@@ -72,6 +72,7 @@ class Packing:
         # Compact per-sample solves call the field with fewer rows, so there only the rest of the shape is compared.
         keep = 1 if self.per_sample else 0
         shape, dtype = self.shapes[index], self.dtypes[index]
+        refuse_unusual(leaf, what)
         if tuple(leaf.shape[keep:]) != shape[keep:] or leaf.dim() != len(shape):
             hint = ""
             if self.per_sample and leaf.dim() > len(shape) and leaf.shape[0] == leaf.shape[1]:
@@ -89,6 +90,18 @@ class Packing:
         return leaf.to(dtype)
 
 
+def refuse_unusual(leaf: Tensor, what: str) -> None:
+    """Refuse a tensor of flags, and one that is not stored as an array."""
+    if leaf.is_nested:
+        raise InvalidProblemError(
+            f"{what}: got a nested tensor; expected a dense one, such as torch.nested.to_padded_tensor"
+        )
+    if leaf.layout != torch.strided:
+        raise InvalidProblemError(f"{what}: got a {leaf.layout} tensor; expected a dense one, such as its to_dense()")
+    if leaf.dtype == torch.bool:
+        raise InvalidProblemError(f"{what}: got booleans (torch.bool); expected numbers, such as (y > 0).to(y.dtype)")
+
+
 def check_state(state: Any, what: str = "y0") -> None:
     """Refuse a state that is not a non-empty pytree of floating-point or complex tensors on one device."""
     leaves = pytree.tree_leaves(state)
@@ -97,6 +110,7 @@ def check_state(state: Any, what: str = "y0") -> None:
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
             raise InvalidProblemError(f"{what}: got {_describe(leaf)}; expected a tensor or a pytree of tensors")
+        refuse_unusual(leaf, what)
         if leaf.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
             raise InvalidProblemError(
                 f"{what}: got {leaf.dtype}; expected float32, float64, complex64 or complex128 (y0.float(), say)"

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError
 from neuralde.solvers.attempt import Plan
+from neuralde.solvers.calls import Caller
+from neuralde.solvers.cut import Cuts
 from neuralde.solvers.field import Field
 from neuralde.solvers.quadrature import PathIntegral
-from neuralde.solvers.scalars import Scalar, as_time, real_dtype
+from neuralde.solvers.scalars import Scalar, real_dtype
 
 from .base import Regularizer
 
@@ -51,23 +52,29 @@ class RunningCost(PathIntegral, Regularizer):
     def __init__(self, fn: Callable[..., Any]) -> None:
         if not callable(fn):
             raise InvalidProblemError(f"fn: got {type(fn).__name__}; expected a callable fn(t, y, *args)")
-        self.fn = fn
+        self.fn, self.caller = fn, Caller(Cuts())
+
+    def start(self, y0: Tensor, lanes: Tensor, span: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Zero; each solve looks at ``fn`` anew."""
+        self.caller = Caller(Cuts())
+        return super().start(y0, lanes, span)
 
     def density(self, field: Field, t: Scalar, y: Tensor) -> Tensor:
         """The integrand, checked."""
-        tracked = not torch.compiler.is_compiling() and not y.is_inference()
-        version = y._version if tracked else 0
-        value = self.fn(as_time(t, y), field.packing.unpack(y), *field.args)
-        if tracked and y._version != version:
-            raise InvalidProblemError("fn: changed the state in-place; expected a function that only looks at it")
         samples = f"one for each of {len(y)} samples" if field.packing.per_sample else "0-d, or one for each sample"
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            got = f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r}"[:80]
-            raise InvalidProblemError(f"fn: got {got}; expected real numbers, {samples}")
-        fits = value.numel() == len(y) if field.packing.per_sample else value.dim() < 2
-        if not fits:
-            raise InvalidProblemError(f"fn: got shape {tuple(value.shape)}; expected real numbers, {samples}")
-        return value.reshape(math.prod(value.shape) if field.packing.per_sample else value.shape).to(real_dtype(y))
+
+        def checked(value: Any) -> Tensor:
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                got = (
+                    f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r}"[:80]
+                )
+                raise InvalidProblemError(f"fn: got {got}; expected real numbers, {samples}")
+            fits = value.numel() == len(y) if field.packing.per_sample else value.dim() < 2
+            if not fits:
+                raise InvalidProblemError(f"fn: got shape {tuple(value.shape)}; expected real numbers, {samples}")
+            return value.reshape(math.prod(value.shape) if field.packing.per_sample else value.shape).to(real_dtype(y))
+
+        return self.caller(self.fn, "fn", checked, field.packing, t, y, field.args)
 
     def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Plan) -> tuple[Tensor, int]:
         """The integral; 0 over an empty interval."""

@@ -101,8 +101,7 @@ def set_to(plan: Plan, clock: tuple[Any, ...], args: tuple[Any, ...]) -> Plan:
     """The plan with another clock and other arguments."""
     assert isinstance(plan.field, Field)
     names = ("t0", "t1", "direction", "live_t0", "live_t1", "rtol", "atol")
-    field = Field(plan.field.f, plan.field.packing, args)
-    return replace(plan, field=field, **dict(zip(names, clock, strict=True)))
+    return replace(plan, field=plan.field.rebind(args), **dict(zip(names, clock, strict=True)))
 
 
 class _CapturedBlock:

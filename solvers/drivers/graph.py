@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..attempt import Carry, Plan, map_slope
+from ..errors import InvalidProblemError
 from ..field import Field
 from ..integrate import Options, Outcome
 from ..loop import start
@@ -46,10 +47,17 @@ def _loop(
 ) -> tuple[Tensor, ...]:
     from torch._higher_order_ops.while_loop import while_loop
 
-    from .inductor import keep_saved_tensors
+    from .inductor import keep_saved_tensors, reverse_mode_inside
 
     keep_saved_tensors()
-    return while_loop(going, body, carry)
+    out: tuple[Tensor, ...] = while_loop(going, body, carry)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in carry) and reverse_mode_inside():
+        raise InvalidProblemError(
+            "f: takes a derivative by reverse mode (torch.func.grad, vjp, jacrev) in a compiled solve with gradients, which "
+            "torch's loops get wrong; expected forward mode (torch.func.jvp, jacfwd), the derivative written out, or an "
+            "eager solve, whose field may be compiled"
+        )
+    return out
 
 
 def _anchored_by(plan: Plan, carry: Carry, y0: Tensor) -> tuple[Carry, Tensor]:

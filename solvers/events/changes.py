@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import InvalidProblemError
-from ..scalars import Scalar, as_time, choose, select
-from ..state import Packing
+from ..scalars import Scalar, choose, select
 
 if TYPE_CHECKING:
     from .event import Event, Events, Fired, ScheduledEvent
@@ -63,19 +63,18 @@ def _after(event: Event | ScheduledEvent, events: Events, t: Scalar, y: Tensor, 
     """The state after one event, from the state now and the one before all events of this time."""
     extra = {"index": turn} if event.indexed else {}
     if event.sees == "latest":
-        return _applied(event, events.packing, t, y, events.args, extra)
-    after = _applied(event, events.packing, t, before, events.args, extra)
+        return _applied(event, events, t, y, extra)
+    after = _applied(event, events, t, before, extra)
     # What the function leaves as it is keeps what other events made of it; written as a difference, so that gradients are
     # right also where it assigns what was there already.
     return torch.where(after.detach() != before.detach(), after, y + (after - before))
 
 
-def _applied(
-    event: Event | ScheduledEvent, packing: Packing, t: Scalar, y: Tensor, args: tuple[Any, ...], extra: dict[str, Any]
-) -> Tensor:
+def _applied(event: Event | ScheduledEvent, events: Events, t: Scalar, y: Tensor, extra: dict[str, Any]) -> Tensor:
     assert event.apply is not None
+    apply, pack = partial(event.apply, **extra), partial(events.packing.pack, what="apply")
     # A copy, so that a function that writes into its state changes nothing of the solver's.
-    after = packing.pack(event.apply(as_time(t, y), packing.unpack(y.clone()), *args, **extra), "apply")
+    after = events.functions.caller(apply, "apply", pack, events.packing, t, y, events.args, writes=True)
     if after.shape != y.shape:
         raise InvalidProblemError(
             f"apply: got {after.shape[0]} rows; expected {y.shape[0]}, like the state it was given"

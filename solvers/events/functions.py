@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..calls import Caller
 from ..errors import InvalidProblemError
 from ..lanes import refuse_lanes
 from ..scalars import Scalar, as_time, real_dtype
@@ -42,6 +44,7 @@ class Functions:
         self.fns: list[Callable[..., Any] | None] = [getattr(event, "fn", None) for event in events]
         self.owner = [place for place, count in enumerate(counts) for _ in range(count)]
         self.part = [part for count in counts for part in range(count)]
+        self.caller = Caller()
 
     @staticmethod
     def count(event: Event | ScheduledEvent, packing: Packing, args: tuple[Any, ...], t: Scalar, y: Tensor) -> int:
@@ -55,11 +58,11 @@ class Functions:
 
     def call(self, place: int, time: Tensor, y: Tensor) -> Tensor:
         """One of the user's functions: shaped like the lanes, with a dimension behind them where it has many values."""
-        fn, version = self.fns[place], None if y.is_inference() else y._version
+        fn = self.fns[place]
         assert fn is not None
-        g = fn(time, self.packing.unpack(y), *self.args)
-        if version is not None and y._version != version:
-            raise InvalidProblemError("fn: changed the state in-place; expected a function that only looks at it")
+        return self.caller(fn, "fn", partial(self._checked, place, y), self.packing, time, y, self.args)
+
+    def _checked(self, place: int, y: Tensor, g: Any) -> Tensor:
         lanes = y.shape[:1] if self.packing.per_sample else torch.Size(())
         if not isinstance(g, Tensor) or not g.is_floating_point():
             got = f"a {g.dtype} tensor" if isinstance(g, Tensor) else f"{type(g).__name__} {g!r}"[:80]

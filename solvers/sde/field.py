@@ -14,7 +14,7 @@ from ..brownian.path import Increment
 from ..errors import InvalidProblemError
 from ..field import Field, clamped
 from ..scalars import Scalar, spread
-from ..state import Packing
+from ..state import Packing, refuse_unusual
 from .noise import Noise
 
 
@@ -86,9 +86,9 @@ class SDEField(Field, Driven):
     def _seen(self, t: Scalar, y: Tensor) -> Scalar:
         return t if self.bounds is None else clamped(t, y, *self.bounds)
 
-    def _pack_diffusion(self, g: Any, name: str) -> Tensor:
+    def _pack_diffusion(self, g: Any, what: str) -> Tensor:
         if self.columns is None:
-            return self.packing.pack(g, name)
+            return self.packing.pack(g, what)
         packed = pack_columns(self.packing, g, self.columns)
         return packed.squeeze(-1) if self.columns == 1 else packed
 
@@ -127,7 +127,9 @@ class SDEField(Field, Driven):
         return self._like(self.args, self.noise, (low, high))
 
     def _like(self, args: tuple[Any, ...], noise: Noise, bounds: tuple[Tensor, Tensor] | None) -> SDEField:
-        return SDEField(self.f, self.g, self.packing, args, self.columns, noise, bounds, self.kind, self.calculus)
+        like = SDEField(self.f, self.g, self.packing, args, self.columns, noise, bounds, self.kind, self.calculus)
+        like.caller = self.caller
+        return like
 
 
 class DrivenField:
@@ -156,6 +158,7 @@ def pack_columns(packing: Packing, g: Any, columns: int) -> Tensor:
     keep = 1 if packing.per_sample else 0
     flat = []
     for leaf, shape, size in zip(diffusion_leaves(packing, g), packing.shapes, packing.sizes, strict=True):
+        refuse_unusual(leaf, "diffusion")
         if tuple(leaf.shape[keep:]) != (*shape[keep:], columns) or leaf.dim() != len(shape) + 1:
             raise InvalidProblemError(
                 f"diffusion: got shape {tuple(leaf.shape)}; expected {(*shape, columns)}, the shape of y0 with {columns} "

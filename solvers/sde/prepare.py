@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..brownian.path import BrownianPath
+from ..calls import Caller
 from ..controllers import ConstantStep, Controller, StepTo
 from ..errors import InvalidProblemError
-from ..hints import called
 from ..method import Method
 from ..problems import SDEProblem
 from ..runge_kutta import Heun, RungeKutta
-from ..scalars import Scalar, as_time, real_dtype
+from ..scalars import Scalar, real_dtype
 from ..state import Packing
 from .driven import DrivenRungeKutta
 from .euler import EulerMaruyama, ItoMilstein
@@ -131,22 +134,23 @@ def _on_grid(controller: Controller) -> bool:
 
 def noise_columns(problem: SDEProblem, packing: Packing, y0: Tensor, ends: tuple[Scalar, Scalar]) -> int | None:
     """How many noises drive the state, from one call of the diffusion; refuses shapes that the problem does not allow."""
-    t, state = as_time(ends[0], y0), packing.unpack(y0)
+    caller = Caller()
+
+    def called(t: Scalar, y: Tensor) -> list[Tensor]:
+        pack = partial(diffusion_leaves, packing)
+        return caller(problem.diffusion, "diffusion", pack, packing, t, y, problem.args)
+
     with torch.no_grad():
-        g = called(problem.diffusion, "diffusion", t, state, *problem.args)
-        leaves = diffusion_leaves(packing, g)
+        leaves = called(ends[0], y0)
         same = [leaf.dim() == len(shape) for leaf, shape in zip(leaves, packing.shapes, strict=True)]
         if problem.noise == "diagonal" or (problem.noise == "additive" and all(same)):
-            packing.pack(g, "diffusion")
+            packing.pack(leaves[0] if packing.single else pytree.tree_unflatten(leaves, packing.spec), "diffusion")
             columns = None
         else:
             columns = _checked_columns(problem, packing, leaves)
         if problem.noise == "additive" and not torch.compiler.is_compiling():
-            _check_additive(problem, packing, y0, t, leaves)
-            t = as_time(ends[1], y0)
-            _check_additive(
-                problem, packing, y0, t, diffusion_leaves(packing, problem.diffusion(t, state, *problem.args))
-            )
+            _check_additive(called, ends[0], y0, leaves)
+            _check_additive(called, ends[1], y0, called(ends[1], y0))
     return columns
 
 
@@ -163,19 +167,20 @@ def _checked_columns(problem: SDEProblem, packing: Packing, leaves: list[Tensor]
     return leaves[0].shape[-1]
 
 
-def _check_additive(problem: SDEProblem, packing: Packing, y0: Tensor, t: Tensor, before: list[Tensor]) -> None:
+def _check_additive(
+    diffusion: Callable[[Scalar, Tensor], list[Tensor]], t: Scalar, y0: Tensor, before: list[Tensor]
+) -> None:
     """Refuse noise that is declared additive and depends on the state at the time ``t``.
 
     Asked at both ends it sees what depends on the state from the start, or from some time on; not what does so only for a
     while in between, or only for states far from the first.
     """
-    moved = packing.unpack(y0 + 0.1 * (1.0 + y0.abs()))
-    after = diffusion_leaves(packing, problem.diffusion(t, moved, *problem.args))
+    after = diffusion(t, y0 + 0.1 * (1.0 + y0.abs()))
     for old, new in zip(before, after, strict=True):
         tolerance = 1e3 * torch.finfo(old.dtype).eps
         if not torch.allclose(old, new, rtol=tolerance, atol=0.0, equal_nan=True):
             raise InvalidProblemError(
                 'noise: got "additive", but the diffusion changed with the state at t = '
-                f"{t.reshape(-1)[0].item():.6g}, by up to {(old - new).abs().max().item():.3g}; expected one that depends on "
+                f"{as_time(t, y0).reshape(-1)[0].item():.6g}, by up to {(old - new).abs().max().item():.3g}; expected one that depends on "
                 't only, or noise="diagonal" or "general"'
             )
