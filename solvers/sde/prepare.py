@@ -18,7 +18,7 @@ from ..errors import InvalidProblemError
 from ..method import Method
 from ..problems import SDEProblem
 from ..runge_kutta import Heun, RungeKutta
-from ..scalars import Scalar, real_dtype
+from ..scalars import Scalar, as_time, real_dtype
 from ..state import Packing
 from .driven import DrivenRungeKutta
 from .euler import EulerMaruyama, ItoMilstein
