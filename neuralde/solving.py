@@ -51,6 +51,9 @@ from .progress import ProgressBar
 from .regularizers.base import Regularizer
 from .steady import solve_steady
 
+# As ints: in a graph a tensor is never equal to a member of an enumeration (torch 2.13).
+_SUCCESS, _EVENT = int(Status.SUCCESS), int(Status.EVENT)
+
 
 def solve(
     problem: ODEProblem | SDEProblem | SteadyStateProblem,
@@ -323,7 +326,7 @@ def _solution(
     if result.ys is not None:
         ys = lower(result.ys)
     else:
-        arrived = (carry.status == Status.SUCCESS) | ((carry.status == Status.EVENT) & (carry.t == plan.t1))
+        arrived = (carry.status == _SUCCESS) | ((carry.status == _EVENT) & (carry.t == plan.t1))
         ys = choose(arrived, y1, torch.full_like(y1, torch.nan)).unsqueeze(0)
     if shown is None:
         ts = outcome.steps.times(plan.t0).to(y0.device) if save.every and outcome.steps is not None else _end(plan, y0)

@@ -18,7 +18,7 @@ from torch import Tensor
 from .checks import as_number, number
 from .errors import InvalidProblemError
 from .method import Method
-from .scalars import Scalar, is_finite, maximum, minimum, select
+from .scalars import Scalar, in_order, is_finite, maximum, minimum, select
 from .times import read_times, refuse_live
 
 
@@ -45,7 +45,7 @@ def as_list(times: Sequence[float] | Tensor) -> list[float]:
 def _checked_times(times: Any, name: str) -> tuple[float, ...] | Tensor:
     """Sorted times: a tuple, or where any of them is differentiated a tensor."""
     if torch.compiler.is_compiling():
-        return tuple(sorted(as_list(times)))
+        return tuple(in_order(as_list(times)))  # which may be symbols
     read = read_times(times, name, many=True)
     values = read.numbers.reshape(-1).tolist()
     if not all(map(math.isfinite, values)):
@@ -171,7 +171,7 @@ class StepTo(ConstantStep):
             both = [read_times(times, "ts").in_graph for times in (self.step_ts, ts)]
             steps: Any = _ordered(torch.cat([times.to(both[1].device) for times in both]))
         else:
-            steps = tuple(sorted({*self.step_ts, *ts}))
+            steps = tuple(in_order((*self.step_ts, *ts)))
         object.__setattr__(self, "step_ts", steps)
 
     def constant(self) -> Controller:

@@ -36,7 +36,7 @@ def start(
     if plan.host and plan.t0 == plan.t1:
         return begin(plan, y0, None, 0.0, 0 if slope is None else 1, costs)
     estimate = dt is None and plan.controller.adaptive
-    carried = not plan.stochastic and (plan.host or (plan.method.fsal and not plan.stops.jumps))
+    carried = not plan.stochastic and (plan.host or (plan.method.fsal and len(plan.stops.jumps) == 0))
     calls = 0 if slope is None else 1
     if plan.stochastic:
         slope = None  # a step of a stochastic method cannot start with the drift alone

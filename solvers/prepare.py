@@ -25,7 +25,7 @@ from .method import Method
 from .precision import check_tolerances
 from .problems import ODEProblem, SDEProblem
 from .saving import SavePlan
-from .scalars import Scalar, graph_constant, transformed
+from .scalars import Scalar, graph_constant, is_finite, transformed
 from .sde.method import SDEMethod
 from .sde.prepare import stochastic_field
 from .state import Packing
@@ -202,7 +202,8 @@ def _knots(functions: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[list[floa
         found.extend(read.numbers.reshape(-1).tolist())
         if read.live is not None:
             live.append(read.live[read.numbers.isfinite()])
-    return [knot for knot in dict.fromkeys(found) if math.isfinite(knot)], live
+    found = [knot for knot in found if is_finite(knot)]
+    return found if torch.compiler.is_compiling() else list(dict.fromkeys(found)), live
 
 
 def prepare_options(

@@ -8,6 +8,7 @@ solve keeps them as tensors, one entry per lane. The stepping code is written on
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -76,7 +77,8 @@ def negate(a: Scalar) -> Scalar:
 
 def is_finite(a: Scalar) -> Scalar:
     """Whether the number is neither NaN nor infinite."""
-    return torch.isfinite(a) if isinstance(a, Tensor) else math.isfinite(a)
+    # Comparisons, because a graph cannot ask math.isfinite about a number that is a symbol of it.
+    return torch.isfinite(a) if isinstance(a, Tensor) else -math.inf < a < math.inf
 
 
 def any_true(a: Scalar) -> bool:
@@ -127,6 +129,25 @@ def as_clock(t: Scalar, device: torch.device | str | None = None) -> Tensor:
 def graph_constant(x: float) -> Tensor:
     """A Python number as a tensor; under ``torch.compile`` the number may be a symbol, which loops cannot close over."""
     return torch.full((), x, dtype=torch.float64)
+
+
+def graph_constants(xs: Iterable[float]) -> Tensor:
+    """Python numbers as one tensor, each of them a number that may change without a new graph."""
+    return torch.stack([graph_constant(x) for x in xs])
+
+
+def in_order(times: Iterable[float]) -> list[float]:
+    """The times sorted, each once."""
+    if not torch.compiler.is_compiling():
+        return sorted(set(times))
+    placed: list[float] = []  # by comparisons: symbols cannot be sorted, nor put into a set
+    for time in times:
+        place = 0
+        while place < len(placed) and placed[place] < time:
+            place += 1
+        if place == len(placed) or placed[place] != time:
+            placed.insert(place, time)
+    return placed
 
 
 def choose(condition: Scalar, yes: Tensor, no: Tensor) -> Tensor:

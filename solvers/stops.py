@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
 
 from .field import Field, OneSided
 from .method import VectorField
-from .scalars import Scalar, as_time
+from .scalars import Scalar, as_time, graph_constants, in_order
 from .sde.field import Driven
 
 
@@ -37,9 +37,10 @@ class Stops:
         """The differentiated times without their graph."""
         places = [] if self.moving is None else list(enumerate(self.moving.tolist()))
         self._places = {time: place for place, time in reversed(places)}
-        self.ts = sorted({*step_ts, *jump_ts})
-        self.jumps = frozenset(jump_ts)
+        self.ts = in_order((*step_ts, *jump_ts))
+        self.jumps: Collection[float] = tuple(jump_ts) if torch.compiler.is_compiling() else frozenset(jump_ts)
         self._tensors: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._in_graph = self._all_in_graph() if torch.compiler.is_compiling() else {}
 
     def after(self, t: Scalar, t1: Scalar, direction: Scalar) -> Scalar:
         """The next of the times strictly ahead of ``t``, or ``t1`` where that comes first."""
@@ -95,7 +96,7 @@ class Stops:
     def breaking(self, times: Iterable[float]) -> Stops:
         """The same stops for a field that is discontinuous at further times, where the solve stops for other reasons."""
         more = copy.copy(self)
-        more.jumps, more._tensors = self.jumps | set(times), {}
+        more.jumps, more._tensors = {*self.jumps, *times}, {}
         return more
 
     def is_jump(self, t: Scalar) -> Scalar:
@@ -104,10 +105,14 @@ class Stops:
             return t in self.jumps
         return (t.unsqueeze(-1) == self._tensor("jumps", t)).any(dim=-1)
 
+    def _all_in_graph(self) -> dict[str, Tensor]:
+        """The times as tensors of the graph, made before its loop, which could not take them in when they change."""
+        return {name: graph_constants(times) for name, times in (("ts", self.ts), ("jumps", self.jumps)) if times}
+
     def _tensor(self, name: str, like: Tensor) -> Tensor:
-        """The times of that name where ``like`` is, copied there once (in a graph they are constants of it)."""
+        """The times of that name where ``like`` is, copied there once."""
         if torch.compiler.is_compiling():
-            return torch.tensor(sorted(getattr(self, name)), dtype=like.dtype, device=like.device)
+            return self._in_graph[name].to(like.device, like.dtype)
         key = (name, like.dtype, like.device)
         if key not in self._tensors:
             self._tensors[key] = torch.tensor(sorted(getattr(self, name)), dtype=like.dtype, device=like.device)
@@ -115,7 +120,7 @@ class Stops:
 
     def one_sided(self, field: VectorField, t: Scalar, t_end: Scalar, like: Tensor) -> VectorField:
         """The field on ``[t, t_end]``, seen from inside where an end is a discontinuity."""
-        if not self.jumps:
+        if len(self.jumps) == 0:
             return field
         start, end = torch.as_tensor(as_time(t, like)), torch.as_tensor(as_time(t_end, like))
         forward = _flag(t_end >= t, start)

@@ -48,9 +48,14 @@ def _loop(
     from torch._higher_order_ops.while_loop import while_loop
 
     from .inductor import keep_saved_tensors, reverse_mode_inside
+    from .outside import take_from_outside
+
+    def loop_body(*flat: Tensor) -> tuple[Tensor, ...]:
+        take_from_outside()
+        return body(*flat)
 
     keep_saved_tensors()
-    out: tuple[Tensor, ...] = while_loop(going, body, carry)
+    out: tuple[Tensor, ...] = while_loop(going, loop_body, carry)
     if torch.is_grad_enabled() and any(x.requires_grad for x in carry) and reverse_mode_inside():
         raise InvalidProblemError(
             "f: takes a derivative by reverse mode (torch.func.grad, vjp, jacrev) in a compiled solve with gradients, which "
@@ -64,7 +69,7 @@ def _anchored_by(plan: Plan, carry: Carry, y0: Tensor) -> tuple[Carry, Tensor]:
     """The anchor of a solve; where no slope is carried yet, one call of the field at the start tells what it depends on."""
     if carry.slope is not None:
         return carry, _anchor(y0, carry.slope)
-    chained = isinstance(plan.method, SDEMethod) and plan.method.chains and not plan.stops.jumps
+    chained = isinstance(plan.method, SDEMethod) and plan.method.chains and len(plan.stops.jumps) == 0
     if not chained and not torch.is_grad_enabled():
         return carry, _anchor(y0)
     assert isinstance(plan.field, Field)

@@ -15,7 +15,7 @@ REQUIRED = {
     *("setup.py", "setup.cfg", "neuralde", "solvers", "adjoints", "tests"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff", "Makefile"),
 }
-OPTIONAL = {"tutorials", "docs"}
+OPTIONAL = {"tutorials", "docs", "findings"}
 BINARY = {".png", ".pdf", ".gif", ".npz", ".npy", ".pt", ".safetensors"}
 LARGEST = 1_000_000
 
