@@ -93,7 +93,9 @@ class Controller(ABC):
         dtmin = number(self.dtmin, "dtmin", "a number, 0 or positive", least=0.0)
         # math.inf, the default, is one as well
         unbounded = as_number(self.dtmax) == math.inf
-        limit = "a positive number" + (f", not below dtmin={dtmin:g}" if dtmin else "")
+        limit = "a positive number"
+        if dtmin and not torch.compiler.is_compiling():  # a graph cannot write a symbol down
+            limit += f", not below dtmin={dtmin:g}"
         dtmax = math.inf if unbounded else number(self.dtmax, "dtmax", limit, above=0.0, least=dtmin)
         object.__setattr__(self, "dtmin", dtmin)
         object.__setattr__(self, "dtmax", dtmax)

@@ -179,8 +179,8 @@ def _check_additive(
     for old, new in zip(before, after, strict=True):
         tolerance = 1e3 * torch.finfo(old.dtype).eps
         if not torch.allclose(old, new, rtol=tolerance, atol=0.0, equal_nan=True):
+            time, change = as_time(t, y0).reshape(-1)[0].item(), (old - new).abs().max().item()
             raise InvalidProblemError(
-                'noise: got "additive", but the diffusion changed with the state at t = '
-                f"{as_time(t, y0).reshape(-1)[0].item():.6g}, by up to {(old - new).abs().max().item():.3g}; expected one that depends on "
-                't only, or noise="diagonal" or "general"'
+                f'noise: got "additive", but the diffusion changed with the state at t = {time:.6g}, by up to {change:.3g}; '
+                'expected one that depends on t only, or noise="diagonal" or "general"'
             )
