@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -281,6 +281,11 @@ class Unchanged:
         self.tensors = [tensor for tensor in tensors if not tensor.is_inference()]
         self.versions = [tensor._version for tensor in self.tensors]
 
+    @property
+    def same(self) -> bool:
+        """Whether none of them was changed in place."""
+        return all(tensor._version == version for tensor, version in zip(self.tensors, self.versions, strict=True))
+
     def check(self, grads: Sequence[Tensor | None] | None = None) -> None:
         """Refuse to differentiate at other values than those of the solve, where there is a gradient."""
         grads = self.tensors if grads is None else grads
@@ -292,7 +297,18 @@ class Unchanged:
                 )
 
 
-def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor]) -> tuple[Captured, Tensor, Setting]:
+class First(NamedTuple):
+    """The first call of the field, in the graph."""
+
+    y0: Tensor
+    """The initial state, a leaf."""
+    slope: Tensor
+    """The field there."""
+    since: int
+    """Autograd's sequence number before the call."""
+
+
+def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor]) -> tuple[Captured, First, Setting]:
     """What the field captures, the field at the start (one call serves both), and what surrounds its calls.
 
     ``copies`` are the job's own tensors, ``originals`` those of the caller.
@@ -302,8 +318,8 @@ def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor])
     stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
     field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
     integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
-
     outputs: list[Tensor] = []
+    since = sequence_number()
 
     def call() -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
@@ -312,4 +328,4 @@ def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor])
         return y0, outputs
 
     captured, setting = captured_tensors(job.callables, call, copies, originals)
-    return captured, outputs[0].detach(), setting
+    return captured, First(y0, outputs[0], since), setting

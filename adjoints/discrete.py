@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 from neuralde.solvers.checks import integer
 from neuralde.solvers.cut import sequence_number
@@ -21,6 +22,7 @@ from .capabilities import Capabilities
 from .captured import Unchanged
 from .captured_step import CapturedSteps
 from .checkpoints import first_checkpoint
+from .kept import Keeper, Segment, leaf
 from .opening import Opening, opened
 from .replay import (
     Costs,
@@ -36,16 +38,24 @@ from .replay import (
     replayed,
 )
 
+DEFAULT_BUDGET = 256 * 2**20
+"""How many bytes of graphs :class:`DiscreteAdjoint` keeps where it is not told."""
+
 
 class DiscreteAdjoint(Adjoint):
-    """Exact, the default; keeps the states between the steps and takes each step again to differentiate it.
+    """Exact, the default; keeps the graphs of as many steps as a budget allows, and takes the others again.
 
-    The gradient is the one that :class:`DirectAdjoint` gives, to rounding. Memory: one state per accepted step, and the
-    graph of a single step at a time. Cost: the backward pass calls the field once more per stage. A backward pass with
-    ``create_graph=True`` takes all steps again as one graph, so that derivatives of any order follow, with the memory of
+    The gradient is the one that :class:`DirectAdjoint` gives, to rounding, and as fast where all graphs fit. Memory: one
+    state per accepted step, the kept graphs, and the graph of a single step at a time. Cost: behind the step where the
+    budget is used up, the backward pass calls the field once more per stage. Kept graphs are freed as the backward pass
+    comes to them; a second backward pass (``retain_graph=True``) takes all steps again. So does one with
+    ``create_graph=True``, as one graph, so that derivatives of any order follow, with the memory of
     :class:`DirectAdjoint` for as long. No forward mode, which :class:`DirectAdjoint` has.
 
     Args:
+        budget: how many bytes the kept graphs may hold beside states and parameters; 0 keeps none. None: 256 MiB, or 0
+            with ``checkpoints``. The size of a step's graph is looked at now and then, often enough that steps may grow
+            fourfold in between. Solves in ``Blocks`` and with ``Reversible`` methods keep no graphs.
         checkpoints: keep at most this many states and compute the others again: half of them are spread evenly over the
             solve as it runs, whatever its length; the rest divides the gap at hand in the backward pass. With n steps
             and about the square root of n states each step is taken two to four times in all; with a fixed number of
@@ -70,9 +80,11 @@ class DiscreteAdjoint(Adjoint):
         double_backward=True,
     )
 
-    def __init__(self, checkpoints: int | None = None) -> None:
+    def __init__(self, checkpoints: int | None = None, budget: int | None = None) -> None:
         expected = "a positive int, or None to keep all"
         self.checkpoints = None if checkpoints is None else integer(checkpoints, "checkpoints", 1, expected)
+        usual = DEFAULT_BUDGET if checkpoints is None else 0
+        self.budget = usual if budget is None else integer(budget, "budget", 0, "a number of bytes, 0 or more, or None")
 
     @property
     def sweep(self) -> type[Sweep]:
@@ -85,10 +97,11 @@ class DiscreteAdjoint(Adjoint):
 
     def solve(self, job: Job) -> Result:
         """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
-        opening = opened(job)
+        keeps = self.budget > 0 and job.options.driver is None and not job.plan.method.reversible
+        opening = opened(job, goes_on=keeps)
         if isinstance(opening, Result):
             return opening
-        run = _Run(self, job, opening, self._recorder())
+        run = _Run(self, job, opening, self._recorder(), keeps)
         y1, flat, coefficients, *rest = _Replay.apply(run, job.y0, *opening.inputs, *opening.states)
         outcome, run.outcome = run.outcome, None
         assert outcome is not None
@@ -103,6 +116,7 @@ class _Run:
     live: Job
     opening: Opening
     recorder: Recorder
+    keeps: bool
     outcome: Outcome | None = None
     final: Tensor | None = None
 
@@ -111,6 +125,21 @@ class _Run:
         self.slope, self.started = self.opening.slope, self.opening.started
         self.like = replayed(self.job.plan, self.started, self.job.plan.t0)
         self.inputs, self.parameters = Unchanged([self.job.y0, *self.job.tensors]), Unchanged(self.captured)
+        self.segments: list[Segment] = []
+
+    def integrate(self, y0: Tensor) -> Outcome:
+        """The solve, whose steps autograd records as far as the budget reaches."""
+        if not self.keeps:
+            return integrate(self.job.plan, y0, self.job.options, self.slope, self.recorder, self.started)
+        assert self.opening.first is not None
+        own = [y0, *self.job.tensors, *self.captured]
+        keeper = Keeper(self.adjoint.budget, self.recorder, self.opening.first, own)
+        with torch.enable_grad():
+            outcome = integrate(self.job.plan, y0, self.job.options, self.slope, self.recorder, self.started, keeper)
+            keeper.close()
+        self.segments = keeper.segments
+        self.opening = replace(self.opening, first=None)
+        return keeper.without_graphs(outcome)
 
 
 class _Replay(torch.autograd.Function):
@@ -119,7 +148,7 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         job = run.job
-        outcome = run.outcome = integrate(job.plan, y0.detach(), job.options, run.slope, run.recorder, run.started)
+        outcome = run.outcome = run.integrate(y0.detach())
         run.final = outcome.carry.y if job.plan.method.reversible else None
         run.recorder.attach(None)  # the rows will hold this function's output, and nothing may refer to itself
         ctx.run = run
@@ -147,6 +176,7 @@ class _Replay(torch.autograd.Function):
 
 def _in_graph(run: _Run, saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The gradients of the function's inputs, which can be differentiated again."""
+    run.segments = []  # all steps are taken again, and nothing is kept twice
     sweep = run.adjoint.sweep(run, None, None, None, (), ())
     run.inputs.check()
     costs = _unflatten(saved[1 + len(run.copies) + len(run.captured) :], run.like)
@@ -171,6 +201,8 @@ class Sweep:
         self.plan, self.save = replayable(job.plan), job.options.save
         self.run_data, self.flat, self.pieces = run, flat, pieces
         self.state = torch.zeros_like(job.y0) if y1 is None else y1
+        given = (y1, flat, pieces, *events, *costs)
+        self.batched = any(x is not None and is_legacy_batchedtensor(x) for x in given)
         self.costs = list(costs)
         self.like = [x for state in run.like for x in state]
         self.events = _Rest(events)
@@ -184,13 +216,64 @@ class Sweep:
     def run(self) -> None:
         """Pull everything back to the start."""
         self.run_data.inputs.check()
-        for index in range(len(self.run_data.recorder.records) - 1, -1, -1):
-            self._step(index)
+        segments, self.run_data.segments = self.run_data.segments, []
+        if not self._as_recorded():
+            segments = []
+        index = len(self.run_data.recorder.records)
+        while index:
+            if segments and segments[-1].end == index:
+                segment = segments.pop()
+                index = segment.start
+                self._segment(segment)
+            else:
+                index -= 1
+                self._step(index)
         self.finish()
         self.run_data.parameters.check(self.grads[len(self.run_data.copies) :])
 
     def finish(self) -> None:
         """What a subclass checks at the start."""
+
+    def _as_recorded(self) -> bool:
+        """Whether kept graphs serve: the tensors are as they were (if not, the steps tell which of them matter)."""
+        return self.run_data.parameters.same and not (self.plan.per_sample and self.batched)
+
+    def _segment(self, segment: Segment) -> None:
+        """Pull everything back through the kept graph of a row of steps; through the steps, where that goes wrong."""
+        before = self.state, list(self.costs), self.offset
+        for looked, boundary in segment.looks(len(self.run_data.recorder.records)):
+            known = [*self.run_data.captured, *boundary]
+            refuse_lost(looked, [segment.y0, *_flat(segment.costs0), *self.run_data.copies], known, segment.since)
+        outputs, cotangents = self._paired_segment(segment)
+        leaves = _flat(segment.costs0)
+        wanted = [segment.y0, *(x for x in leaves if x.requires_grad), *self.inputs]
+        got: list[Tensor | None] = [None] * len(wanted)
+        if outputs:
+            got = list(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+        # A lane that has failed, or a rejected step, may have left NaN where the graph multiplies by zero.
+        if self.plan.per_sample and not all(bool(x.isfinite().all()) for x in got if x is not None):
+            self.state, self.costs, self.offset = before
+            for index in range(segment.end - 1, segment.start - 1, -1):
+                self._step(index)
+            return
+        self._put_state(segment.rows, got.pop(0))
+        for place, x in enumerate(leaves):
+            self._put_cost(place, segment.rows, got.pop(0) if x.requires_grad else None)
+        self._add(got)
+
+    def _paired_segment(self, segment: Segment) -> tuple[list[Tensor], list[Tensor]]:
+        """A segment's outputs that have a cotangent, and the cotangents."""
+        rows = segment.rows
+        pairs: list[tuple[Tensor, Tensor | None]] = [(segment.y, self.state if rows is None else self.state[rows])]
+        for x, cotangent in zip(_flat(segment.costs), self.costs, strict=True):
+            pairs.append((x, cotangent if cotangent is None or rows is None else cotangent[rows]))
+        if self.flat is not None:
+            for x in reversed(segment.emitted):
+                self.offset -= len(x)
+                pairs.append((x, self.flat[self.offset : self.offset + len(x)]))
+        if self.pieces is not None and segment.pieces:
+            pairs.extend(zip(segment.pieces, self.pieces[segment.start : segment.end], strict=True))
+        return _needed(pairs)
 
     def _captured(self) -> CapturedSteps | None:
         """What takes steps without Python, where the solve was driven by captured blocks."""
@@ -207,7 +290,7 @@ class Sweep:
                 self._captured_step(self.captured, index, record)
                 return
         y = self.state_at(index).detach().requires_grad_()
-        costs = tuple(tuple(_leaf(x) for x in state) for state in record.costs)
+        costs = tuple(tuple(leaf(x) for x in state) for state in record.costs)
         with torch.enable_grad():
             since = sequence_number()
             again = replay(self.plan, self.save, record, y, costs)
@@ -260,13 +343,13 @@ class Sweep:
         if again.coefficients is not None and self.pieces is not None:
             piece = self.pieces[index]
             pairs.append((again.coefficients, piece if rows is None else piece[:, rows]))
-        kept = [(x, cotangent) for x, cotangent in pairs if cotangent is not None and x.requires_grad]
-        return [x for x, _ in kept], [cotangent for _, cotangent in kept]
+        return _needed(pairs)
 
     def probed(self) -> int | None:
         """A step from the middle of the solve whose result was kept."""
-        recorder = self.run_data.recorder
-        kept = [index - 1 for index in recorder.states if index > 0]
+        run = self.run_data
+        recorded = {index for segment in run.segments for index in range(segment.start, segment.end)}
+        kept = [index - 1 for index in run.recorder.states if index > 0 and index - 1 not in recorded]
         return kept[len(kept) // 2] if kept else None
 
     def compare(self, index: int, again: Tensor) -> None:
@@ -355,9 +438,14 @@ class _Rest:
         return taken
 
 
-def _leaf(x: Tensor) -> Tensor:
-    """A copy that gradients end in, where there can be any."""
-    return x.detach().requires_grad_(x.is_floating_point() or x.is_complex())
+def _flat(costs: Costs) -> list[Tensor]:
+    return [x for state in costs for x in state]
+
+
+def _needed(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs that have a graph and a cotangent, and the cotangents."""
+    kept = [(x, cotangent) for x, cotangent in pairs if cotangent is not None and x.requires_grad]
+    return [x for x, _ in kept], [cotangent for _, cotangent in kept]
 
 
 def _unflatten(flat: Sequence[Tensor], like: Costs) -> Costs:

@@ -13,7 +13,7 @@ from neuralde.solvers.integrate import integrate
 from neuralde.solvers.scalars import transformed
 
 from .base import Job, Result, plain
-from .captured import Captured, captured_by
+from .captured import Captured, First, captured_by
 from .replay import Costs, replayed
 from .setting import Setting
 
@@ -36,10 +36,17 @@ class Opening:
     """Those that gradients flow through, in a row and in the caller's graph."""
     setting: Setting
     """What surrounds the field's calls."""
+    first: First | None = None
+    """The first call of the field, where the caller goes on with its graph."""
 
 
-def opened(job: Job) -> Opening | Result:
-    """The opening of a job; of one that needs no gradient, or that autograd itself must follow, the result."""
+def opened(job: Job, goes_on: bool = False) -> Opening | Result:
+    """The opening of a job; of one that needs no gradient, or that autograd itself must follow, the result.
+
+    Args:
+        job: the job.
+        goes_on: whether the caller takes steps in the graph that the first call of the field has begun.
+    """
     if not torch.is_grad_enabled() or transformed():
         return plain(integrate(job.plan, job.y0, job.options), job.y0)
     if job.y0.is_inference():
@@ -48,7 +55,8 @@ def opened(job: Job) -> Opening | Result:
             "y0.clone(), or a solve under torch.no_grad()"
         )
     detached, copies = job.detached()
-    captured, slope, setting = captured_by(detached, copies, [job.y0, *job.live])
+    captured, first, setting = captured_by(detached, copies, [job.y0, *job.live])
+    slope = first.slope.detach()
     inputs = [*job.live, *captured]
     if not job.y0.requires_grad and not inputs:
         with torch.no_grad():
@@ -56,4 +64,5 @@ def opened(job: Job) -> Opening | Result:
     started = start_costs(job.plan, job.y0)
     states = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
     constant = tuple(tuple(x.detach() for x in state) for state in started)
-    return Opening(detached, copies, captured, slope, inputs, constant, states, setting)
+    kept = first if goes_on else None
+    return Opening(detached, copies, captured, slope, inputs, constant, states, setting, kept)

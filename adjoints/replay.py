@@ -99,7 +99,7 @@ class Recorder:
             self._seen = len(self._rows.requests)
         index = len(self.records)
         if index % self.stride == 0:
-            self.states[index] = carry.y
+            self.states[index] = carry.y.detach()
             if self.limit is not None and len(self.states) > self.limit:
                 self.stride *= 2
                 self.states = {i: y for i, y in self.states.items() if i % self.stride == 0}
@@ -110,7 +110,7 @@ class Recorder:
                 trial.accept,
                 carry.accepted,
                 trial.rows,
-                replayed(plan, carry.costs, carry.t),
+                tuple(tuple(x.detach() for x in state) for state in replayed(plan, carry.costs, carry.t)),
                 request,
                 False if carry.events is None else carry.events.standing,
                 None if trial.events is None else trial.events.fired,

@@ -11,7 +11,7 @@ from torch import Tensor
 from .attempt import Carry, Plan
 from .drivers.blocks import Blocks, run_blocks
 from .events.log import Log
-from .loop import Listener, run, start
+from .loop import Listener, Recording, run, start
 from .saving import Rows, SavePlan, Steps, Tracer
 from .scalars import Scalar
 
@@ -41,11 +41,18 @@ class Outcome:
     """Calls of the field in attempts of a block that found every lane arrived."""
 
 
-class Recording(Protocol):
+class Recorded(Protocol):
     """A listener that wants to know what the accepted steps are asked to emit."""
 
     def attach(self, rows: Rows | None) -> Listener:
         """Learn where the requests are found, before the first attempt."""
+
+
+class Kept(Recording, Protocol):
+    """A recording that wants to know what the accepted steps give."""
+
+    def attach(self, rows: Rows | None, steps: Steps | None, log: Log | None) -> None:
+        """Learn where their contributions are found, before the first attempt."""
 
 
 def integrate(
@@ -53,8 +60,9 @@ def integrate(
     y0: Tensor,
     options: Options,
     slope: Tensor | None = None,
-    recorder: Recording | None = None,
+    recorder: Recorded | None = None,
     costs: tuple[tuple[Tensor, ...], ...] | None = None,
+    kept: Kept | None = None,
 ) -> Outcome:
     """Solve; under ``torch.no_grad`` or not, as the caller has it.
 
@@ -65,6 +73,7 @@ def integrate(
         slope: ``f(t0, y0)`` where the caller has it already; counted as a call all the same.
         recorder: a further listener, called after the library's own.
         costs: the reductions before the first step, where the caller has started them (they may draw random numbers).
+        kept: what has steps recorded by autograd; for solves that no driver runs.
     """
     save, samples = options.save, y0.shape[0] if plan.per_sample else None
     rows = Rows(plan, save, y0) if save.every or save.times is not None else None
@@ -73,7 +82,9 @@ def integrate(
     log = Log(samples) if plan.events is not None else None
     last = recorder.attach(rows) if recorder is not None else None
     own = [listener for listener in (rows, steps, tracer, log, last) if listener is not None]
-    carry, masked = drive(plan, y0, options, [*own, *options.listeners], slope, costs)
+    if kept is not None:
+        kept.attach(rows, steps, log)
+    carry, masked = drive(plan, y0, options, [*own, *options.listeners], slope, costs, kept)
     return Outcome(carry, rows, steps, tracer, log, masked)
 
 
@@ -84,8 +95,9 @@ def drive(
     listeners: Sequence[Listener] = (),
     slope: Tensor | None = None,
     costs: tuple[tuple[Tensor, ...], ...] | None = None,
+    recording: Recording | None = None,
 ) -> tuple[Carry, int]:
     """Attempt steps, by the driver that the options name, until no lane is running; the carry, and masked calls."""
     if options.driver is not None:
         return run_blocks(plan, y0, options.dt, options.driver, listeners, slope, costs)
-    return run(plan, start(plan, y0, options.dt, slope, costs), listeners, options.compact), 0
+    return run(plan, start(plan, y0, options.dt, slope, costs), listeners, options.compact, recording), 0

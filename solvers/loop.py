@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -76,25 +76,62 @@ def _first_slope(plan: Plan, y0: Tensor) -> Tensor:
     return plan.stops.one_sided(plan.field, plan.t0, stop, state)(first, state)
 
 
-def run(plan: Plan, carry: Carry, listeners: Sequence[Listener] = (), compact: bool = False) -> Carry:
+class Recording(Protocol):
+    """Something that has steps recorded by autograd as they are taken."""
+
+    def before(self, plan: Plan, carry: Carry, rows: Tensor | None) -> Carry:
+        """The carry from which the next attempt starts."""
+
+    def step(self) -> AbstractContextManager[None]:
+        """What surrounds an attempt."""
+
+    def after(self, trial: Trial, carry: Carry) -> None:
+        """Hear of the carry behind it, of which no event is in the graph."""
+
+
+def run(
+    plan: Plan,
+    carry: Carry,
+    listeners: Sequence[Listener] = (),
+    compact: bool = False,
+    recording: Recording | None = None,
+) -> Carry:
     """Attempt steps until no lane is running; with ``compact``, finished samples leave the working rows."""
     rows: Tensor | None = None
     finished: list[tuple[Tensor, Carry]] = []
-    watched = plan.events is not None
-    if watched:
+    if plan.events is not None:
         carry = observe(plan, carry)
     while any_true(carry.status == RUNNING):
         if compact:
             plan, carry, rows = _drop_finished(plan, carry, rows, finished)
-        trial = attempt(plan, carry, rows)
-        if watched:
-            trial = cut(plan, carry, trial)
-        for listener in listeners:
-            listener(plan, carry, trial)
-        carry = settle(plan, carry, trial)
-        if watched:
-            carry = follow(plan, trial, carry)
+        if recording is None:
+            carry, _ = _advance(plan, carry, rows, listeners)
+            continue
+        carry = recording.before(plan, carry, rows)
+        with recording.step():
+            carry, trial = _advance(plan, carry, rows, listeners, torch.no_grad())
+        recording.after(trial, carry)
     return _reunite(carry, rows, finished) if finished else carry
+
+
+def _advance(
+    plan: Plan,
+    carry: Carry,
+    rows: Tensor | None,
+    listeners: Sequence[Listener],
+    at_events: AbstractContextManager[Any] | None = None,
+) -> tuple[Carry, Trial]:
+    """One attempt, and the carry behind it; ``at_events`` surrounds the search for events."""
+    trial = attempt(plan, carry, rows)
+    if plan.events is not None:
+        with nullcontext() if at_events is None else at_events:
+            trial = cut(plan, carry, trial)
+    for listener in listeners:
+        listener(plan, carry, trial)
+    carry = settle(plan, carry, trial)
+    if plan.events is not None:
+        carry = follow(plan, trial, carry)
+    return carry, trial
 
 
 def _take(tree: Any, index: Tensor) -> Any:

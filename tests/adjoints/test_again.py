@@ -111,3 +111,6 @@ def test_a_random_field_is_refused():
     sol = nde.solve(problem, nde.RK4(), dt=0.1)
     with pytest.raises(RuntimeError, match="gave other values in the backward pass"):
         torch.autograd.grad(sol.y1.sum(), y0, create_graph=True)
+    sol = nde.solve(problem, nde.RK4(), dt=0.1, adjoint=nde.DiscreteAdjoint(budget=0))
+    with pytest.raises(RuntimeError, match="gave other values in the backward pass"):
+        torch.autograd.grad(sol.y1.sum(), y0)
