@@ -73,8 +73,8 @@ class DiscreteAdjoint(Adjoint):
     capabilities = Capabilities(
         exact=True,
         terms=("ODE", "SDE"),
-        memory="a state per step, or `checkpoints` states",
-        cost="each step again, and its gradient",
+        memory="a state per step, or `checkpoints` states, and graphs of steps within `budget`",
+        cost="the gradient of each step, and again each step whose graph was not kept",
         events=True,
         compiles=True,
         double_backward=True,

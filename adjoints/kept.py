@@ -121,7 +121,7 @@ class Keeper:
             if place not in seen:
                 seen.add(place)
                 size += held
-            return tensor
+            return tensor.detach()  # the tensor itself would refer to the graph that holds it
 
         with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
             yield

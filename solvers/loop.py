@@ -97,13 +97,14 @@ def run(
     recording: Recording | None = None,
 ) -> Carry:
     """Attempt steps until no lane is running; with ``compact``, finished samples leave the working rows."""
-    rows: Tensor | None = None
+    whole, rows = plan, None
     finished: list[tuple[Tensor, Carry]] = []
     if plan.events is not None:
         carry = observe(plan, carry)
     while any_true(carry.status == RUNNING):
         if compact:
-            plan, carry, rows = _drop_finished(plan, carry, rows, finished)
+            carry, rows, fewer = _drop_finished(carry, rows, finished)
+            plan = whole.take(rows) if fewer and rows is not None else plan
         if recording is None:
             carry, _ = _advance(plan, carry, rows, listeners)
             continue
@@ -140,16 +141,16 @@ def _take(tree: Any, index: Tensor) -> Any:
 
 
 def _drop_finished(
-    plan: Plan, carry: Carry, rows: Tensor | None, finished: list[tuple[Tensor, Carry]]
-) -> tuple[Plan, Carry, Tensor | None]:
-    """Put the lanes that have stopped aside and go on with the others."""
+    carry: Carry, rows: Tensor | None, finished: list[tuple[Tensor, Carry]]
+) -> tuple[Carry, Tensor | None, bool]:
+    """Put the lanes that have stopped aside and go on with the others; the last says whether there were any."""
     stopped = carry.status != RUNNING
     if not any_true(stopped):
-        return plan, carry, rows
+        return carry, rows, False
     done, going = stopped.nonzero().reshape(-1), (~stopped).nonzero().reshape(-1)
     rows = torch.arange(len(stopped), device=stopped.device) if rows is None else rows
     finished.append((rows[done], _take(carry, done)))
-    return plan.take(going), _take(carry, going), rows[going]
+    return _take(carry, going), rows[going], True
 
 
 def _reunite(carry: Carry, rows: Tensor | None, finished: list[tuple[Tensor, Carry]]) -> Carry:

@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
+from scipy.integrate import solve_ivp
+from scipy.optimize import least_squares
+
+import neuralde as nde
 
 FOLDER = Path(__file__).resolve().parents[2] / "tutorials"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -86,6 +91,54 @@ def as_it_was(monkeypatch):
 
 def test_there_are_notebooks_to_run():
     assert NOTEBOOKS, "tutorials/ has no notebook"
+
+
+def test_a_first_solve():
+    notebook, space = execute(FOLDER / "01_first_solve.ipynb")
+    assert space["sol"].status == 0
+    torch.testing.assert_close(space["slope"], space["difference"], rtol=1e-4, atol=0)
+    assert space["lost"].status == nde.Status.STEP_UNDERFLOW
+    assert space["lost"].ys[-1].isnan().all()
+    # The fit is the one that SciPy finds for the same residuals, after the few iterations of the short version nearly.
+    assert space["after"] < 0.15 < space["before"]
+    wanted = least_squares_of_scipy(space["pelts"].log().numpy(), space["years"].numpy())
+    with torch.no_grad():
+        best = space["predicted"](torch.from_numpy(wanted.x), space["years"]) - space["pelts"].log()
+    assert best.square().mean().item() == pytest.approx(2 * wanted.cost / best.numel(), rel=1e-4)
+    assert space["after"] > 0.999 * best.square().mean().item()
+    assert space["losses"][-1] < 0.5 * space["losses"][0]
+    assert space["same"]
+    pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
+    assert len(pictures) == 3
+
+
+def least_squares_of_scipy(logs, years):
+    """The same fit without this library."""
+
+    def rest(p):
+        alpha, beta, gamma, delta = np.exp(p[:4])
+        path = solve_ivp(
+            lambda t, u: [alpha - beta * np.exp(u[1]), delta * np.exp(u[0]) - gamma],
+            (0.0, 20.0),
+            p[4:],
+            t_eval=years,
+            rtol=1e-8,
+            atol=1e-8,
+        )
+        return (path.y.T - logs).ravel()
+
+    return least_squares(rest, np.log([0.5, 0.02, 1.0, 0.02, 30.0, 4.0]))
+
+
+def test_the_fit_that_is_kept_is_the_best_one():
+    cells = json.loads((FOLDER / "01_first_solve.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = "".join("".join(out.get("text", [])) for cell in cells for out in cell.get("outputs", []))
+    shown = [float(text.split(name)[1].split()[0]) for name in ("alpha", "beta", "gamma", "delta")]
+    source = next("".join(cell["source"]) for cell in cells if "hares = [" in "".join(cell["source"]))
+    space = {"torch": torch}
+    exec(source[: source.index("def lotka_volterra")], space)
+    wanted = least_squares_of_scipy(space["pelts"].double().log().numpy(), space["years"].double().numpy())
+    np.testing.assert_allclose(shown, np.exp(wanted.x[:4]), rtol=0.01)
 
 
 def test_gradients_and_events():
