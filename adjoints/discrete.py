@@ -241,9 +241,9 @@ class Sweep:
     def _segment(self, segment: Segment) -> None:
         """Pull everything back through the kept graph of a row of steps; through the steps, where that goes wrong."""
         before = self.state, list(self.costs), self.offset
-        for looked, boundary in segment.looks(len(self.run_data.recorder.records)):
-            known = [*self.run_data.captured, *boundary]
-            refuse_lost(looked, [segment.y0, *_flat(segment.costs0), *self.run_data.copies], known, segment.since)
+        given = [segment.y0, *_flat(segment.costs0), *self.run_data.copies]
+        whole = Replayed(segment.y, segment.costs, None, None, None)
+        refuse_lost(whole, given, self.run_data.captured, segment.since)
         outputs, cotangents = self._paired_segment(segment)
         leaves = _flat(segment.costs0)
         wanted = [segment.y0, *(x for x in leaves if x.requires_grad), *self.inputs]

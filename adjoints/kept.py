@@ -17,7 +17,7 @@ from neuralde.solvers.saving import Rows, Steps
 from neuralde.solvers.scalars import Scalar, any_true
 
 from .captured import First
-from .replay import Costs, Recorder, Replayed, replayed
+from .replay import Costs, Recorder, replayed
 
 # Between two looks at the size of a step's graph, steps may grow by this factor without passing the budget.
 _GROWTH = 4.0
@@ -41,21 +41,6 @@ class Segment:
     pieces: list[Tensor]
     since: int
     """Autograd's sequence number before it."""
-    second: Carry
-    """The carry behind its first step."""
-    last: Carry
-    """The carry before its last step."""
-
-    def looks(self, steps: int) -> Iterator[tuple[Replayed, list[Tensor]]]:
-        """What to search for tensors that were not found before the solve, and where the search ends.
-
-        That is the first and the last of the solve's ``steps``.
-        """
-        if self.start == 0:
-            yield Replayed(self.second.y, self.second.costs, None, None, None), []
-        if self.end == steps and steps > self.start + 1:
-            boundary = [self.last.y, *(x for state in self.last.costs for x in state)]
-            yield Replayed(self.y, self.costs, None, None, None), boundary
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +75,6 @@ class Keeper:
         self._open: tuple[_Place, Tensor | None, Tensor, Costs] | None = None
         self._begun = False
         self._here: _Place | None = None
-        self._second: Carry | None = None
-        self._last: Carry | None = None
         self._plan: Plan | None = None
         self._emitted: list[Tensor] = []
         self._pieces: list[Tensor] = []
@@ -152,10 +135,7 @@ class Keeper:
         if not trial.moved:
             return
         self.used += self.largest
-        self._last = self._here.carry
         self._here = self._place(carry)
-        if self._here.steps == self._open[0].steps + 1:
-            self._second = carry
 
     def close(self) -> None:
         """End the segment at hand where the solve stands."""
@@ -165,7 +145,6 @@ class Keeper:
         here, plan = self._here, self._plan
         assert here is not None
         assert plan is not None
-        assert self._second is not None or here.steps == begin.steps
         self._open = self._here = None
         for values, kept in ((self._emitted, here.emitted), (self._pieces, here.pieces)):
             values[kept:] = [x.detach() for x in values[kept:]]
@@ -183,11 +162,8 @@ class Keeper:
                 self._emitted[begin.emitted : here.emitted],
                 self._pieces[begin.pieces : here.pieces],
                 self.first.since,
-                self._second,
-                self._last,
             )
         )
-        self._second = self._last = None
 
     def without_graphs(self, outcome: Outcome) -> Outcome:
         """What the solve left behind, as constants: only the segments hold the graph."""
