@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .cut import Cuts
 from .errors import InvalidProblemError
-from .hints import called
+from .hints import refuse_arguments
 from .scalars import Scalar, as_time, transformed
 from .state import Packing
 
@@ -86,60 +85,56 @@ class Caller:
         time = as_time(t, y)
         if torch.compiler.is_compiling():
             return pack(f(time, _state(packing, y, writes), *args))
-        recorded, watched = torch.is_grad_enabled(), not torch._C._are_functorch_transforms_active()
-        time, y = _safe(t, time, y, recorded)
-
-        def run(time: Tensor, y: Tensor) -> Any:
-            return called(f, name, time, _state(packing, y, writes), *args)
-
+        recorded, transforms = torch.is_grad_enabled(), torch._C._are_functorch_transforms_active()
+        forward = forward_ad._current_level >= 0
+        if y.requires_grad or time.requires_grad:
+            if not recorded:
+                time, y = _without_graph(time), _without_graph(y)
+        elif recorded and time is t and not (transforms or forward):
+            time = time.detach()  # graphs must not find the clock's own tensor
+        cuts = self.cuts if recorded and not (transforms or forward) else None
+        given, out = (f, name, pack, packing, args, writes), None
         # detach() forgets the derivative of forward mode, so a field must not find that its state needs one.
-        if not (watched and (self.recording or forward_ad._current_level >= 0)):
-            try:
-                cuts = self.cuts if recorded and y.requires_grad and not transformed() else None
-                out = self._once(run, name, pack, t, time, y, cuts)
-            except RuntimeError as error:
-                if not watched or not _said(error, _UNRECORDED):
-                    raise
-                self.recording = True
-            else:
-                return out if recorded else _without_graph(out)
-        with torch.inference_mode(False), torch.enable_grad():
-            time, y = _leaf(time), _leaf(y)
-            out = self._once(
-                run, name, pack, time, time, y, self.cuts if recorded and not transformed() else None, again=True
-            )
+        if transforms or not (self.recording or forward):
+            out = self._once(given, t, time, y, cuts if y.requires_grad else None, last=transforms)
+        if out is None:
+            with torch.inference_mode(False), torch.enable_grad():
+                time, y = _leaf(time), _leaf(y)
+                out = self._once(given, time, time, y, cuts, last=True)
+                assert out is not None
         return out if recorded else _without_graph(out)
 
     def _once(
-        self,
-        run: Callable[[Tensor, Tensor], Any],
-        name: str,
-        pack: Callable[[Any], Packed],
-        clock: Scalar,
-        time: Tensor,
-        y: Tensor,
-        cuts: Cuts | None,
-        again: bool = False,
-    ) -> Packed:
-        """One call, checked, in the mode that is on."""
-        given = _Given(clock, time, y)
-        since = cuts.begin(name) if cuts is not None else 0
+        self, given: tuple[Any, ...], clock: Scalar, time: Tensor, y: Tensor, cuts: Cuts | None, last: bool
+    ) -> Any:
+        """One call in the mode that is on, checked; None where autograd should have recorded, unless it is the last try."""
+        f, name, pack, packing, args, writes = given
+        before = _marks(clock, time, y)
+        since = 0 if cuts is None else cuts.begin(name)
         try:
-            value = run(time, y)
+            value = f(time, _state(packing, y, writes), *args)
         except (RuntimeError, TypeError) as error:
-            given.release(name)
-            if again or torch._C._are_functorch_transforms_active() or not _said(error, _UNRECORDED):
-                explain(name, error)
+            _release(name, before, clock, time, y)
+            if not last and _said(error, _UNRECORDED):
+                self.recording = True
+                return None
+            refuse_arguments(f, name, 2 + len(args), error)
+            explain(name, error)
             raise
         if cuts is not None:
-            value = cuts(name, partial(run, time), y, value, since)
+            value = cuts(name, lambda y: f(time, packing.unpack(y), *args), y, value, since)
         out = pack(value)
-        given.release(name)
+        if _marks(clock, time, y) != before:
+            _release(name, before, clock, time, y)
         return out
 
 
 def _without_graph(out: Packed) -> Packed:
-    """What was computed, where nothing is recorded: the function may have recorded for itself."""
+    """The same without the graph that leads to it, where nothing is recorded.
+
+    A view that is made under ``no_grad`` of a tensor that requires grad says that it requires grad as well, and nothing
+    that is computed from it leads back to it; and a function may have recorded for itself.
+    """
     if isinstance(out, list):
         return [_without_graph(x) for x in out]
     if not out.requires_grad:
@@ -152,20 +147,6 @@ def _state(packing: Packing, y: Tensor, writes: bool) -> Any:
     return pytree.tree_map(torch.clone, state) if writes else state
 
 
-def _safe(t: Scalar, time: Tensor, y: Tensor, recorded: bool) -> tuple[Tensor, Tensor]:
-    """Time and state whose flags may be set, and that lead to no graph where none is recorded.
-
-    A view that is made under ``no_grad`` of a tensor that requires grad says that it requires grad as well, and nothing
-    that is computed from it leads back to it.
-    """
-    if not recorded and (y.requires_grad or time.requires_grad):
-        # A copy keeps the derivative of forward mode.
-        return (time.clone(), y.clone()) if transformed() else (time.detach(), y.detach())
-    if time is t and not time.requires_grad and not transformed():
-        time = time.detach()  # the clock's own tensor keeps its flag
-    return time, y
-
-
 def _leaf(x: Tensor) -> Tensor:
     """The tensor, or a leaf with its values where it leads to no graph."""
     if x.is_inference():
@@ -173,33 +154,26 @@ def _leaf(x: Tensor) -> Tensor:
     return x if x.requires_grad else x.view_as(x).requires_grad_()
 
 
-class _Given:
-    """The arguments of one call, as they were before it."""
-
-    __slots__ = ("clock", "state", "versions", "watched")
-
-    def __init__(self, t: Scalar, time: Tensor, y: Tensor) -> None:
-        self.clock = t if isinstance(t, Tensor) else time
-        self.state = y
-        self.watched = y.requires_grad
-        self.versions = None if y.is_inference() else (y._version, _version(self.clock))
-
-    def release(self, name: str) -> None:
-        """Put the flag back that the call has changed, and refuse what it has written."""
-        if self.versions is not None and self.state._version != self.versions[0]:
-            raise InvalidProblemError(
-                f"{name}: changed the state in-place; expected a new tensor, -y rather than y.neg_()"
-            )
-        if self.versions is not None and _version(self.clock) != self.versions[1]:
-            raise InvalidProblemError(
-                f"{name}: changed the time in-place; expected a new tensor, t + 1 rather than t += 1"
-            )
-        if self.state.requires_grad is not self.watched and not transformed():
-            self.state.requires_grad_(self.watched)
+def _marks(clock: Scalar, time: Tensor, y: Tensor) -> tuple[Any, ...]:
+    """What a call may change of its arguments: their flags, and how often they were written."""
+    written = 0 if y.is_inference() else y._version
+    moved = clock._version if isinstance(clock, Tensor) and not clock.is_inference() else 0
+    return y.requires_grad, time.requires_grad, written, moved
 
 
-def _version(x: Tensor) -> int:
-    return 0 if x.is_inference() else x._version
+def _release(name: str, before: tuple[Any, ...], clock: Scalar, time: Tensor, y: Tensor) -> None:
+    """Put the flags back that a call has changed, and refuse what it has written."""
+    flag, timed, *versions = before
+    _, _, *now = _marks(clock, time, y)
+    if now[0] != versions[0]:
+        raise InvalidProblemError(f"{name}: changed the state in-place; expected a new tensor, -y rather than y.neg_()")
+    if now[1] != versions[1]:
+        raise InvalidProblemError(f"{name}: changed the time in-place; expected a new tensor, t + 1 rather than t += 1")
+    if torch._C._are_functorch_transforms_active():
+        return
+    for x, was in ((y, flag), (time, timed)):
+        if x.requires_grad is not was:
+            x.requires_grad_(was)
 
 
 def explain(name: str, error: Exception) -> None:

@@ -42,16 +42,10 @@ def _first_names(f: Any) -> tuple[str, ...]:
     return tuple(code.co_varnames[bound : bound + 2])
 
 
-def called(f: Callable[..., Any], name: str, *arguments: Any) -> Any:
-    """What the user's function gives; a function that cannot take the time, the state and args is refused by name."""
-    if torch.compiler.is_compiling():
-        return f(*arguments)
-    try:
-        return f(*arguments)
-    except TypeError as error:
-        wrong = _cannot_take(f, len(arguments), name)
-        if wrong is None:
-            raise
+def refuse_arguments(f: Callable[..., Any], name: str, given: int, error: Exception) -> None:
+    """Refuse a function, by name, whose call failed because it cannot take the time, the state and args."""
+    wrong = _cannot_take(f, given, name) if isinstance(error, TypeError) else None
+    if wrong is not None:
         raise InvalidProblemError(wrong) from error
 
 
