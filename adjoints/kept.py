@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.attempt import Carry, Plan, Trial
+from neuralde.solvers.cut import sequence_number
 from neuralde.solvers.events.log import Log, Logged
 from neuralde.solvers.integrate import Outcome
 from neuralde.solvers.saving import Rows, Steps
@@ -74,6 +76,7 @@ class Keeper:
         self._own = {tensor.untyped_storage().data_ptr() for tensor in own}
         self._open: tuple[_Place, Tensor | None, Tensor, Costs] | None = None
         self._begun = False
+        self._since: int | None = None
         self._here: _Place | None = None
         self._plan: Plan | None = None
         self._emitted: list[Tensor] = []
@@ -88,27 +91,23 @@ class Keeper:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Record one attempt, and look at the size of its graph where that is due."""
-        if self._open is None or len(self.recorder.records) < self.next_look:
-            yield
+        """Record one attempt; look at the size of its graph, behind it, where that is due."""
+        due = self._open is not None and len(self.recorder.records) >= self.next_look
+        self._since = sequence_number() if due else None
+        yield
+
+    def _look(self, trial: Trial, carry: Carry) -> None:
+        """Learn how many bytes the graph of the last attempt holds.
+
+        The graph is looked at when it is there: hooks on what autograd saves would see it sooner, but inside them a field
+        cannot call ``torch.func.grad``.
+        """
+        if self._since is None:
             return
-        seen, size = set(self._own), 0
-
-        def look(tensor: Tensor) -> Tensor:
-            nonlocal size
-            try:
-                storage = tensor.untyped_storage()
-                place, held = storage.data_ptr(), storage.nbytes()
-            except RuntimeError:  # inside a function transform, where a tensor is a view of others
-                place, held = id(tensor), tensor.numel() * tensor.element_size()
-            if place not in seen:
-                seen.add(place)
-                size += held
-            return tensor.detach()  # the tensor itself would refer to the graph that holds it
-
-        with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-            yield
-        self.largest = max(self.largest, size)
+        emitted, pieces = (x[-1:] for x in (self._emitted, self._pieces))
+        outputs = [x for x in (trial.step.y, *pytree.tree_leaves(carry), *emitted, *pieces) if isinstance(x, Tensor)]
+        self.largest = max(self.largest, bytes_saved(outputs, self._since, self._own))
+        self._since = None
         steps = len(self.recorder.records)
         self.next_look = steps + max(1, int((self.budget - self.used) / (_GROWTH * max(self.largest, 1.0))))
 
@@ -126,6 +125,7 @@ class Keeper:
 
     def after(self, trial: Trial, carry: Carry) -> None:
         """Hear of the carry behind an attempt."""
+        self._look(trial, carry)
         if self._open is None or self._here is None:
             return
         fired = trial.events is not None and trial.events.fired is not None
@@ -200,6 +200,50 @@ class Keeper:
         self._plan, self._here = plan, self._place(carry)
         self._open = self._here, rows, y, replayed(plan, costs0, t)
         return carry
+
+
+def bytes_saved(outputs: Sequence[Tensor], since: int, own: set[int]) -> int:
+    """How many bytes the nodes of a graph that are not older than ``since`` have saved, beside what lives anyway."""
+    counted, size, seen = set(own), 0, set()
+    stack: list[Any] = [x.grad_fn for x in outputs if x.grad_fn is not None]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or node._sequence_nr() < since:
+            continue
+        seen.add(node)
+        stack.extend(parent for parent, _ in node.next_functions)
+        for tensor in _saved_by(node):
+            try:
+                storage = tensor.untyped_storage()
+                place, held = storage.data_ptr(), storage.nbytes()
+            except RuntimeError:  # of a function transform, where a tensor is a view of others
+                place, held = id(tensor), tensor.numel() * tensor.element_size()
+            if place not in counted:
+                counted.add(place)
+                size += held
+    return size
+
+
+def _saved_by(node: Any) -> Iterator[Tensor]:
+    """The tensors that a node has saved."""
+    for name in _saved_names(type(node)):
+        try:
+            saved = getattr(node, name, None)
+        except RuntimeError:  # freed by a derivative inside the call
+            continue
+        for x in saved if isinstance(saved, (tuple, list)) else (saved,):
+            if isinstance(x, Tensor):
+                yield x
+
+
+_NAMES: dict[type, tuple[str, ...]] = {}
+
+
+def _saved_names(kind: type) -> tuple[str, ...]:
+    """The attributes in which nodes of a kind have what they saved; looking for them takes longer than reading them."""
+    if kind not in _NAMES:
+        _NAMES[kind] = tuple(name for name in dir(kind) if name == "saved_tensors" or name.startswith("_saved_"))
+    return _NAMES[kind]
 
 
 def _detached(one: Logged) -> Logged:

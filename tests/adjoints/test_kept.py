@@ -162,3 +162,22 @@ def test_a_lane_that_fails_leaves_the_others_gradients_alone():
 def test_a_wrong_budget(value):
     with pytest.raises(nde.InvalidProblemError, match="budget"):
         nde.DiscreteAdjoint(budget=value)
+
+
+@pytest.mark.parametrize("budget", [None, 6_000, 0])
+def test_a_field_may_differentiate_with_torch_func(budget):
+    """Inside hooks on saved tensors, which would tell the size of a graph, torch.func refuses to work."""
+
+    def field(t, y, k):
+        return torch.func.grad(lambda y: torch.cos(k * y).sum())(y)
+
+    def plain(t, y, k):
+        return -k * torch.sin(k * y)
+
+    found = []
+    for f, adjoint in ((field, nde.DiscreteAdjoint(budget=budget)), (plain, nde.DirectAdjoint())):
+        y0, k = torch.ones(3, 2, dtype=D, requires_grad=True), torch.tensor(1.3, dtype=D, requires_grad=True)
+        sol = nde.solve(nde.ODEProblem(f, y0, (0.0, 2.0), args=(k,)), adjoint=adjoint, rtol=1e-6, atol=1e-6)
+        found.append(torch.autograd.grad(sol.y1.square().sum(), [y0, k]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
