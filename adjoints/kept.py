@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,13 +88,6 @@ class Keeper:
         self._pieces = [] if steps is None else steps.coefficients
         self._logged = [] if log is None else log.values
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Record one attempt; look at the size of its graph, behind it, where that is due."""
-        due = self._open is not None and len(self.recorder.records) >= self.next_look
-        self._since = sequence_number() if due else None
-        yield
-
     def _look(self, trial: Trial, carry: Carry) -> None:
         """Learn how many bytes the graph of the last attempt holds.
 
@@ -121,6 +113,8 @@ class Keeper:
             torch.set_grad_enabled(False)  # until the solve's own context ends
         if self._open is None:
             carry = self._opened(plan, carry, rows)
+        due = self._open is not None and len(self.recorder.records) >= self.next_look
+        self._since = sequence_number() if due else None
         return carry
 
     def after(self, trial: Trial, carry: Carry) -> None:

@@ -82,9 +82,6 @@ class Recording(Protocol):
     def before(self, plan: Plan, carry: Carry, rows: Tensor | None) -> Carry:
         """The carry from which the next attempt starts."""
 
-    def step(self) -> AbstractContextManager[None]:
-        """What surrounds an attempt."""
-
     def after(self, trial: Trial, carry: Carry) -> None:
         """Hear of the carry behind it, of which no event is in the graph."""
 
@@ -109,8 +106,7 @@ def run(
             carry, _ = _advance(plan, carry, rows, listeners)
             continue
         carry = recording.before(plan, carry, rows)
-        with recording.step():
-            carry, trial = _advance(plan, carry, rows, listeners, torch.no_grad())
+        carry, trial = _advance(plan, carry, rows, listeners, torch.no_grad())
         recording.after(trial, carry)
     return _reunite(carry, rows, finished) if finished else carry
 
