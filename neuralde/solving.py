@@ -211,7 +211,7 @@ def solve(
         compact=compact,
         driver=driver,
     )
-    probes = check_products(plan, y0) + check_size(plan, y0)
+    probes = check_products(plan, y0) + (check_size(plan, y0) if driver is None else 0)
     y_start, first = start_changes(plan, y0)
     assert isinstance(plan.field, Field)
     job = Job(plan=plan, y0=y_start, options=options, f=plan.field.functions, args=problem.args)
@@ -221,7 +221,8 @@ def solve(
         result = _with_first_events(plan, result, first, y0, y_start)
     solution = _solution(plan, options, packing, y_start, result, shown, regularizers, probes)
     announce(problem, solver, solution, rtol, atol, peaks)
-    if not compiling() and (throw or isinstance(solution.status, Status)) and solution.failed():
+    looks = throw or (driver is None and isinstance(solution.status, Status))  # at what a host knows, or must learn
+    if looks and not compiling() and solution.failed():
         solution = replace(solution, _advice=stiff_advice(plan, result.outcome.carry))
         if throw:
             solution.raise_on_failure()

@@ -45,7 +45,8 @@ def check_size(plan: Plan, y0: Tensor) -> int:
 
     Any answer of the tolerance's size then passes for right. A state counts as small if every entry of it is less than a
     tenth of its tolerance and not all are zero; the field is called, once and only then, to see whether it moves the
-    state out of that within the interval: a source does, and makes what was there at the start of no account.
+    state out of that within the interval: a source does, and makes what was there at the start of no account. The check
+    waits for the device, so solves in blocks go without it.
     """
     small = not torch.compiler.is_compiling() and not transformed() and plan.controller.adaptive and not plan.stochastic
     state = plan.method.lower(y0).detach()

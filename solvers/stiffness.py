@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .attempt import RUNNING, Carry, Plan, attempt, settle
-from .scalars import any_true
+from .scalars import any_true, transformed
 from .solution import Status
 
 # So many attempts are made from where the solve ended.
@@ -29,7 +29,7 @@ def stiff_advice(plan: Plan, carry: Carry) -> str:
     the product; of several samples the failed ones count. Their calls of the field are not in the solution's counts.
     """
     method = plan.method
-    if not (plan.controller.adaptive and method.has_stiffness) or plan.stochastic:
+    if not (plan.controller.adaptive and method.has_stiffness) or plan.stochastic or transformed():
         return ""
     failed = (carry.status == int(Status.MAX_STEPS)) | (carry.status == int(Status.STEP_UNDERFLOW))
     if not any_true(failed):

@@ -109,7 +109,11 @@ def refuse_zero(rtol: Tolerance, atol: Tolerance) -> None:
     """Refuse a state, or an entry of it, that may have no error at all; in a graph nobody can look."""
     if torch.compiler.is_compiling():
         return
-    if bool(torch.as_tensor((torch.as_tensor(rtol) == 0) & (torch.as_tensor(atol) == 0)).any()):
+    if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
+        both = bool((torch.as_tensor(rtol == 0) & torch.as_tensor(atol == 0)).any())
+    else:
+        both = rtol == 0 and atol == 0
+    if both:
         where = " of an entry" if for_each_entry(rtol) or for_each_entry(atol) else ""
         raise InvalidProblemError(f"rtol, atol: got 0 for both{where}; expected at least one of them positive")
 

@@ -150,9 +150,9 @@ class NoisyDense(DenseOutput):
         super().__init__(*given)
         self.noise, self.elementwise = noise, elementwise
 
-    def __call__(self, t: float | Tensor, derivative: bool = False) -> Any:
+    def __call__(self, t: float | Tensor, slope: bool = False) -> Any:
         """The state at ``t``; the shape of ``t`` leads. Per sample ``t`` may be ``(..., B)``."""
-        if derivative:
+        if slope:
             raise InvalidProblemError(
                 "derivative: the solution of an SDE has none, because a path driven by noise has no slope; expected sol(t)"
             )
@@ -163,9 +163,9 @@ class NoisyDense(DenseOutput):
         times = torch.as_tensor(t, dtype=torch.float64, device=self.starts.device).unsqueeze(0)
         return (self._joint if self.accepted is None else self._per_sample)(times, False)[0]
 
-    def _evaluate(self, coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, derivative: bool) -> Tensor:
+    def _evaluate(self, coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, slope: bool) -> Tensor:
         """The states at each of the times; ``coefficients`` is ``(pieces, T, ...)``, the start first."""
-        del derivative
+        del slope
         if t.requires_grad:
             raise InvalidProblemError(
                 "t: requires grad; expected constant times, since the solution of an SDE has no slope"

@@ -187,8 +187,13 @@ def test_failures_are_the_same(failing, per_sample):
         caught.append(error.value.solution)
     eager, blocks = caught
     assert torch.equal(torch.as_tensor(eager.status), torch.as_tensor(blocks.status))
-    # Which step first meets the discontinuity is a matter of the last digit.
-    assert failing == "nan" or counts(eager)[:3] == counts(blocks)[:3]
+    # Which step first meets the discontinuity, or is the last before a pole that time cannot resolve, is a matter of the
+    # last digit: host and device round the step sizes' powers differently.
+    lasts = failing == "underflow" and all(
+        bool(((a - b).abs() <= 2).all())
+        for a, b in zip(*(map(torch.as_tensor, counts(one)[1:3]) for one in (eager, blocks)), strict=True)
+    )
+    assert failing == "nan" or lasts or counts(eager)[:3] == counts(blocks)[:3]
     assert torch.equal(eager.ys.isnan(), blocks.ys.isnan())
     assert same(eager.ys, blocks.ys, 1e-9)
 
@@ -251,7 +256,7 @@ def test_stiffness_and_complex_states():
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"events": nde.Event(lambda t, y: y[0, 0])}, "events"),
+        ({"events": nde.Event(lambda t, y, *args: y[0, 0])}, "events"),
         ({"compact": True, "per_sample": True}, "compact"),
         ({"adjoint": nde.DirectAdjoint(through_steps=True)}, "through_steps"),
     ],
