@@ -56,7 +56,7 @@ def check_size(plan: Plan, y0: Tensor) -> int:
     size = (state.abs() / atol).max().item() if for_each_entry(atol) else state.abs().max().item() / max(atol, 1e-300)
     if not 0.0 < size < 0.1:
         return 0
-    span = torch.as_tensor(abs(plan.t1 - plan.t0)).max().item()
+    span = as_clock(plan.t1 - plan.t0).abs().max().item()
     with torch.no_grad():
         reach = (plan.field(plan.t0, state).abs() / atol).max().item() * span
     if not reach >= 0.1:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .attempt import RUNNING, Carry, Plan, attempt, settle
-from .scalars import any_true, transformed
+from .scalars import any_true, as_clock, transformed
 from .solution import Status
 
 # So many attempts are made from where the solve ended.
@@ -57,9 +57,8 @@ def _limited(plan: Plan, carry: Carry) -> Tensor:
         carry = carry._replace(status=running, events=None)
         trial = attempt(plan, carry)
         device = trial.step.y.device
-        accept, length = (
-            torch.as_tensor(x, device=device).reshape(-1) for x in (trial.accept, abs(trial.t_end - trial.t))
-        )
+        accept = torch.as_tensor(trial.accept, device=device).reshape(-1)
+        length = as_clock(abs(trial.t_end - trial.t), device).reshape(-1)
         product = trial.step.stiffness.reshape(-1).to(torch.float64) * length
         lengths.append(torch.where(accept, length, torch.nan))
         products.append(torch.where(accept, product, torch.nan))

@@ -11,13 +11,20 @@ MAKERS = {"as_tensor", "tensor", "full", "scalar_tensor", "asarray", "linspace"}
 NO_TIMES = {
     "solvers/brownian/path.py": {"index"},
     "solvers/events/crossings.py": {"trial.accept", "fired.hits", "fired.changed"},
+    "solvers/events/changes.py": {"lanes"},
     "solvers/events/event.py": {
-        "[event.terminal for event in events]",
-        "[event.apply is not None for event in events]",
+        "[event.terminal for event in each]",
+        "[event.apply is not None for event in each]",
+        "[live is not None for live in self.live]",
     },
     "solvers/events/log.py": {"[fired.hits]", "[fired.primary]"},
     "solvers/field.py": {"as_time(x, y)"},  # a tensor already, in the precision in which a field receives the time
-    "solvers/stops.py": {"as_time(t, like)", "as_time(t_end, like)", "value"},
+    "solvers/precision.py": {"plan.norm_at(state)(rounded - exact)"},
+    "solvers/stiffness.py": {"trial.accept", "failed"},
+    "solvers/stops.py": {"as_time(t, like)", "as_time(t_end, like)", "as_time(direction * torch.inf, like)", "value"},
+    "solvers/ties.py": {"leaf"},  # an array, for its dtype
+    "solvers/times.py": {"given"},  # its kind; numbers are read again in float64
+    "solvers/tolerances.py": {"rtol == 0", "atol == 0", "leaf"},
     "solvers/prepare.py": {"saveat", "event.ts"},  # their kind and shape; numbers are read again in float64
     "solvers/saving.py": {"[len(starts) == 0]", "request.rows"},
     "solvers/sde/testing.py": {"[0.9, 0.7]", "[-0.4, 0.5]"},
