@@ -48,8 +48,7 @@ class DiscreteAdjoint(Adjoint):
     The gradient is the one that :class:`DirectAdjoint` gives, to rounding, and as fast where all graphs fit. Memory: one
     state per accepted step, the kept graphs, and the graph of a single step at a time. Cost: behind the step where the
     budget is used up, the backward pass calls the field once more per stage. Kept graphs are freed as the backward pass
-    comes to them; a second backward pass (``retain_graph=True``) takes all steps again. So does one with
-    ``create_graph=True``, as one graph, so that derivatives of any order follow, with the memory of
+    comes to them, unless it runs with ``retain_graph=True``. One with ``create_graph=True`` takes all steps again as one graph, so that derivatives of any order follow, with the memory of
     :class:`DirectAdjoint` for as long. No forward mode, which :class:`DirectAdjoint` has.
 
     Args:
@@ -185,6 +184,12 @@ def _in_graph(run: _Run, saved: Sequence[Tensor], cotangents: Sequence[Tensor | 
     return grads
 
 
+def keeps_graph() -> bool:
+    """Whether the backward pass that is running was told to keep the graph, for another one (``retain_graph=True``)."""
+    told = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return told is not None and bool(told())
+
+
 class Sweep:
     """The backward pass: cotangents of the state and the reductions, pulled back through one step after another."""
 
@@ -216,9 +221,10 @@ class Sweep:
     def run(self) -> None:
         """Pull everything back to the start."""
         self.run_data.inputs.check()
-        segments, self.run_data.segments = self.run_data.segments, []
-        if not self._as_recorded():
-            segments = []
+        segments = list(self.run_data.segments) if self._as_recorded() else []
+        self.keep = keeps_graph()
+        if not self.keep:
+            self.run_data.segments = []
         index = len(self.run_data.recorder.records)
         while index:
             if segments and segments[-1].end == index:
@@ -249,7 +255,8 @@ class Sweep:
         wanted = [segment.y0, *(x for x in leaves if x.requires_grad), *self.inputs]
         got: list[Tensor | None] = [None] * len(wanted)
         if outputs:
-            got = list(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+            grad = torch.autograd.grad(outputs, wanted, cotangents, retain_graph=self.keep, allow_unused=True)
+            got = list(grad)
         # A lane that has failed, or a rejected step, may have left NaN where the graph multiplies by zero.
         if self.plan.per_sample and not all(bool(x.isfinite().all()) for x in got if x is not None):
             self.state, self.costs, self.offset = before

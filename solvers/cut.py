@@ -68,11 +68,12 @@ def _leaves_inside(output: Tensor, since: int) -> list[Tensor]:
 class Cuts:
     """Refuses the gradient of what a function gives where that changes with the state, but not for autograd.
 
-    A derivative that is taken without ``create_graph=True``, NumPy, ``no_grad``, and a state that was detached before it was
-    told to require grad: the values are right, and a gradient through them would miss a part without a word. The first
-    call that autograd records shows what is suspect: what it gives without a graph, and leaves that it made. Where there
-    is any, two more calls at states beside each other tell whether it depends on the state. Values may be used and their
-    gradients are zero as long as the loss does not depend on them; a cotangent that is not zero is refused.
+    A derivative that is taken without ``create_graph=True``, and a state that was detached before it was told to require
+    grad: the values are right, and a gradient through them would miss a part without a word. The first call that autograd
+    records shows what is suspect: what it gives without a graph though it recorded something, and leaves that it made.
+    Where there is any, two more calls at states beside each other tell whether it depends on the state. Values may be used
+    and their gradients are zero as long as the loss does not depend on them; a cotangent that is not zero is refused.
+    What records nothing at all (``y.detach()``, NumPy, ``no_grad``, a constant) is taken at its word, as torch takes it.
     """
 
     def __init__(self) -> None:
@@ -93,7 +94,8 @@ class Cuts:
             since: what :meth:`begin` gave before.
         """
         if name not in self._found:
-            self._found[name] = _cut(run, y, value, since)
+            # The number was taken with one node, and is taken again with another.
+            self._found[name] = _cut(run, y, value, since, sequence_number() - since > 1)
         cut = self._found[name]
         if not cut:
             return value
@@ -102,10 +104,10 @@ class Cuts:
         return pytree.tree_unflatten(marked, spec)
 
 
-def _cut(run: Callable[[Tensor], Any], y: Tensor, value: Any, since: int) -> frozenset[int]:
+def _cut(run: Callable[[Tensor], Any], y: Tensor, value: Any, since: int, recorded: bool) -> frozenset[int]:
     """The places of the leaves that autograd does not connect with the state though they, or what they use, change with it."""
     suspects = {place: parts for place, parts in enumerate(_parts(value, since)) if parts}
-    if not suspects:
+    if not suspects or not recorded:
         return frozenset()
     try:
         here, there = (_beside(run, y, move) for move in (0.0, _MOVE))

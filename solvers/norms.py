@@ -10,6 +10,9 @@ from torch import Tensor
 from .scalars import shaped
 from .tolerances import Tolerance
 
+# So many units of rounding of the new state an error estimate may be made of rounding alone.
+_ROUNDING = 16.0
+
 
 def rms(x: Tensor, per_sample: bool = False) -> Tensor:
     r"""Root mean square over the whole tensor, or over each sample.
@@ -43,12 +46,17 @@ def judged_error(
     .. math:: e_i / \bigl(\text{atol} + \text{rtol} \max(|y_{0,i}|, \min(|y_{1,i}|, \max_j |y_{0,j}|))\bigr)
 
     A step far too long ends far away with an error in proportion, which :math:`|y_{1,i}|` would excuse. A lane that starts
-    at 0 has no size yet, and its first step is judged as :func:`scaled_error` has it.
+    at 0 has no size yet, and its first step is judged as :func:`scaled_error` has it; and what is rounding beside
+    :math:`|y_{1,i}|` is never too much. Sizes are compared in units of
+    ``atol`` where each entry has its own, so that the units of entries do not matter.
     """
-    limit = largest(y0, per_sample)
+    unit = atol.clamp(min=torch.finfo(atol.dtype).tiny) if isinstance(atol, Tensor) and atol.dim() else None
+    limit = largest(y0 if unit is None else y0 / unit, per_sample)
     limit = shaped(torch.where(limit > 0, limit, torch.inf), y0)
+    limit = limit if unit is None else limit * unit
     size = torch.maximum(y0.abs(), torch.minimum(y1.abs(), limit))
-    return torch.add(error, y1, alpha=0.0) / tolerance(size, rtol, atol)
+    least = y1.abs() * (_ROUNDING * torch.finfo(y1.dtype).eps)
+    return torch.add(error, y1, alpha=0.0) / torch.maximum(tolerance(size, rtol, atol), least)
 
 
 def tolerance(size: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:

@@ -28,6 +28,7 @@ BUDGET = 8
 ADJOINTS: dict[str, Callable[[int], Adjoint]] = {
     "DirectAdjoint": lambda steps: DirectAdjoint(),
     "DiscreteAdjoint": lambda steps: DiscreteAdjoint(),
+    "DiscreteAdjoint, budget=0": lambda steps: DiscreteAdjoint(budget=0),
     "DiscreteAdjoint, checkpoints=√steps": lambda steps: DiscreteAdjoint(checkpoints=math.isqrt(steps)),
     f"DiscreteAdjoint, checkpoints={BUDGET}": lambda steps: DiscreteAdjoint(checkpoints=BUDGET),
     "InterpolatingAdjoint": lambda steps: InterpolatingAdjoint(),

@@ -70,7 +70,8 @@ def test_memory(tmp_path, capsys):
     result, _ = run("memory", tmp_path, capsys)
     peak = {(row["adjoint"], row["axis"], row["steps"]): row["bytes"] for row in result["rows"]}
     assert peak["DirectAdjoint", "steps", 16] > 3 * peak["DirectAdjoint", "steps", 4]
-    assert peak["DiscreteAdjoint", "steps", 16] < peak["DirectAdjoint", "steps", 16] / 2
+    assert peak["DiscreteAdjoint, budget=0", "steps", 16] < peak["DirectAdjoint", "steps", 16] / 2
+    assert peak["DiscreteAdjoint", "steps", 16] < 1.1 * peak["DirectAdjoint", "steps", 16]
     assert all(row["after"] == row["before"] for row in result["leaks"])
 
 

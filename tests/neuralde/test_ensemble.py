@@ -131,9 +131,9 @@ def test_a_path_that_fails_is_left_out_and_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(paths=0), "paths: got 0; expected an int, at least 1"),
-        (dict(batch=2.5), "batch: got 2.5; expected an int"),
-        (dict(first=-1), "first: got -1; expected an int, at least 0"),
+        (dict(paths=0), "paths: got 0; expected a positive int"),
+        (dict(batch=2.5), "batch: got 2.5; expected a positive int"),
+        (dict(first=-1), "first: got -1; expected an int, 0 or positive"),
         (dict(saveat=0.5), r"saveat: got shape \(\); expected times"),
         (dict(per_sample=True), "per_sample: got True; an ensemble sets it"),
         (dict(starts=lambda numbers: torch.zeros(3)), r"starts: got \(3,\) for 10 paths; expected \(10, 2\)"),

@@ -427,13 +427,29 @@ def by_numpy(t, x, W):
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
-@pytest.mark.parametrize("field", [detached, without_graph, by_numpy])
+@pytest.mark.parametrize("field", [detached, without_graph])
 def test_a_value_that_autograd_cannot_follow_is_refused_when_its_gradient_is_asked_for(field, adjoint):
     with pytest.raises(nde.InvalidProblemError, match=r"autograd does not see how.*create_graph=True"):
         gradients(field, X0, ADJOINTS[adjoint])
     with torch.no_grad():
         assert solved(field, X0, W).y1.isfinite().all()
     assert solved(field, X0, W.clone().requires_grad_()).y1.isfinite().all()  # a sampler in grad mode
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_what_is_detached_in_plain_sight_is_a_constant(adjoint):
+    """As under DirectAdjoint, and as everywhere in torch; ``nde.adjoints.check`` finds it."""
+
+    def field(t, x, W):
+        return by_numpy(t, x, W) - 0.5 * (x @ W)
+
+    x, W_ = X0.clone().requires_grad_(), W.clone().requires_grad_()
+    sol = solved(field, x, W_, ADJOINTS[adjoint])
+    got = torch.autograd.grad(sol.y1.sum(), (x, W_))
+    direct = solved(field, x, W_, nde.DirectAdjoint())
+    want = torch.autograd.grad(direct.y1.sum(), (x, W_))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("adjoint", sorted(set(ADJOINTS) - {"forward"}))

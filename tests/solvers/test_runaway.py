@@ -154,7 +154,7 @@ def peaks(method, y0, parameters, family, rtol, atol, max_steps=400):
             slope=None if carry.slope is None else carry.slope[going],
             **{
                 name: getattr(carry, name)[going]
-                for name in ("t", "h", "y", "status", "steps", "accepted", "nfe", "asked")
+                for name in ("t", "h", "y", "status", "steps", "accepted", "nfe", "asked", "looked")
             },
         )
         plan = plan_of(lanes)

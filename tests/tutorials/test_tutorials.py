@@ -154,7 +154,7 @@ def test_gradients_and_events():
     for name, sizes in space["errors"].items():
         assert sizes[-1] < 0.5 * sizes[0], name
     memory = space["memory"]
-    assert memory["Discrete, 8 checkpoints"] < memory["Discrete"] < memory["Direct"]
+    assert memory["Discrete, 8 checkpoints"] < memory["Discrete, states only"] < memory["Direct"]
     pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
     assert len(pictures) == 5
 
