@@ -105,7 +105,13 @@ class Caller:
         return out if recorded else _without_graph(out)
 
     def many(
-        self, fs: Sequence[Callable[..., Any]], name: str, packing: Packing, times: Tensor, ys: Tensor, args: tuple[Any, ...]
+        self,
+        fs: Sequence[Callable[..., Any]],
+        name: str,
+        packing: Packing,
+        times: Tensor,
+        ys: Tensor,
+        args: tuple[Any, ...],
     ) -> list[list[Any]] | None:
         """What functions give at several times and states, with one look at the arguments for all of them.
 
