@@ -104,6 +104,37 @@ class Caller:
                 assert out is not None
         return out if recorded else _without_graph(out)
 
+    def many(
+        self,
+        fs: Sequence[Callable[..., Any]],
+        name: str,
+        packing: Packing,
+        times: Tensor,
+        ys: Tensor,
+        args: tuple[Any, ...],
+    ) -> list[list[Any]] | None:
+        """What functions give at several times and states, with one look at the arguments for all of them.
+
+        Returns:
+            A list for each time; or None, if the calls have to be made one by one: something is recorded or transformed, or
+            a function failed, of which a call of its own tells more.
+        """
+        if torch.is_grad_enabled() or self.recording or torch.compiler.is_compiling() or transformed():
+            return None
+        if ys.requires_grad or ys.is_inference() or times.requires_grad or times.is_inference():
+            return None
+        before = _marks(times, times, ys)
+        try:
+            out = [
+                [f(time, state, *args) for f in fs]
+                for time, state in zip(times.unbind(), map(packing.unpack, ys.unbind()), strict=True)
+            ]
+        except (RuntimeError, TypeError):
+            out = None
+        if _marks(times, times, ys) != before:
+            _release(name, before, times, times, ys)
+        return out
+
     def _once(
         self, given: tuple[Any, ...], clock: Scalar, time: Tensor, y: Tensor, cuts: Cuts | None, last: bool
     ) -> Any:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .errors import InvalidProblemError
@@ -82,6 +83,12 @@ class Step(ABC):
     def at(self, theta: Scalar) -> Tensor:
         """The dense output at one relative time of the step, or at each lane's own."""
         return evaluate(shaped(theta, self.y0), self.y0, self.polynomial())
+
+    def at_each(self, thetas: tuple[float, ...]) -> Tensor:
+        """The dense output at several relative times, the same of all lanes, in front of the state's dimensions."""
+        y0 = self.y0
+        factor = torch.tensor(thetas, dtype=torch.float64, device=y0.device).reshape(-1, *[1] * y0.dim())
+        return evaluate(factor, y0, self.polynomial())
 
 
 class Method(ABC):

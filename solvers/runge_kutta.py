@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,6 +35,21 @@ def combine(y: Tensor | None, h: Scalar, weights: Sequence[float], stages: Seque
     if scale is h:
         return total
     return h * total if y is None else y + h * total
+
+
+def dense_weights_at(tableau: ButcherTableau, theta: float) -> list[float]:
+    """The weights of the stages in the increment up to a relative time, by the interpolant."""
+    rows = tableau.dense
+    _, *values = basis(theta, len(rows[0]) + 1)
+    return [sum(w * value for w, value in zip(row, values, strict=True)) for row in rows]
+
+
+@lru_cache(maxsize=64)
+def _matrix(tableau: ButcherTableau, thetas: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same at several times, a row for each: they are those of the events' probes in every step."""
+    # Made here, in no mode of the caller's, because it is kept.
+    with torch.inference_mode(False):
+        return torch.tensor([dense_weights_at(tableau, theta) for theta in thetas], dtype=dtype, device=device)
 
 
 class RungeKuttaStep(Step):
@@ -140,10 +156,17 @@ class RungeKuttaStep(Step):
         """The interpolant at one relative time; a Python number's is one combination of the stages."""
         if not isinstance(theta, float):
             return super().at(theta)
-        rows = self.tableau.dense
-        _, *values = basis(theta, len(rows[0]) + 1)
-        weights = [sum(w * value for w, value in zip(row, values, strict=True)) for row in rows]
-        return combine(self.y0, self.h, weights, self._evaluate(len(rows)))
+        weights = dense_weights_at(self.tableau, theta)
+        return combine(self.y0, self.h, weights, self._evaluate(len(weights)))
+
+    def at_each(self, thetas: tuple[float, ...]) -> Tensor:
+        """The interpolant at several relative times: one product of a matrix with the stages."""
+        y0, count = self.y0, len(self.tableau.dense)
+        stages = torch.stack(self._evaluate(count)[:count]).reshape(count, -1)
+        weights, shape = _matrix(self.tableau, thetas, y0.dtype, y0.device), (len(thetas), *y0.shape)
+        if isinstance(self.h, float):
+            return torch.addmm(y0.reshape(1, -1), weights, stages, alpha=self.h).reshape(shape)
+        return y0 + self.h * (weights @ stages).reshape(shape)
 
 
 class RungeKutta(Method):

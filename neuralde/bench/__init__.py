@@ -16,6 +16,7 @@ BENCHMARKS = {
     "scaling": "cost per step against batch, dimension, steps and parameters, beside that of the field",
     "cuda": "on a GPU: host syncs and time of the eager loop, blocks, captured blocks and a compiled solve",
     "sde": "stochastic solves with fixed steps, against torchsde and a loop by hand",
+    "events": "128 event functions on one state, as one function and as many, against SciPy",
     "overhead": "microseconds per step beyond the field; the time to import the library",
 }
 

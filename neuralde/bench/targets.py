@@ -39,3 +39,5 @@ SDE_COMPILED_AGAINST_TORCHSDE = 60.0
 """torchsde's time divided by that of our compiled solve, the same method and steps."""
 SDE_AGAINST_LOOP_AT_MOST = 1.3
 """Our time divided by that of a loop over ``torch.randn``, Euler's method, eager."""
+EVENTS_AGAINST_SCIPY_AT_MOST = 3.0
+"""Our time with 128 event functions divided by that of SciPy's ``solve_ivp`` with the same ones."""

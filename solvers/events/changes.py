@@ -48,7 +48,7 @@ def _turns(events: Events, index: int, t: Scalar, y: Tensor) -> Iterator[tuple[A
     times = events.times[index]
     lanes = y.shape[:1] if events.packing.per_sample else torch.Size(())
     if times is None:
-        yield torch.full(lanes, events.functions.part[index], device=y.device), True
+        yield torch.full(lanes, events.functions.part[index], dtype=torch.int64, device=y.device), True
         return
     now = torch.as_tensor(t.detach() if isinstance(t, Tensor) else t, dtype=torch.float64, device=y.device)
     # The nearest one, because finite differences move the time of the event a little.

@@ -86,8 +86,10 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
         return trial._replace(events=Seen(state.signs, state.zero))
     with torch.no_grad():
         path = Path(plan, trial)
+        search = search_step(events, path, state, trial.accept)
+        if search is None and not events.has_times:
+            return trial._replace(events=Seen(state.signs, torch.zeros_like(state.zero)))
         accept = torch.as_tensor(trial.accept, device=path.t.device)
-        search = search_step(events, path, state, accept)
         due = torch.zeros_like(state.zero)
         if events.has_times:
             inside = path.t_end != as_clock(plan.t1)
@@ -109,8 +111,7 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
         crossed = torch.where(values != 0, -before, 0.0)
         signs = torch.where(hits, crossed, torch.where((values != 0) & ~values.isnan(), values.sign(), before))
         which = [index for index, hit in enumerate(hits.reshape(-1, len(events)).any(0).tolist()) if hit]
-        start = events.values(path.t, trial.step.y0.detach(), which)
-        size = torch.maximum(start.abs(), path.values(1.0).abs())
+        size = torch.maximum(path.start_values(which).abs(), path.end_values.abs())
         residual = values.abs() + 8 * torch.finfo(real_dtype(trial.step.y)).eps * size
     return _go_on(plan, carry, trial, place, fired, signs, residual, values)
 

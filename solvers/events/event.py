@@ -264,8 +264,8 @@ class Events:
         self.directions = torch.tensor(
             [_DIRECTIONS[event.direction] for event in each], dtype=torch.float64, device=device
         )
-        self.terminal = torch.tensor([event.terminal for event in each], device=device)
-        self.applies = torch.tensor([event.apply is not None for event in each], device=device)
+        self.terminal = torch.tensor([event.terminal for event in each], dtype=torch.bool, device=device)
+        self.applies = torch.tensor([event.apply is not None for event in each], dtype=torch.bool, device=device)
         self.probes = max(event.probes for event in events)
         self.has_times = any(t is not None for t in self.times)
 
@@ -354,12 +354,12 @@ class Events:
 
     def first_due(self, due: Tensor) -> Tensor:
         """The event whose time is that of all that are due: the first with a time in the graph, or else the first."""
-        live = torch.tensor([live is not None for live in self.live], device=due.device)
+        live = torch.tensor([live is not None for live in self.live], dtype=torch.bool, device=due.device)
         return (due.to(torch.int64) + (due & live)).argmax(-1)
 
     def picked(self, which: Tensor, t: Scalar, y: Tensor) -> Tensor:
         """Each lane's function of those that ``which`` names, a number per lane."""
-        indices = which.unique().tolist()
+        indices = which.unique().tolist() if which.dim() else [int(which)]
         if len(indices) == 1 and self.times[indices[0]] is None:
             return self.value(indices[0], t, y)
         return self.values(t, y, indices).gather(-1, which.unsqueeze(-1)).squeeze(-1)

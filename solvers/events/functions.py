@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .event import Event, ScheduledEvent
 
 
+_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+
+
 class Functions:
     """Every event's function; scheduled events have none, and the value 1.
 
@@ -94,14 +97,45 @@ class Functions:
     def values(self, t: Scalar, y: Tensor, wanted: Collection[int] | None = None) -> Tensor:
         """Every event's number, lanes first; 1 for scheduled events, and for all beside those that are ``wanted``."""
         places = range(len(self.events)) if wanted is None else {self.owner[index] for index in wanted}
-        time, lanes = as_time(t, y), y.shape[:1] if self.packing.per_sample else torch.Size(())
-        parts = []
-        for place, count in enumerate(self.counts):
-            if place in places and self.fns[place] is not None:
-                parts.append(self.call(place, time, y))
-            else:
-                shape = lanes if count == 1 else (*lanes, count)
-                parts.append(torch.ones(shape, dtype=real_dtype(y), device=y.device))
+        time = as_time(t, y)
+        parts = [
+            self.call(place, time, y) if place in places and fn is not None else self._ones(place, y)
+            for place, fn in enumerate(self.fns)
+        ]
+        return self._joined(parts)
+
+    def values_at(self, times: Tensor, ys: Tensor) -> Tensor:
+        """The same at several times and states, which stand in front of the lanes; nothing is recorded."""
+        asked = [place for place, fn in enumerate(self.fns) if fn is not None]
+        fns = [fn for fn in self.fns if fn is not None]
+        found = self.caller.many(fns, "fn", self.packing, times, ys, self.args)
+        if found is None:
+            return torch.stack([self.values(t, y) for t, y in zip(times.unbind(), ys.unbind(), strict=True)])
+        lanes = ys.shape[1:2] if self.packing.per_sample else torch.Size(())
+        shapes = [lanes if self.counts[place] == 1 else (*lanes, self.counts[place]) for place in asked]
+        for row in found:
+            for index, (g, shape) in enumerate(zip(row, shapes, strict=True)):
+                if type(g) is not Tensor or g.shape != shape or g.dtype not in _FLOATS:
+                    row[index] = self._checked(asked[index], ys[0], g)
+        if len(self.fns) == 1 and self.counts[0] > 1:
+            return torch.stack([g for (g,) in found]).to(torch.float64)
+        if len(fns) == len(self.fns) and len(self.owner) == len(fns):
+            flat = [g for row in found for g in row]
+            return torch.stack(flat, -1).reshape(*lanes, len(found), len(fns)).movedim(-2, 0).to(torch.float64)
+        rows, y = [], ys[0]
+        for row in found:
+            known = dict(zip(asked, row, strict=True))
+            parts = [known[place] if place in known else self._ones(place, y) for place in range(len(self.fns))]
+            rows.append(self._joined(parts))
+        return torch.stack(rows)
+
+    def _ones(self, place: int, y: Tensor) -> Tensor:
+        """What stands for the values of a function that is not asked."""
+        lanes, count = y.shape[:1] if self.packing.per_sample else torch.Size(()), self.counts[place]
+        return torch.ones(lanes if count == 1 else (*lanes, count), dtype=real_dtype(y), device=y.device)
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """The values of every function as one tensor, the events last."""
         if len(parts) == 1 and self.counts[0] > 1:
             return parts[0].to(torch.float64)
         if len(self.owner) == len(parts):
@@ -141,8 +175,10 @@ def gradients_of_rows(totals: Tensor, leaves: Sequence[Tensor], units: Tensor) -
         )
 
     try:
-        got = pull(units, True)
+        got = pull(units, True) if len(units) > 1 else None
     except RuntimeError:  # an operation without a rule for batches
+        got = None
+    if got is None:
         rows = [pull(unit, False) for unit in units]
         got = [None if x[0] is None else torch.stack(x) for x in zip(*rows, strict=True)]
     return [

@@ -99,6 +99,16 @@ def test_costs(name, tmp_path, capsys):
     assert all(row["us"] > 0 for row in result["rows"])
 
 
+def test_events(tmp_path, capsys):
+    result, printed = run("events", tmp_path, capsys)
+    rows = {(row["kind"], row["solve"]): row for row in result["rows"]}
+    for solve in ("one function", "many functions"):
+        assert rows["none fires", solve]["events"] == rows["none fires", solve]["scipy_events"] == 0
+        assert rows["four fire", solve]["events"] == rows["four fire", solve]["scipy_events"] > 0
+        assert rows["four fire", solve]["ratio"] > 0
+    assert "SciPy" in printed
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_cuda_benchmark(tmp_path, capsys):
     """On the CPU what it measures is measured all the same; the command says that it needs a GPU."""

@@ -227,3 +227,98 @@ class TestSees:
     def test_bad_input(self, make, message):
         with pytest.raises(nde.InvalidProblemError, match=message):
             make()
+
+
+class TestProbes:
+    """The points of a step, which are called with one look at the arguments of all."""
+
+    def test_calls_of_a_located_event(self):
+        """Beside the probes 12 for each: what is known at the ends of a bracket is not asked again."""
+        problem = nde.ODEProblem(turning, number(0.0, 1.0), (0.0, 20.0))
+        fn = Counted(lambda t, y: y[0] - number(-0.5, 0.3, 2.0))
+        sol = nde.solve(problem, events=nde.Event(fn, terminal=False), rtol=1e-6)
+        assert len(sol.events) == 13
+        assert fn.calls <= 4 * sol.stats.accepted + 3 + 13 * len(sol.events)
+
+    @per_sample
+    @pytest.mark.parametrize("solver", [nde.Tsit5(), nde.Bosh3(), nde.Dopri8(), nde.Vern7()], ids=lambda s: s.name)
+    @pytest.mark.parametrize("dtype", [torch.float32, D, torch.complex64, torch.complex128], ids=str)
+    def test_states_between_are_those_of_the_dense_output(self, solver, dtype, per_sample):
+        y0 = torch.tensor([[0.0, 1.0], [1.0, 0.5]], dtype=dtype)
+        t0, t1 = (number(0.0, 1.0), number(0.5, 1.25)) if per_sample else (0.0, 0.5)
+        step = solver.step(lambda t, y: turning(t, y), t0, t1, y0)
+        thetas = (0.25, 0.5, 0.9)
+        states = step.at_each(thetas)
+        assert states.dtype == dtype
+        each = [step.at(torch.full((2,), theta, dtype=D) if per_sample else theta) for theta in thetas]
+        torch.testing.assert_close(states, torch.stack(each), rtol=0, atol=20 * torch.finfo(dtype).eps)
+
+    @pytest.mark.parametrize("many", [False, True])
+    @pytest.mark.parametrize(
+        ("write", "message"),
+        [(lambda t, y: y.mul_(2), "the state in-place"), (lambda t, y: t.add_(1), "the time in-place")],
+    )
+    def test_what_is_written_is_refused(self, write, message, many):
+        """Also in the middle of a solve, where one look is for all."""
+        calls = 0
+
+        def fn(t, y):
+            nonlocal calls
+            calls += 1
+            if calls > 5:
+                write(t, y)
+            return y.sum() + number(2.0, 3.0)
+
+        events = [nde.Event(fn), *([nde.Event(lambda t, y: y[0] + 9)] if many else [])]
+        with torch.no_grad(), pytest.raises(nde.InvalidProblemError, match=message):
+            nde.solve(nde.ODEProblem(turning, number(0.0, 1.0), (0.0, 20.0)), events=events)
+
+    def test_an_error_in_the_middle_is_the_functions_own(self):
+        def fn(t, y):
+            if t > 3.0:
+                raise RuntimeError("the end of the table")
+            return y[0] - 2.0
+
+        with pytest.raises(RuntimeError, match="the end of the table"):
+            nde.solve(nde.ODEProblem(turning, number(0.0, 1.0), (0.0, 20.0)), events=nde.Event(fn))
+
+    @pytest.mark.parametrize(
+        ("late", "message"),
+        [
+            (lambda g: g.to(torch.int64), "got a torch.int64 tensor"),
+            (lambda g: g.tolist(), "got list"),
+            (lambda g: torch.cat([g, g]), r"got shape \(4,\).*2 of them as before"),
+        ],
+    )
+    def test_what_is_given_is_looked_at_every_time(self, late, message):
+        event = nde.Event(lambda t, y: late(y - 2.0) if t > 3.0 else y - 2.0)
+        with pytest.raises(nde.InvalidProblemError, match=message):
+            nde.solve(nde.ODEProblem(turning, number(0.0, 1.0), (0.0, 20.0)), events=event)
+
+    def test_functions_that_differentiate(self):
+        """d/dt of what they see, under ``no_grad``; flags set inside a call do not outlive it."""
+
+        def fn(t, y):
+            with torch.enable_grad():
+                t.requires_grad_(True)
+                return torch.autograd.grad((t - 1.0) ** 2, t)[0]
+
+        y0 = number(0.0, 1.0)
+        with torch.no_grad():
+            sol = nde.solve(nde.ODEProblem(turning, y0, (0.0, 4.0)), events=[nde.Event(fn, terminal=False)])
+        assert abs(sol.events.ts.item() - 1.0) < 1e-12
+        assert not y0.requires_grad
+        assert not sol.y1.requires_grad
+
+    def test_mixed_precisions_and_subclasses(self):
+        """Values of several dtypes, a Parameter among them, are compared in float64."""
+        level = torch.nn.Parameter(torch.tensor(0.5))
+        events = [
+            nde.Event(lambda t, y: y[0].float() - 0.25, terminal=False),
+            nde.Event(lambda t, y: (y[0] - level).double(), terminal=False),
+            nde.Event(lambda t, y: torch.nn.Parameter(y[0] - 0.75), terminal=False),
+        ]
+        with torch.no_grad():
+            log = nde.solve(nde.ODEProblem(turning, number(0.0, 1.0), (0.0, 1.2)), events=events, **TIGHT).events
+        assert log.index.tolist() == [0, 1, 2]
+        assert (log.ts - number(0.25, 0.5, 0.75).asin()).abs().max() < 1e-6
