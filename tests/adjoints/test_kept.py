@@ -114,7 +114,7 @@ def test_a_second_backward_pass_gives_the_same(budget):
     first = torch.autograd.grad(sol.y1.sum(), [y0, *field.parameters()], retain_graph=True)
     before = field.calls
     second = torch.autograd.grad(sol.y1.sum(), [y0, *field.parameters()])
-    assert (field.calls == before) is (budget is None)
+    assert (field.calls == before) == (budget is None)
     assert all(
         torch.equal(a, b) for a, b in zip(first, second, strict=True)
     )  # to the bit, as torch.autograd.gradcheck asks
