@@ -37,6 +37,7 @@ from .replay import (
     replayable,
     replayed,
 )
+from .setting import is_freed
 
 DEFAULT_BUDGET = 256 * 2**20
 """How many bytes of graphs :class:`DiscreteAdjoint` keeps where it is not told."""
@@ -248,10 +249,16 @@ class Sweep:
         leaves = _flat(segment.costs0)
         wanted = [segment.y0, *(x for x in leaves if x.requires_grad), *self.inputs]
         got: list[Tensor | None] = [None] * len(wanted)
-        if outputs:
-            got = list(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+        gone = False
+        try:
+            if outputs:
+                got = list(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+        except RuntimeError as error:  # A loss of what the field has kept of its calls may have used the graph up.
+            gone = is_freed(error)
+            if not gone:
+                raise
         # A lane that has failed, or a rejected step, may have left NaN where the graph multiplies by zero.
-        if self.plan.per_sample and not all(bool(x.isfinite().all()) for x in got if x is not None):
+        if gone or (self.plan.per_sample and not all(bool(x.isfinite().all()) for x in got if x is not None)):
             self.state, self.costs, self.offset = before
             for index in range(segment.end - 1, segment.start - 1, -1):
                 self._step(index)
