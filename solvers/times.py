@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .checks import as_number
 from .errors import InvalidProblemError
 from .lanes import refuse_lanes
 from .scalars import differentiated
@@ -92,13 +93,25 @@ def _has_tensors(given: Any) -> bool:
     return isinstance(given, Tensor) or (isinstance(given, (list, tuple)) and any(map(_has_tensors, given)))
 
 
+def _numbers(given: Any) -> Any:
+    """The same lists, with Python numbers for whatever stands for one."""
+    if isinstance(given, (list, tuple)):
+        return [_numbers(part) for part in given]
+    read = as_number(given)
+    return given if read is None else read
+
+
 def _stacked(given: Any) -> Tensor:
     if isinstance(given, Tensor):
         return given
     if isinstance(given, Iterable) and not isinstance(given, (list, tuple, str, bytes, np.ndarray)):
         given = list(given)
     if not _has_tensors(given):
-        plain = torch.as_tensor(given)
+        try:
+            plain = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError):  # fractions among them, say, which torch does not read
+            given = _numbers(given)
+            plain = torch.as_tensor(given)
         return plain if plain.dtype == torch.bool or plain.is_complex() else torch.as_tensor(given, dtype=torch.float64)
     parts = [_stacked(part) for part in given]
     kinds = {part.dtype for part in parts}
