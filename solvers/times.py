@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,11 +95,12 @@ def _has_tensors(given: Any) -> bool:
 
 
 def _numbers(given: Any) -> Any:
-    """The same lists, with Python numbers for whatever stands for one."""
+    """The same lists, with Python numbers for fractions and others that torch does not read; it reads NumPy's itself."""
     if isinstance(given, (list, tuple)):
         return [_numbers(part) for part in given]
-    read = as_number(given)
-    return given if read is None else read
+    if isinstance(given, (int, float, np.number)):
+        return given
+    return as_number(given) if isinstance(given, Real) else given
 
 
 def _stacked(given: Any) -> Tensor:
@@ -107,11 +109,8 @@ def _stacked(given: Any) -> Tensor:
     if isinstance(given, Iterable) and not isinstance(given, (list, tuple, str, bytes, np.ndarray)):
         given = list(given)
     if not _has_tensors(given):
-        try:
-            plain = torch.as_tensor(given)
-        except (TypeError, ValueError, RuntimeError):  # fractions among them, say, which torch does not read
-            given = _numbers(given)
-            plain = torch.as_tensor(given)
+        given = _numbers(given)
+        plain = torch.as_tensor(given)
         return plain if plain.dtype == torch.bool or plain.is_complex() else torch.as_tensor(given, dtype=torch.float64)
     parts = [_stacked(part) for part in given]
     kinds = {part.dtype for part in parts}
