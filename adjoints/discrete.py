@@ -37,6 +37,7 @@ from .replay import (
     replayable,
     replayed,
 )
+from .setting import is_freed
 
 DEFAULT_BUDGET = 256 * 2**20
 """How many bytes of graphs :class:`DiscreteAdjoint` keeps where it is not told."""
@@ -254,11 +255,17 @@ class Sweep:
         leaves = _flat(segment.costs0)
         wanted = [segment.y0, *(x for x in leaves if x.requires_grad), *self.inputs]
         got: list[Tensor | None] = [None] * len(wanted)
-        if outputs:
-            grad = torch.autograd.grad(outputs, wanted, cotangents, retain_graph=self.keep, allow_unused=True)
-            got = list(grad)
+        gone = False
+        try:
+            if outputs:
+                found = torch.autograd.grad(outputs, wanted, cotangents, retain_graph=self.keep, allow_unused=True)
+                got = list(found)
+        except RuntimeError as error:  # A loss of what the field has kept of its calls may have used the graph up.
+            gone = is_freed(error)
+            if not gone:
+                raise
         # A lane that has failed, or a rejected step, may have left NaN where the graph multiplies by zero.
-        if self.plan.per_sample and not all(bool(x.isfinite().all()) for x in got if x is not None):
+        if gone or (self.plan.per_sample and not all(bool(x.isfinite().all()) for x in got if x is not None)):
             self.state, self.costs, self.offset = before
             for index in range(segment.end - 1, segment.start - 1, -1):
                 self._step(index)

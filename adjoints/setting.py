@@ -67,13 +67,18 @@ class Setting:
             yield
 
 
+def is_freed(error: RuntimeError) -> bool:
+    """Whether autograd says that the graph it was to go through is gone."""
+    return _FREED in str(error)
+
+
 @contextmanager
 def freed_is_named() -> Iterator[None]:
     """Say of a field whose graph is gone when it is to be differentiated what is the matter."""
     try:
         yield
     except RuntimeError as error:
-        if _FREED not in str(error):
+        if not is_freed(error):
             raise
         raise InvalidProblemError(
             "f: frees the graph of what it gives, because it calls torch.autograd.grad (or backward) without "

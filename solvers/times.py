@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .checks import as_number
 from .errors import InvalidProblemError
 from .lanes import refuse_lanes
 from .scalars import differentiated
@@ -92,12 +94,22 @@ def _has_tensors(given: Any) -> bool:
     return isinstance(given, Tensor) or (isinstance(given, (list, tuple)) and any(map(_has_tensors, given)))
 
 
+def _numbers(given: Any) -> Any:
+    """The same lists, with Python numbers for fractions and others that torch does not read; it reads NumPy's itself."""
+    if isinstance(given, (list, tuple)):
+        return [_numbers(part) for part in given]
+    if isinstance(given, (int, float, np.number)):
+        return given
+    return as_number(given) if isinstance(given, Real) else given
+
+
 def _stacked(given: Any) -> Tensor:
     if isinstance(given, Tensor):
         return given
     if isinstance(given, Iterable) and not isinstance(given, (list, tuple, str, bytes, np.ndarray)):
         given = list(given)
     if not _has_tensors(given):
+        given = _numbers(given)
         plain = torch.as_tensor(given)
         return plain if plain.dtype == torch.bool or plain.is_complex() else torch.as_tensor(given, dtype=torch.float64)
     parts = [_stacked(part) for part in given]

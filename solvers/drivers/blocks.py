@@ -79,7 +79,10 @@ class Blocks:
             (transformed(), "torch.func or forward-mode differentiation", "its tensors cannot be read in one piece"),
         ):
             if refused:
-                raise InvalidProblemError(f"driver: got {self!r} with {what}, but {why}; expected None")
+                came = (
+                    "Blocks()" if torch.compiler.is_compiling() else repr(self)
+                )  # torch cannot compile a dataclass's repr
+                raise InvalidProblemError(f"driver: got {came} with {what}, but {why}; expected None")
 
 
 def run_blocks(

@@ -134,6 +134,29 @@ def test_a_random_field_is_differentiated_as_it_was_called():
     torch.testing.assert_close(gradient, y1, rtol=1e-12, atol=0)  # linear in y0 = 1
 
 
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_loss_of_what_the_field_kept_of_its_calls_leaves_the_gradient_alone(per_sample, apart):
+    class Watched(Net):
+        def forward(self, t, y, k):
+            slope = super().forward(t, y, k)
+            self.last = slope.square().sum()
+            return slope
+
+    def gradient(field, watch):
+        y0 = torch.tensor([[1.0, -0.5], [0.3, 2.0]], dtype=D)
+        loss = nde.solve(nde.ODEProblem(field, y0, (0.0, 2.0), args=(0.4,)), per_sample=per_sample).y1.sum()
+        if watch and apart:
+            (0.0 * field.last).backward()  # uses the graph of the last step up
+        elif watch:
+            loss = loss + 0.0 * field.last
+        loss.backward()
+        return [p.grad for p in field.parameters()]
+
+    for a, b in zip(gradient(Watched(), True), gradient(Net(), False), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
 def test_a_step_of_the_optimizer_in_between_is_refused():
     field, y0 = Net(), torch.ones(3, 2, dtype=D, requires_grad=True)
     sol = nde.solve(nde.ODEProblem(field, y0, (0.0, 1.0), args=(0.3,)))

@@ -90,7 +90,7 @@ REFUSED = {  # what the message names
         ode(events=nde.ScheduledEvent([0.5], apply=lambda t, y, *args: y)),
         "events cannot be compiled",
     ),
-    "`driver=Blocks()`": (ode(driver=nde.Blocks()), "torch.compile"),
+    "`driver=Blocks()`": (ode(driver=nde.Blocks()), r"driver: got Blocks\(\) with torch.compile"),
     "`BacksolveAdjoint` and the other continuous adjoints": (ode(adjoint=nde.BacksolveAdjoint()), "adjoint"),
     "`BrownianPath` with `dt`": (sde(seed=None, path=PATH(dt=0.25)), "path: got"),
 }

@@ -1,6 +1,7 @@
 """Intervals: forward, backward, empty, tiny, far from zero, as numbers and as tensors; the end is met exactly."""
 
 import math
+from fractions import Fraction
 
 import hypothesis
 import numpy as np
@@ -182,3 +183,26 @@ def test_scaling_time_by_a_power_of_two_changes_nothing(factor, method):
     scaled = nde.solve(scaled_problem, method, **options)
     assert torch.equal(scaled.ys, plain.ys)
     assert torch.equal(scaled.ts, plain.ts * scale)
+
+
+@pytest.mark.parametrize(
+    "times", [[Fraction(1, 4), 0.5], (np.float32(0.25), Fraction(1, 2)), [torch.tensor(0.25), Fraction(1, 2)]]
+)
+def test_times_in_a_list_are_whatever_stands_for_a_number(times):
+    problem = nde.ODEProblem(lambda t, y: -y, torch.ones(2, dtype=F64), (0, 1))
+    sol = nde.solve(problem, saveat=times, dense=True, rtol=1e-9, atol=1e-9)
+    wanted = torch.exp(-torch.tensor([0.25, 0.5], dtype=F64))
+    torch.testing.assert_close(sol.ys[:, 0], wanted)
+    torch.testing.assert_close(sol(times)[:, 0], wanted)
+    added = (
+        nde.solve(problem, events=nde.ScheduledEvent(times, lambda t, y: y + 1.0), rtol=1e-9, atol=1e-9).y1[0].item()
+    )
+    assert added == pytest.approx(math.exp(-1.0) + math.exp(-0.75) + math.exp(-0.5))
+    assert nde.solve(problem, nde.RK4(), controller=nde.StepTo(times)).stats.steps == 3
+
+
+def test_times_in_a_list_that_are_no_numbers_are_refused():
+    problem = nde.ODEProblem(lambda t, y: -y, torch.ones(2), (0, 1))
+    for times in ([Fraction(1, 2), None], ["a"], [[Fraction(1, 4)], [0.2, 0.3]]):
+        with pytest.raises(nde.InvalidProblemError, match="saveat: got"):
+            nde.solve(problem, saveat=times)
