@@ -50,7 +50,8 @@ class DiscreteAdjoint(Adjoint):
     state per accepted step, the kept graphs, and the graph of a single step at a time. Cost: behind the step where the
     budget is used up, the backward pass calls the field once more per stage. Kept graphs are freed as the backward pass
     comes to them, unless it runs with ``retain_graph=True``. One with ``create_graph=True`` takes all steps again as
-    one graph, so that derivatives of any order follow, with the memory of :class:`DirectAdjoint` for as long. No forward mode, which :class:`DirectAdjoint` has.
+    one graph, so that derivatives of any order follow, with the memory of :class:`DirectAdjoint` for as long. No forward
+    mode, which :class:`DirectAdjoint` has.
 
     Args:
         budget: how many bytes the kept graphs may hold beside states and parameters; 0 keeps none. None: 256 MiB, or 0

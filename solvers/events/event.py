@@ -7,6 +7,7 @@ packed states. Finding an event inside a step, and going on behind it, is ``cros
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -107,7 +108,7 @@ class Event:
                 "apply: got one with terminal=True; expected terminal=False, so that the solve goes on"
             )
         object.__setattr__(self, "probes", integer(self.probes, "probes", 0))
-        _check_manner(self.sees, self.indexed)
+        _check_manner(self.sees, self.indexed, self.apply)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +161,7 @@ class ScheduledEvent:
 
     def __post_init__(self) -> None:
         _check_apply(self.apply, optional=False)
-        _check_manner(self.sees, self.indexed)
+        _check_manner(self.sees, self.indexed, self.apply)
         object.__setattr__(self, "resolution", resolution(self.ts))
         times = read_times(self.ts, "ts").in_graph
         if times.dim() not in (1, 2):
@@ -178,11 +179,27 @@ def _check_apply(apply: Any, optional: bool) -> None:
         raise InvalidProblemError(f"apply: got {type(apply).__name__}; expected a callable apply(t, y, *args) -> y")
 
 
-def _check_manner(sees: Any, indexed: Any) -> None:
+def _check_manner(sees: Any, indexed: Any, apply: Any) -> None:
     if sees not in _SEES:
         raise InvalidProblemError(f'sees: got {sees!r}; expected "latest" or "before"')
     if not isinstance(indexed, bool):
         raise InvalidProblemError(f"indexed: got {indexed!r}; expected True or False")
+    if indexed and apply is not None and not _takes_index(apply):
+        raise InvalidProblemError(
+            "apply: got a function without a parameter index, with indexed=True; expected apply(t, y, *args, index) -> y, or "
+            "indexed=False"
+        )
+
+
+def _takes_index(apply: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(apply).parameters
+    except (TypeError, ValueError):  # some callables do not tell
+        return True
+    named = parameters.get("index")
+    if named is not None:
+        return named.kind in (named.POSITIONAL_OR_KEYWORD, named.KEYWORD_ONLY)
+    return any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def as_events(events: Any) -> tuple[Event | ScheduledEvent, ...]:

@@ -174,3 +174,17 @@ class TestBadInput:
     def test_reversible(self):
         with pytest.raises(nde.InvalidProblemError, match="events: got some with"):
             nde.solve(self.problem, nde.Reversible(nde.Tsit5()), events=nde.Event(lambda t, y: y[0] - 0.5))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda f: nde.Event(lambda t, y: y[0] - 0.5, terminal=False, apply=f, indexed=True),
+        lambda f: nde.ScheduledEvent([0.5], f, indexed=True),
+    ],
+)
+def test_a_function_that_cannot_learn_its_index_is_refused(kind):
+    with pytest.raises(nde.InvalidProblemError, match="apply: got a function without a parameter index"):
+        kind(lambda t, y: y)
+    for fine in (lambda t, y, index: y, lambda t, y, *args, index: y, lambda t, y, **more: y):
+        kind(fine)

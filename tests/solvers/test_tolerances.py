@@ -289,7 +289,7 @@ def caught(y0, f=lambda t, y: -y, **options):
     return [str(warning.message) for warning in heard], sol
 
 
-@pytest.mark.parametrize("options", [{}, {"per_sample": True}, {"driver": nde.Blocks()}, {"dt": 0.1}])
+@pytest.mark.parametrize("options", [{}, {"per_sample": True}, {"dt": 0.1}])
 def test_a_state_far_below_its_tolerance_is_named(options):
     y0 = torch.full((2, 2), 1e-12, dtype=D)
     heard, sol = caught(y0, **options)
