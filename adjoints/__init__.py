@@ -3,17 +3,17 @@
 if __name__ != "neuralde.adjoints":
     raise ImportError(f"{__name__} is the package neuralde.adjoints: run `make dev`, then import it by that name")
 
-from .backsolve import BacksolveAdjoint
 from .base import Adjoint
 from .capabilities import Capabilities, table
 from .check import check
-from .direct import DirectAdjoint
-from .discrete import DiscreteAdjoint
-from .forward import ForwardSensitivity
+from .composability import composability
+from .continuous.backsolve import BacksolveAdjoint
+from .continuous.interpolating import GaussAdjoint, InterpolatingAdjoint
+from .exact.direct import DirectAdjoint
+from .exact.discrete import DiscreteAdjoint
+from .exact.forward import ForwardSensitivity
+from .exact.reversible import ReversibleAdjoint
 from .implicit import ImplicitAdjoint
-from .interpolating import GaussAdjoint, InterpolatingAdjoint
-from .reversible import ReversibleAdjoint
-from .ways import composability
 
 __all__ = [
     "Adjoint",

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from neuralde.solvers.attempt import Plan
+from neuralde.solvers.core.scalars import transformed
+from neuralde.solvers.drivers.integrate import Options, Outcome
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
-from neuralde.solvers.field import Field
-from neuralde.solvers.integrate import Options, Outcome
-from neuralde.solvers.quadrature import PathIntegral
-from neuralde.solvers.scalars import transformed
+from neuralde.solvers.stepping.attempt import Plan
+from neuralde.solvers.stepping.quadrature import PathIntegral
+from neuralde.solvers.terms.ordinary import Field
 
 from .capabilities import Capabilities, who_has
 

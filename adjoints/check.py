@@ -13,12 +13,12 @@ from torch.utils import _pytree as pytree
 
 from neuralde.solvers import InvalidProblemError, Method, ODEProblem, SDEProblem, Solution
 from neuralde.solvers.checks import integer
-from neuralde.solvers.tolerances import loosest, scaled
+from neuralde.solvers.core.tolerances import loosest, scaled
 
 from .base import Adjoint
-from .direct import DirectAdjoint
-from .discrete import DiscreteAdjoint
-from .frozen import Input, Subject
+from .exact.direct import DirectAdjoint
+from .exact.discrete import DiscreteAdjoint
+from .exact.frozen_steps import Input, Subject
 
 # How far an exact gradient may be from finite differences, relative to the largest derivative of the same input: the
 # differences' own error in float64; in float32 the rounding of a few hundred operations over a step of eps^(1/5).

@@ -11,21 +11,21 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.checks import fraction, integer
-from neuralde.solvers.cut import sequence_number
+from neuralde.solvers.core.packing import Packing
+from neuralde.solvers.core.scalars import transformed
+from neuralde.solvers.core.severed_gradients import sequence_number
+from neuralde.solvers.core.status import Status
 from neuralde.solvers.errors import ConvergenceError, InvalidProblemError
+from neuralde.solvers.linear.jacobian import Dense, Linearized, LinearSolver, check_linear, linear_solver
+from neuralde.solvers.linear.spectrum import Anchored, beside, conserved_totals, strength
 from neuralde.solvers.problems import SteadyStateProblem
-from neuralde.solvers.scalars import transformed
-from neuralde.solvers.solution import Status
-from neuralde.solvers.state import Packing
-from neuralde.solvers.steady.linear import Dense, Linearized, LinearSolver, check_linear, linear_solver
 from neuralde.solvers.steady.search import Found, Residual, Stop
-from neuralde.solvers.steady.spectrum import Anchored, beside, conserved_totals, strength
 
 from .base import Adjoint, Job, Result
 from .capabilities import Capabilities, who_has
-from .captured import Unchanged, captured_tensors, refuse_unknown
-from .once import once, refuse_batches
-from .setting import Setting, muted, uncached_casts
+from .shared.call_context import Setting, muted, uncached_casts
+from .shared.captured_tensors import Unchanged, captured_tensors, refuse_unknown
+from .shared.single_backward import once, refuse_batches
 
 # How far what is left of the residual may move the gradient, before it says more about the residual than the equilibrium.
 _TRUSTED = 0.1

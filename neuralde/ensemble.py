@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers import BrownianPath, ConstantStep, InvalidProblemError, Method, SDEProblem, Status
-from neuralde.solvers.brownian.arguments import integer_seed
-from neuralde.solvers.brownian.random import draw_seed
 from neuralde.solvers.checks import integer
-from neuralde.solvers.sde.prepare import default_controller, stochastic_method
+from neuralde.solvers.front.stochastic import default_controller, stochastic_method
+from neuralde.solvers.paths.brownian.arguments import integer_seed
+from neuralde.solvers.paths.brownian.random import draw_seed
 
 from .solving import solve
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from neuralde.adjoints.base import Job
 from neuralde.solvers import Method, Solution, SteadyStateMethod
-from neuralde.solvers.attempt import Carry, Plan, Trial
 from neuralde.solvers.drivers.graph import compiling
+from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 
 
 class Peaks:

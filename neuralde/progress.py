@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from neuralde.solvers import InvalidProblemError
-from neuralde.solvers.attempt import Carry, Plan, Trial
-from neuralde.solvers.scalars import as_clock
+from neuralde.solvers.core.scalars import as_clock
+from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 
 
 class ProgressBar:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.adjoints.base import Job, Result
-from neuralde.adjoints.setting import uncached_casts
+from neuralde.adjoints.shared.call_context import uncached_casts
 from neuralde.solvers import (
     Blocks,
     Controller,
@@ -30,21 +30,21 @@ from neuralde.solvers import (
     SteadyStateProblem,
     Tsit5,
 )
-from neuralde.solvers.attempt import Carry, Plan
+from neuralde.solvers.core.packing import Packing
+from neuralde.solvers.core.scalars import choose, transformed
 from neuralde.solvers.drivers.graph import compiling, integrate_in_graph
+from neuralde.solvers.drivers.integrate import Options
 from neuralde.solvers.events.crossings import start_changes
 from neuralde.solvers.events.event import Fired
 from neuralde.solvers.events.log import Logged, logged
-from neuralde.solvers.field import Field
-from neuralde.solvers.integrate import Options
-from neuralde.solvers.precision import check_products, check_size
-from neuralde.solvers.prepare import check_samples, prepare_options, prepare_plan
-from neuralde.solvers.scalars import choose, transformed
-from neuralde.solvers.sde.field import SDEField
-from neuralde.solvers.sde.method import SDEMethod
-from neuralde.solvers.sde.prepare import default_controller, stochastic_method
-from neuralde.solvers.state import Packing
-from neuralde.solvers.stiffness import stiff_advice
+from neuralde.solvers.front.plan import check_samples, prepare_options, prepare_plan
+from neuralde.solvers.front.precision import check_products, check_size
+from neuralde.solvers.front.stochastic import default_controller, stochastic_method
+from neuralde.solvers.methods.stochastic.base import SDEMethod
+from neuralde.solvers.stepping.attempt import Carry, Plan
+from neuralde.solvers.stepping.stiffness import stiff_advice
+from neuralde.solvers.terms.ordinary import Field
+from neuralde.solvers.terms.stochastic import SDEField
 
 from .listeners import announce, watched
 from .progress import ProgressBar

@@ -19,9 +19,9 @@ from neuralde.solvers import (
     SteadyStats,
 )
 from neuralde.solvers.checks import integer, number
-from neuralde.solvers.prepare import check_samples
-from neuralde.solvers.scalars import transformed
-from neuralde.solvers.state import Packing
+from neuralde.solvers.core.packing import Packing
+from neuralde.solvers.core.scalars import transformed
+from neuralde.solvers.front.plan import check_samples
 from neuralde.solvers.steady.search import COUNTS, Found, Residual, Stop
 
 from .listeners import announce

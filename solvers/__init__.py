@@ -3,8 +3,7 @@
 if __name__ != "neuralde.solvers":
     raise ImportError(f"{__name__} is the package neuralde.solvers: run `make dev`, then import it by that name")
 
-from .brownian.path import BrownianPath
-from .controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
+from .core.status import Status
 from .drivers.blocks import Blocks
 from .errors import (
     ConvergenceError,
@@ -17,10 +16,9 @@ from .errors import (
     StepSizeError,
 )
 from .events.event import Event, ScheduledEvent
-from .method import Method, Step
-from .problems import ODEProblem, SDEProblem, SteadyStateProblem
-from .reversible import Reversible
-from .runge_kutta import (
+from .methods.base import Method, Step
+from .methods.reversible import Reversible
+from .methods.runge_kutta import (
     RK4,
     Bosh3,
     Dopri5,
@@ -34,16 +32,19 @@ from .runge_kutta import (
     Vern7,
     Vern9,
 )
-from .sde.euler import EulerHeun, EulerMaruyama, ItoMilstein, StratonovichMilstein
-from .sde.method import SDEMethod
-from .sde.reversible_heun import ReversibleHeun
-from .sde.runge_kutta import SOSRI, SRA1, SRA3, SRIW1, ShARK, SlowRK, SPaRK, StochasticRungeKutta
-from .sde.srock import SROCK
-from .sde.weak import PL1WM
-from .solution import EventLog, Solution, Stats, Status, SteadyStats, Trace
-from .steady.roots import Anderson, Newton
+from .methods.stochastic.base import SDEMethod
+from .methods.stochastic.euler import EulerHeun, EulerMaruyama, ItoMilstein, StratonovichMilstein
+from .methods.stochastic.pl1wm import PL1WM
+from .methods.stochastic.reversible_heun import ReversibleHeun
+from .methods.stochastic.runge_kutta import SOSRI, SRA1, SRA3, SRIW1, ShARK, SlowRK, SPaRK, StochasticRungeKutta
+from .methods.stochastic.srock import SROCK
+from .methods.tableau import ButcherTableau, Interpolant, TableauError
+from .output.solution import EventLog, Solution, Stats, SteadyStats, Trace
+from .paths.brownian.path import BrownianPath
+from .problems import ODEProblem, SDEProblem, SteadyStateProblem
+from .steady.root_finding import Anderson, Newton
 from .steady.search import DynamicSS, SteadyStateMethod
-from .tableau import ButcherTableau, Interpolant, TableauError
+from .stepping.controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
 
 __all__ = [
     "PL1WM",

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .core.vmap import refuse_lanes
 from .errors import InvalidProblemError
-from .lanes import refuse_lanes
 
 
 def as_number(value: Any) -> int | float | None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from neuralde.solvers import Bosh3, Dopri5, Dopri8, Tsit5, Vern7, Vern9
-from neuralde.solvers.testing import Recorder
+from neuralde.solvers.testing.ordinary import Recorder
 
 from . import peers
 from .detest import PROBLEMS, Contender, Point, Problem, curve, field_calls_at_equal_error, geometric_mean, ours

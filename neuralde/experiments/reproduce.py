@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .beside import hardware, markdown, versions
+from .comparison import hardware, markdown, versions
 from .data import DataError
 from .experiment import Experiment, Table
 from .papers import TABLES

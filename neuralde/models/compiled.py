@@ -13,14 +13,15 @@ from torch.utils import _pytree as pytree
 
 from neuralde.adjoints import Adjoint
 from neuralde.solvers import BrownianPath, InvalidProblemError, ODEProblem, SDEProblem, Solution, Stats, Status, Tsit5
-from neuralde.solvers.brownian.arguments import checked_seed
 from neuralde.solvers.checks import as_number
-from neuralde.solvers.prepare import checked_dt
-from neuralde.solvers.scalars import as_clock, real_dtype
-from neuralde.solvers.sde.method import SDEMethod
-from neuralde.solvers.sde.noise import check_path_compiles, checked_path, seed_of
-from neuralde.solvers.sde.prepare import check_one_noise, noise_columns, noise_shape, stochastic_method
-from neuralde.solvers.state import Packing
+from neuralde.solvers.core.packing import Packing
+from neuralde.solvers.core.scalars import as_clock, real_dtype
+from neuralde.solvers.front.plan import checked_dt
+from neuralde.solvers.front.stochastic import check_one_noise, noise_columns, stochastic_method
+from neuralde.solvers.methods.stochastic.base import SDEMethod
+from neuralde.solvers.paths.brownian.arguments import checked_seed
+from neuralde.solvers.paths.increments import check_path_compiles, checked_path, seed_of
+from neuralde.solvers.terms.stochastic import noise_shape
 
 from ..listeners import announce
 from ..solving import solve

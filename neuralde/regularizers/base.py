@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError, Method, ODEProblem, SDEProblem
-from neuralde.solvers.attempt import Plan
-from neuralde.solvers.costs import Cost, StepView
+from neuralde.solvers.stepping.attempt import Plan
+from neuralde.solvers.stepping.reductions import Cost, StepView
 
 
 class Regularizer(Cost):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError, Method
 from neuralde.solvers.checks import integer
-from neuralde.solvers.costs import StepView
-from neuralde.solvers.quadrature import gauss_points
-from neuralde.solvers.scalars import Scalar
-from neuralde.solvers.sde.method import SDEMethod
+from neuralde.solvers.core.scalars import Scalar
+from neuralde.solvers.methods.stochastic.base import SDEMethod
+from neuralde.solvers.stepping.quadrature import gauss_points
+from neuralde.solvers.stepping.reductions import StepView
 
 from .base import StepReduction
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError, Method
-from neuralde.solvers.attempt import Plan
-from neuralde.solvers.brownian.random import draw_seed, uniform
-from neuralde.solvers.costs import StepView
-from neuralde.solvers.loop import first_step
-from neuralde.solvers.scalars import Scalar, as_clock, choose, minimum, real_dtype
+from neuralde.solvers.core.scalars import Scalar, as_clock, choose, minimum, real_dtype
+from neuralde.solvers.drivers.eager import first_step
+from neuralde.solvers.paths.brownian.random import draw_seed, uniform
+from neuralde.solvers.stepping.attempt import Plan
+from neuralde.solvers.stepping.reductions import StepView
 
 from .base import Regularizer, StepReduction
 from .estimates import ErrorEstimate

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError
-from neuralde.solvers.attempt import Plan
-from neuralde.solvers.calls import Caller
-from neuralde.solvers.cut import Cuts
-from neuralde.solvers.field import Field
-from neuralde.solvers.quadrature import PathIntegral
-from neuralde.solvers.scalars import Scalar, real_dtype
+from neuralde.solvers.core.calls import Caller
+from neuralde.solvers.core.scalars import Scalar, real_dtype
+from neuralde.solvers.core.severed_gradients import Cuts
+from neuralde.solvers.stepping.attempt import Plan
+from neuralde.solvers.stepping.quadrature import PathIntegral
+from neuralde.solvers.terms.ordinary import Field
 
 from .base import Regularizer
 

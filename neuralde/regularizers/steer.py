@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError, ODEProblem, SDEProblem
-from neuralde.solvers.attempt import Plan
 from neuralde.solvers.checks import number
-from neuralde.solvers.costs import StepView
-from neuralde.solvers.scalars import as_clock
+from neuralde.solvers.core.scalars import as_clock
+from neuralde.solvers.stepping.attempt import Plan
+from neuralde.solvers.stepping.reductions import StepView
 
 from .base import Regularizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from neuralde.solvers import Method
-from neuralde.solvers.costs import StepView
+from neuralde.solvers.stepping.reductions import StepView
 
 from .base import StepReduction, check_method
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers import Status
-from neuralde.solvers.scalars import as_clock
-from neuralde.solvers.tolerances import strictest
+from neuralde.solvers.core.scalars import as_clock
+from neuralde.solvers.core.tolerances import strictest
 
 from ..listeners import Solved, listening
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attempt import RUNNING, Carry, OnHost, Plan, Trial, attempt, settle
-from ..method import Step
+from ..methods.base import Step
+from ..stepping.attempt import RUNNING, Carry, OnHost, Plan, Trial, attempt, settle
 
 Attempts = list[tuple[Carry, Trial]]
 

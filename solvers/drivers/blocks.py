@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..attempt import RUNNING, Carry, Plan, Trial
 from ..checks import integer
+from ..core.scalars import Scalar, select, transformed
 from ..errors import InvalidProblemError
-from ..field import Field
-from ..loop import Listener, start
-from ..saving import Rows, Steps
-from ..scalars import Scalar, select, transformed
+from ..output.saving import Rows, Steps
+from ..stepping.attempt import RUNNING, Carry, Plan, Trial
+from ..terms.ordinary import Field
 from .block import Attempts, Reading, Seen, block, read
 from .captured_block import Wants, captured_block
 from .cuda_graph import Cache, check_capture
+from .eager import Listener, start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..attempt import Carry, Plan, Trial
+from ..core.scalars import Scalar
 from ..errors import InvalidProblemError
-from ..field import Field
-from ..method import Step
-from ..scalars import Scalar
+from ..methods.base import Step
+from ..stepping.attempt import Carry, Plan, Trial
+from ..terms.ordinary import Field
 from .block import CARRIED, JUDGED, Attempts, Reading, block, packed, unpacked
 from .cuda_graph import Cache, Captured, Layout, signature
 

@@ -10,13 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..attempt import RUNNING, Carry, Plan, Trial, attempt, map_slope, settle
+from ..core.legendre import evaluate
 from ..errors import InvalidProblemError
-from ..integrate import Options
-from ..legendre import evaluate
-from ..saving import SavePlan
-from ..sde.between import Between
-from ..sde.field import SDEField
+from ..methods.stochastic.between import Between
+from ..output.saving import SavePlan
+from ..stepping.attempt import RUNNING, Carry, Plan, Trial, attempt, map_slope, settle
+from ..terms.stochastic import SDEField
+from .integrate import Options
 
 
 class FlatSolve:

@@ -12,13 +12,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..attempt import Carry, Plan, map_slope
 from ..errors import InvalidProblemError
-from ..field import Field
-from ..integrate import Options, Outcome
-from ..loop import start
-from ..sde.method import SDEMethod
+from ..methods.stochastic.base import SDEMethod
+from ..stepping.attempt import Carry, Plan, map_slope
+from ..terms.ordinary import Field
+from .eager import start
 from .flat import FlatSolve, refuse_growing, row_buffer
+from .integrate import Options, Outcome
 
 
 def compiling() -> bool:
@@ -48,7 +48,7 @@ def _loop(
     from torch._higher_order_ops.while_loop import while_loop
 
     from .inductor import keep_saved_tensors, reverse_mode_inside
-    from .outside import take_from_outside
+    from .loop_inputs import take_from_outside
 
     def loop_body(*flat: Tensor) -> tuple[Tensor, ...]:
         take_from_outside()

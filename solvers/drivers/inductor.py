@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._functorch import config
 from torch.fx import GraphModule
 
-from ..brownian.arguments import mixed
+from ..paths.brownian.arguments import mixed
 
 
 @torch.compiler.assume_constant_result

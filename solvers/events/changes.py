@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..core.scalars import Scalar, choose, select
 from ..errors import InvalidProblemError
-from ..scalars import Scalar, choose, select
 
 if TYPE_CHECKING:
     from .event import Event, Events, Fired, ScheduledEvent

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..attempt import RUNNING, Carry, Plan, Trial
+from ..core.scalars import Scalar, any_true, as_clock, both, choose, negate, real_dtype, select
+from ..core.status import Status
 from ..errors import InvalidProblemError
-from ..method import Method, VectorField
-from ..scalars import Scalar, any_true, as_clock, both, choose, negate, real_dtype, select
-from ..solution import Status
+from ..methods.base import Method, VectorField
+from ..stepping.attempt import RUNNING, Carry, Plan, Trial
 from .event import EventState, Fired
 from .locate import Path, Place, hits_at, locate, quiet, search_step
 

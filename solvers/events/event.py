@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from ..checks import integer
+from ..core.derivative_order import at_most, transform_levels
+from ..core.packing import Packing
+from ..core.scalars import Scalar, differentiated, real_dtype, select, spread
+from ..core.ties import resolution, tied
+from ..core.times import read_times
 from ..errors import InvalidProblemError
-from ..orders import at_most, transform_levels
-from ..scalars import Scalar, differentiated, real_dtype, select, spread
-from ..state import Packing
-from ..ties import resolution, tied
-from ..times import read_times
 from .changes import changed
 from .functions import Functions, gradient
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..calls import Caller
+from ..core.calls import Caller
+from ..core.packing import Packing
+from ..core.scalars import Scalar, as_time, real_dtype
+from ..core.vmap import refuse_lanes
 from ..errors import InvalidProblemError
-from ..lanes import refuse_lanes
-from ..scalars import Scalar, as_time, real_dtype
-from ..state import Packing
 
 if TYPE_CHECKING:
     from .event import Event, ScheduledEvent

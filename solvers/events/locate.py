@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attempt import Carry, Plan, Trial
-from ..legendre import evaluate
-from ..method import Step
-from ..scalars import Scalar, as_clock, leading, real_dtype, shaped
-from .brackets import find_root, on_host
+from ..core.legendre import evaluate
+from ..core.scalars import Scalar, as_clock, leading, real_dtype, shaped
+from ..methods.base import Step
+from ..stepping.attempt import Carry, Plan, Trial
+from .bracketing import find_root, on_host
 from .event import Events, EventState
 
 # Newton steps on the retaken step. Two are usual; each one cuts what is left by many digits or is the last.

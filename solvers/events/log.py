@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..scalars import Scalar
-from ..solution import EventLog, Status
-from ..state import Packing
+from ..core.packing import Packing
+from ..core.scalars import Scalar
+from ..core.status import Status
+from ..output.solution import EventLog
 from .event import Fired
 
 if TYPE_CHECKING:
-    from ..attempt import Carry, Plan, Trial
+    from ..stepping.attempt import Carry, Plan, Trial
 
 
 class Logged(NamedTuple):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..attempt import RUNNING, Carry, Plan, attempt, settle
-from ..norms import rms
-from ..scalars import Scalar, any_true, both, maximum, real_dtype, select, spread
-from ..solution import Status
-from .krylov import gmres
-from .linear import Linearized
-from .spectrum import affordable, distance, grows
+from ..core.norms import rms
+from ..core.scalars import Scalar, any_true, both, maximum, real_dtype, select, spread
+from ..core.status import Status
+from ..linear.jacobian import Linearized
+from ..linear.krylov import gmres
+from ..linear.spectrum import affordable, distance, grows
+from ..stepping.attempt import RUNNING, Carry, Plan, attempt, settle
 
 if TYPE_CHECKING:
     from .search import Stop

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attempt import Carry, Plan
 from ..checks import fraction, positive
-from ..controllers import Controller
+from ..core.norms import rms
+from ..core.packing import Packing
+from ..core.scalars import Scalar, any_true, as_clock, minimum, spread
+from ..core.status import Status
+from ..drivers.eager import start
 from ..errors import InvalidProblemError
-from ..field import Field
-from ..loop import start
-from ..method import Method
-from ..norms import rms
-from ..prepare import prepare_plan
+from ..front.plan import prepare_plan
+from ..methods.base import Method
+from ..methods.runge_kutta import Tsit5
+from ..methods.stochastic.base import SDEMethod
 from ..problems import ODEProblem, SteadyStateProblem
-from ..runge_kutta import Tsit5
-from ..scalars import Scalar, any_true, as_clock, minimum, spread
-from ..sde.method import SDEMethod
-from ..solution import Status
-from ..state import Packing
+from ..stepping.attempt import Carry, Plan
+from ..stepping.controllers import Controller
+from ..terms.ordinary import Field
 from .flow import Flow, Judge
 
 NORMS = ("rms", "max", "l2")

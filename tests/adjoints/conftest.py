@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import neuralde as nde
-from neuralde.solvers import tableaus
+from neuralde.solvers.methods import tableaus
 
 ADJOINTS = {
     "direct": nde.DirectAdjoint(),

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.adjoints import discrete
-from neuralde.adjoints.checkpoints import first_checkpoint
+from neuralde.adjoints.exact import discrete
+from neuralde.adjoints.exact.checkpoints import first_checkpoint
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import number
+from neuralde.solvers.testing.ordinary import number
 
 D = torch.float64
 pytestmark = pytest.mark.usefixtures("on_device")

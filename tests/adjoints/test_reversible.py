@@ -7,7 +7,7 @@ import torch
 
 import neuralde as nde
 from neuralde.regularizers import ErrorEstimate, Local, StiffnessEstimate
-from neuralde.solvers.testing import LIMIT_CYCLE, observed_order
+from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, observed_order
 
 BASES = [nde.Euler(), nde.Midpoint(), nde.Bosh3(), nde.RK4(), nde.Tsit5(), nde.Vern7()]
 REVERSIBLE = {

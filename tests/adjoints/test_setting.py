@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import neuralde as nde
-from neuralde.adjoints.ways import columns
+from neuralde.adjoints.composability import columns
 
 ALL = [kind for kind in columns() if kind is not None]
 PS = pytest.mark.parametrize("per_sample", [False, True], ids=["joint", "per_sample"])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.sde.method import SDEMethod
-from neuralde.solvers.testing import LIMIT_CYCLE, SINE, methods
+from neuralde.solvers.methods.stochastic.base import SDEMethod
+from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, SINE, methods
 
 METHODS = {method.name: method for method in methods()}
 CONTROLLERS = {"I": nde.IController(), "PI": nde.PIController(), "PID": nde.PIDController()}

@@ -8,7 +8,7 @@ import torch._dynamo.testing
 
 import neuralde as nde
 from neuralde.regularizers import ErrorEstimate, StiffnessEstimate
-from neuralde.solvers.testing import methods
+from neuralde.solvers.testing.ordinary import methods
 
 D = torch.float64
 OPTIONS = dict(rtol=1e-6, atol=1e-6, regularizers=[ErrorEstimate(), StiffnessEstimate(reduction="mean")])

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import neuralde as nde
-from neuralde.adjoints.ways import WAYS, columns
+from neuralde.adjoints.composability import WAYS, columns
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = columns()

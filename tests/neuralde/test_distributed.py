@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import neuralde as nde
-from neuralde.adjoints.ways import columns
+from neuralde.adjoints.composability import columns
 
 WORLD = 2
 

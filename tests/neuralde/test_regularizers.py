@@ -17,7 +17,7 @@ from neuralde.regularizers import (
     StiffnessEstimate,
     TaylorDerivative,
 )
-from neuralde.solvers.testing import LIMIT_CYCLE, methods
+from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, methods
 
 D = torch.float64
 KINDS = {

@@ -109,7 +109,7 @@ def test_arrows_point_down(layer: str) -> None:
         ("neuralde.solvers", "neuralde.solvers", "import neuralde.models"),
         ("neuralde.solvers", "neuralde.solvers", "from .. import models"),
         ("neuralde.solvers", "neuralde.solvers", "from ..adjoints import direct"),
-        ("neuralde.solvers", "neuralde.solvers", "from neuralde.solvers.loop import solve"),
+        ("neuralde.solvers", "neuralde.solvers", "from neuralde.solvers.drivers.eager import solve"),
         ("neuralde.solvers", "neuralde.solvers", "import torchdiffeq"),
         ("neuralde.solvers", "neuralde.solvers", "def f():\n    import matplotlib"),
         ("neuralde.solvers", "neuralde.solvers", "from ... import anything"),
@@ -132,7 +132,11 @@ def test_a_wrong_import_is_found(layer: str, package: str, line: str) -> None:
     ("layer", "package", "line"),
     [
         ("neuralde.solvers", "neuralde.solvers", "import math, torch\nfrom .tableau import ButcherTableau"),
-        ("neuralde.solvers", "neuralde.solvers.sde", "from ..problems import ODEProblem\nfrom . import euler"),
+        (
+            "neuralde.solvers",
+            "neuralde.solvers.methods.stochastic",
+            "from ..problems import ODEProblem\nfrom . import euler",
+        ),
         ("neuralde.adjoints", "neuralde.adjoints", "from neuralde.solvers import solve\nimport scipy.linalg"),
         ("neuralde", "neuralde.models", "from neuralde.adjoints import direct\nfrom ..solving import solve"),
         ("neuralde", "neuralde", "from ._version import __version__\nfrom . import models"),

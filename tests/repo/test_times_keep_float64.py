@@ -18,17 +18,17 @@ NO_TIMES = {
         "[live is not None for live in self.live]",
     },
     "solvers/events/log.py": {"[fired.hits]", "[fired.primary]"},
-    "solvers/field.py": {"as_time(x, y)"},  # a tensor already, in the precision in which a field receives the time
-    "solvers/precision.py": {"plan.norm_at(state)(rounded - exact)"},
-    "solvers/stiffness.py": {"trial.accept", "failed"},
-    "solvers/stops.py": {"as_time(t, like)", "as_time(t_end, like)", "as_time(direction * torch.inf, like)", "value"},
-    "solvers/ties.py": {"leaf"},  # an array, for its dtype
-    "solvers/times.py": {"given"},  # its kind; numbers are read again in float64
-    "solvers/tolerances.py": {"rtol == 0", "atol == 0", "leaf"},
-    "solvers/prepare.py": {"saveat", "event.ts"},  # their kind and shape; numbers are read again in float64
-    "solvers/saving.py": {"[len(starts) == 0]", "request.rows"},
-    "solvers/sde/testing.py": {"[0.9, 0.7]", "[-0.4, 0.5]"},
-    "solvers/solution.py": {"[int(self.status)]"},
+    "solvers/terms/ordinary.py": {"as_time(x, y)"},  # a tensor already, in the precision in which a field receives the time
+    "solvers/front/precision.py": {"plan.norm_at(state)(rounded - exact)"},
+    "solvers/stepping/stiffness.py": {"trial.accept", "failed"},
+    "solvers/stepping/stops.py": {"as_time(t, like)", "as_time(t_end, like)", "as_time(direction * torch.inf, like)", "value"},
+    "solvers/core/ties.py": {"leaf"},  # an array, for its dtype
+    "solvers/core/times.py": {"given"},  # its kind; numbers are read again in float64
+    "solvers/core/tolerances.py": {"rtol == 0", "atol == 0", "leaf"},
+    "solvers/front/plan.py": {"saveat", "event.ts"},  # their kind and shape; numbers are read again in float64
+    "solvers/output/saving.py": {"[len(starts) == 0]", "request.rows"},
+    "solvers/testing/stochastic.py": {"[0.9, 0.7]", "[-0.4, 0.5]"},
+    "solvers/output/solution.py": {"[int(self.status)]"},
     "neuralde/ensemble.py": {"sol.status"},
     "neuralde/listeners.py": {"value"},
     "neuralde/progress.py": {"carry.steps"},

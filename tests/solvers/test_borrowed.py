@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 import neuralde as nde
-from neuralde.solvers.sde.borrowed import BorrowedPath
+from neuralde.solvers.paths.torchsde import BorrowedPath
 
 torchsde = pytest.importorskip("torchsde")
 F64 = torch.float64

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from neuralde.solvers import tableaus
-from neuralde.solvers.tableau import max_dense_order
-from neuralde.solvers.trees import elementary_weights, rooted_trees
+from neuralde.solvers.core.rooted_trees import elementary_weights, rooted_trees
+from neuralde.solvers.methods import tableaus
+from neuralde.solvers.methods.tableau import max_dense_order
 
 
 def square(rows):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import TIGHT, Recorder, decay, number, state
+from neuralde.solvers.testing.ordinary import TIGHT, Recorder, decay, number, state
 
 D = torch.float64
 pytestmark = pytest.mark.usefixtures("on_device")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.events.brackets import find_root
-from neuralde.solvers.testing import TIGHT, Recorder, decay, methods, number, state
+from neuralde.solvers.events.bracketing import find_root
+from neuralde.solvers.testing.ordinary import TIGHT, Recorder, decay, methods, number, state
 
 D = torch.float64
 pytestmark = pytest.mark.usefixtures("on_device")
@@ -387,7 +387,7 @@ class TestCounts:
 
     def test_without_events_nothing_changes(self, monkeypatch):
         for name in ("cut", "follow", "observe"):
-            monkeypatch.setattr(f"neuralde.solvers.loop.{name}", None)
+            monkeypatch.setattr(f"neuralde.solvers.drivers.eager.{name}", None)
         sol = nde.solve(nde.ODEProblem(decay, number(1.0), (0.0, 1.0)))
         assert sol.events is None
         empty = nde.solve(nde.ODEProblem(decay, number(1.0), (0.0, 1.0)), events=[])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import Recorder, methods
+from neuralde.solvers.testing.ordinary import Recorder, methods
 
 F64 = torch.float64
 TIMES = torch.linspace(0.0, 2.0, 21, dtype=F64)

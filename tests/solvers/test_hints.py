@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.stiffness import stiff_advice
+from neuralde.solvers.stepping.stiffness import stiff_advice
 
 D = torch.float64
 Y0 = torch.ones(3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import Recorder, methods
+from neuralde.solvers.testing.ordinary import Recorder, methods
 
 F64 = torch.float64
 JUMPS = (0.35, 0.8, 1.1)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from neuralde.solvers.steady.krylov import gmres
-from neuralde.solvers.steady.linear import Dense, Linearized, MatrixFree, linear_solver
+from neuralde.solvers.linear.jacobian import Dense, Linearized, MatrixFree, linear_solver
+from neuralde.solvers.linear.krylov import gmres
 
 FLOAT = torch.float64
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers import tableaus
-from neuralde.solvers.legendre import basis, derivative, evaluate, from_powers, slopes
-from neuralde.solvers.trees import elementary_weights, rooted_trees
+from neuralde.solvers.core.legendre import basis, derivative, evaluate, from_powers, slopes
+from neuralde.solvers.core.rooted_trees import elementary_weights, rooted_trees
+from neuralde.solvers.methods import tableaus
 
 F64 = torch.float64
 NAMES = ["EULER", "MIDPOINT", "HEUN", "RALSTON", "RK4", "BOSH3", "TSIT5", "DOPRI5", "DOPRI8", "VERN7", "VERN9"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import ScriptedController, StubMethod
+from neuralde.solvers.testing.ordinary import ScriptedController, StubMethod
 
 STILL = nde.ODEProblem(lambda t, y: 0.0 * y, torch.zeros(2, dtype=torch.float64), (0.0, 1.0))
 # With atol=1 and rtol=0 the scaled error is the error.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import LIMIT_CYCLE, REFERENCES, methods, observed_order
+from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, REFERENCES, methods, observed_order
 
 BELOW = 0.15
 # Step counts: many for low orders, few for high ones, whose error reaches rounding within a few halvings.

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers import attempt as attempts
-from neuralde.solvers.attempt import RUNNING, Plan, attempt, begin, settle
-from neuralde.solvers.initial_step import initial_step
-from neuralde.solvers.norms import judged_error, scaled_error
-from neuralde.solvers.stops import Stops
+from neuralde.solvers.core.norms import judged_error, scaled_error
+from neuralde.solvers.stepping import attempt as attempts
+from neuralde.solvers.stepping.attempt import RUNNING, Plan, attempt, begin, settle
+from neuralde.solvers.stepping.initial_step import initial_step
+from neuralde.solvers.stepping.stops import Stops
 
 D = torch.float64
 METHODS = [nde.Heun(), nde.Bosh3(), nde.Tsit5(), nde.Dopri5(), nde.Dopri8(), nde.Vern7(), nde.Vern9()]

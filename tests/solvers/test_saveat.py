@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import LIMIT_CYCLE, methods
+from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, methods
 
 F64 = torch.float64
 T0, T1 = LIMIT_CYCLE.tspan

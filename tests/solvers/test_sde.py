@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.sde import testing
-from neuralde.solvers.solution import Status
+from neuralde.solvers.core.status import Status
+from neuralde.solvers.testing import stochastic as testing
 
 FIXED = nde.ConstantStep()
 

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 import neuralde as nde
-from neuralde.solvers.sde.testing import SampledPath, logistic
+from neuralde.solvers.testing.stochastic import SampledPath, logistic
 
 D = torch.float64
 FIXED = nde.ConstantStep()

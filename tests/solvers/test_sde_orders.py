@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.sde import testing
+from neuralde.solvers.testing import stochastic as testing
 
 COUNTS = (16, 32, 64, 128)
 ITO = [nde.EulerMaruyama(), nde.ItoMilstein(), nde.SRIW1(), nde.SOSRI(), nde.SRA1(), nde.SRA3(), nde.ShARK()]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.sde import conditions, tableaus
-from neuralde.solvers.sde.tableau import StochasticTableau, Weights
+from neuralde.solvers.methods.stochastic import order_conditions as conditions
+from neuralde.solvers.methods.stochastic import tableaus
+from neuralde.solvers.methods.stochastic.tableau import StochasticTableau, Weights
 
 F64 = torch.float64
 NAMES = ("SRIW1", "SOSRI", "SRA1", "SRA3", "SHARK", "SLOWRK", "SPARK")

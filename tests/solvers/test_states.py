@@ -8,7 +8,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 import neuralde as nde
-from neuralde.solvers.testing import Recorder, methods
+from neuralde.solvers.testing.ordinary import Recorder, methods
 
 Pair = namedtuple("Pair", ["position", "velocity"])
 DTYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]

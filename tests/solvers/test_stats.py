@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.testing import LIMIT_CYCLE, Recorder, methods
+from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, Recorder, methods
 
 F64 = torch.float64
 METHODS = methods()

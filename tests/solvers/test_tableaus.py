@@ -6,8 +6,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from neuralde.solvers import tableaus
-from neuralde.solvers.tableau import (
+from neuralde.solvers.core.rooted_trees import elementary_weights, rooted_trees
+from neuralde.solvers.methods import tableaus
+from neuralde.solvers.methods.tableau import (
     ButcherTableau,
     Interpolant,
     TableauError,
@@ -16,7 +17,6 @@ from neuralde.solvers.tableau import (
     max_order,
     stability_radius,
 )
-from neuralde.solvers.trees import elementary_weights, rooted_trees
 
 # name: stages, order, embedded order, dense order, extra stages, fsal, radius, stiffness pair, end slope
 FACTS = {

@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 import neuralde as nde
-from neuralde.solvers.testing import LIMIT_CYCLE, Recorder, methods
+from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, Recorder, methods
 
 F64 = torch.float64
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.solvers.brownian.path import Increment
+from neuralde.solvers.paths.brownian.path import Increment
 
 F64 = torch.float64
 COUNTS, END = (5, 10), 0.5

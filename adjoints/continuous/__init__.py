@@ -1,0 +1,1 @@
+"""The derivative of the equation, by a backward solve."""

@@ -1,0 +1,1 @@
+"""The derivative of the numerical solution itself, to rounding."""

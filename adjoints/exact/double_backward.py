@@ -1,0 +1,106 @@
+"""The gradient of an exact adjoint as a graph of its own, for those who differentiate it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from neuralde.solvers.core.severed_gradients import sequence_number
+from neuralde.solvers.events.log import Logged
+
+from ..base import Job
+from ..shared.captured_tensors import refuse_unknown
+from ..shared.carried import Costs
+from .replay import Record, retake
+
+
+class _Aliases:
+    """Aliases of tensors at which one gradient ends, though the graph goes on to what the tensors were made from.
+
+    A gradient of the outputs with respect to an argument and to a tensor from which the caller computed that argument must
+    not count the way through the argument twice. So each alias keeps the gradient that reaches it and passes zeros on,
+    until :meth:`gradients` has been read; derivatives of that gradient then go all the way.
+    """
+
+    def __init__(self) -> None:
+        self.aliases: list[Tensor] = []
+        self.got: dict[int, Tensor] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """An alias of the tensor; the tensor itself where nobody asks for its gradient."""
+        alias = tensor.view_as(tensor)
+        self.aliases.append(alias)
+        return alias
+
+    def _keep(self, place: int, gradient: Tensor) -> Tensor:
+        self.got[place] = gradient
+        return torch.zeros_like(gradient)
+
+    def gradients(
+        self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor], captured: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """The gradients of the aliases in the order in which they were made, then those of captured tensors."""
+        if not outputs:
+            return [None] * (len(self.aliases) + len(captured))
+        # Not before: a field that differentiates with respect to what it is given would meet them.
+        hooks = [
+            alias.register_hook(partial(self._keep, place))
+            for place, alias in enumerate(self.aliases)
+            if alias.requires_grad
+        ]
+        wanted = [*(alias for alias in self.aliases if alias.requires_grad), *captured]
+        got = torch.autograd.grad(outputs, wanted, cotangents, create_graph=torch.is_grad_enabled(), allow_unused=True)
+        for hook in hooks:
+            hook.remove()
+        return [*(self.got.get(place) for place in range(len(self.aliases))), *got[len(got) - len(captured) :]]
+
+
+def gradient_again(
+    job: Job,
+    captured: Sequence[Tensor],
+    costs: Costs,
+    records: Sequence[Record],
+    cotangents: Sequence[Tensor | None],
+    seen: Callable[[int, Tensor], None],
+) -> list[Tensor | None]:
+    """The gradient, in the graph: of the recorded steps, taken again as one graph that is differentiated as a whole.
+
+    Args:
+        job: the job with the caller's tensors.
+        captured: what else the solve depends on.
+        costs: what is carried beside the state at the start, in the caller's graph.
+        records: the accepted steps.
+        cotangents: those of the final state, the emitted rows, the polynomials, the events and the reductions.
+        seen: hears of the state after each step.
+
+    Returns:
+        The gradients of ``y0``, of ``job.live``, of the captured tensors and of ``costs``.
+    """
+    aliases = _Aliases()
+    with torch.enable_grad():
+        since = sequence_number()
+        job, copies = replace(job, y0=aliases(job.y0)).copied(aliases)
+        costs = tuple(tuple(aliases(x) for x in state) for state in costs)
+        again = retake(job, records, costs, seen)
+        outputs: list[Tensor | None] = [again.y]
+        outputs.append(torch.cat(again.emitted) if again.emitted else None)
+        outputs.append(torch.stack(again.pieces) if again.pieces else None)
+        if job.plan.events is not None:
+            outputs += [torch.cat(x) for x in zip(*again.logged, strict=True)] or [None] * len(Logged._fields)
+        outputs += [x for state in again.costs for x in state]
+    pairs = [
+        (x, cotangent)
+        for x, cotangent in zip(outputs, cotangents, strict=True)
+        if x is not None and cotangent is not None and x.requires_grad
+    ]
+    # The graph goes on behind the aliases, but not in search of tensors that nobody knows.
+    known = [*aliases.aliases, *captured]
+    refuse_unknown([x for x, _ in pairs], known, known, since)
+    captured_at = 1 + len(copies)
+    got = aliases.gradients([x for x, _ in pairs], [cotangent for _, cotangent in pairs], captured)
+    count = len(got) - len(captured)
+    return [*got[:captured_at], *got[count:], *got[captured_at:count]]

@@ -1,0 +1,262 @@
+"""The graphs of steps, kept as the solve runs, as many as a budget of memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from neuralde.solvers.core.scalars import Scalar, any_true
+from neuralde.solvers.core.severed_gradients import sequence_number
+from neuralde.solvers.drivers.integrate import Outcome
+from neuralde.solvers.events.log import Log, Logged
+from neuralde.solvers.output.saving import Rows, Steps
+from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
+
+from ..shared.captured_tensors import First
+from ..shared.carried import Costs, replayed
+from .replay import Recorder
+
+# Between two looks at the size of a step's graph, steps may grow by this factor without passing the budget.
+_GROWTH = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A row of steps whose graph was kept: from leaves of its own to everything that the steps gave."""
+
+    start: int
+    """The number of its first step."""
+    end: int
+    """The number of the first step behind it."""
+    rows: Tensor | None
+    """The samples that a compact solve still had."""
+    y0: Tensor
+    costs0: Costs
+    y: Tensor
+    costs: Costs
+    emitted: list[Tensor]
+    pieces: list[Tensor]
+    since: int
+    """Autograd's sequence number before it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """How far a solve has come, and what its steps have given so far."""
+
+    carry: Carry
+    steps: int
+    emitted: int
+    pieces: int
+
+
+class Keeper:
+    """Lets the steps of a solve be recorded by autograd until their graphs have used up a budget.
+
+    The solve is one graph as long as nothing stands against it. It ends where a compact solve drops samples, and before a
+    step with an event, whose time only a step that is taken again can differentiate; another one begins behind that place.
+    When the budget is used up, it ends for good. Steps outside of all segments are taken again in the backward pass.
+
+    Args:
+        budget: how many bytes the graphs may hold beside states and parameters.
+        recorder: what keeps the accepted steps.
+        first: the first call of the field; the first segment begins with it, unless the time of the start is an input.
+        own: tensors that live anyway, parameters for example, and are not counted.
+    """
+
+    def __init__(self, budget: int, recorder: Recorder, first: First, own: Sequence[Tensor]) -> None:
+        self.budget, self.recorder, self.first = budget, recorder, first
+        self.segments: list[Segment] = []
+        self.used, self.largest, self.next_look = 0.0, 0.0, 0
+        self._own = {tensor.untyped_storage().data_ptr() for tensor in own}
+        self._open: tuple[_Place, Tensor | None, Tensor, Costs] | None = None
+        self._begun = False
+        self._since: int | None = None
+        self._here: _Place | None = None
+        self._plan: Plan | None = None
+        self._emitted: list[Tensor] = []
+        self._pieces: list[Tensor] = []
+        self._logged: list[Logged] = []
+
+    def attach(self, rows: Rows | None, steps: Steps | None, log: Log | None) -> None:
+        """Learn where the steps' contributions are found."""
+        self._emitted = [] if rows is None else rows.values
+        self._pieces = [] if steps is None else steps.coefficients
+        self._logged = [] if log is None else log.values
+
+    def _look(self, trial: Trial, carry: Carry) -> None:
+        """Learn how many bytes the graph of the last attempt holds.
+
+        The graph is looked at when it is there: hooks on what autograd saves would see it sooner, but inside them a field
+        cannot call ``torch.func.grad``.
+        """
+        if self._since is None:
+            return
+        emitted, pieces = (x[-1:] for x in (self._emitted, self._pieces))
+        outputs = [x for x in (trial.step.y, *pytree.tree_leaves(carry), *emitted, *pieces) if isinstance(x, Tensor)]
+        self.largest = max(self.largest, bytes_saved(outputs, self._since, self._own))
+        self._since = None
+        steps = len(self.recorder.records)
+        self.next_look = steps + max(1, int((self.budget - self.used) / (_GROWTH * max(self.largest, 1.0))))
+
+    def before(self, plan: Plan, carry: Carry, rows: Tensor | None) -> Carry:
+        """The carry from which the next attempt starts: in the graph of a segment, or in none."""
+        if self._open is not None and rows is not self._open[1]:
+            self.close()
+        if self._open is not None and self.used + self.largest > self.budget:
+            self.close()
+        if self.used + self.largest > self.budget:
+            torch.set_grad_enabled(False)  # until the solve's own context ends
+        if self._open is None:
+            carry = self._opened(plan, carry, rows)
+        due = self._open is not None and len(self.recorder.records) >= self.next_look
+        self._since = sequence_number() if due else None
+        return carry
+
+    def after(self, trial: Trial, carry: Carry) -> None:
+        """Hear of the carry behind an attempt."""
+        self._look(trial, carry)
+        if self._open is None or self._here is None:
+            return
+        fired = trial.events is not None and trial.events.fired is not None
+        if fired or self.used + self.largest > self.budget:
+            self.close()  # before this step
+            return
+        if not trial.moved:
+            return
+        self.used += self.largest
+        self._here = self._place(carry)
+
+    def close(self) -> None:
+        """End the segment at hand where the solve stands."""
+        if self._open is None:
+            return
+        begin, rows, y0, costs0 = self._open
+        here, plan = self._here, self._plan
+        assert here is not None
+        assert plan is not None
+        self._open = self._here = None
+        for values, kept in ((self._emitted, here.emitted), (self._pieces, here.pieces)):
+            values[kept:] = [x.detach() for x in values[kept:]]
+        if here.steps == begin.steps:
+            return
+        self.segments.append(
+            Segment(
+                begin.steps,
+                here.steps,
+                rows,
+                y0,
+                costs0,
+                here.carry.y,
+                replayed(plan, here.carry.costs, here.carry.t),
+                self._emitted[begin.emitted : here.emitted],
+                self._pieces[begin.pieces : here.pieces],
+                self.first.since,
+            )
+        )
+
+    def without_graphs(self, outcome: Outcome) -> Outcome:
+        """What the solve left behind, as constants: only the segments hold the graph."""
+        self._emitted[:] = [x.detach() for x in self._emitted]
+        self._pieces[:] = [x.detach() for x in self._pieces]
+        self._logged[:] = [_detached(x) for x in self._logged]
+        return replace(outcome, carry=_without_graph(outcome.carry))
+
+    def _place(self, carry: Carry) -> _Place:
+        counts = len(self.recorder.records), len(self._emitted), len(self._pieces)
+        return _Place(carry, *counts)
+
+    def _opened(self, plan: Plan, carry: Carry, rows: Tensor | None) -> Carry:
+        """Begin a segment here, if one may begin."""
+        carry = _without_graph(carry)
+        events = carry.events
+        stands = events is not None and any_true(events.standing)
+        if not torch.is_grad_enabled() or (stands and not plan.host):
+            return carry
+        t = carry.t
+        if events is not None and stands:
+            t = leaf(torch.as_tensor(t, dtype=torch.float64, device=carry.y.device))
+            carry = carry._replace(events=events._replace(live=t))
+        costs0 = tuple(
+            tuple(leaf(x) if cost.differentiable else x for x in state)
+            for cost, state in zip(plan.costs, carry.costs, strict=True)
+        )
+        goes_on = not self._begun and plan.live_t0 is None
+        self._begun = True
+        y, slope = self.first.y0 if goes_on else carry.y.detach().requires_grad_(), carry.slope
+        if slope is not None:
+            slope = self.first.slope if goes_on else _slope(plan, carry, t, y)
+        carry = carry._replace(y=y, slope=slope, costs=costs0)
+        self._plan, self._here = plan, self._place(carry)
+        self._open = self._here, rows, y, replayed(plan, costs0, t)
+        return carry
+
+
+def bytes_saved(outputs: Sequence[Tensor], since: int, own: set[int]) -> int:
+    """How many bytes the nodes of a graph that are not older than ``since`` have saved, beside what lives anyway."""
+    counted, size, seen = set(own), 0, set()
+    stack: list[Any] = [x.grad_fn for x in outputs if x.grad_fn is not None]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or node._sequence_nr() < since:
+            continue
+        seen.add(node)
+        stack.extend(parent for parent, _ in node.next_functions)
+        for tensor in _saved_by(node):
+            try:
+                storage = tensor.untyped_storage()
+                place, held = storage.data_ptr(), storage.nbytes()
+            except RuntimeError:  # of a function transform, where a tensor is a view of others
+                place, held = id(tensor), tensor.numel() * tensor.element_size()
+            if place not in counted:
+                counted.add(place)
+                size += held
+    return size
+
+
+def _saved_by(node: Any) -> Iterator[Tensor]:
+    """The tensors that a node has saved."""
+    for name in _saved_names(type(node)):
+        try:
+            saved = getattr(node, name, None)
+        except RuntimeError:  # freed by a derivative inside the call
+            continue
+        for x in saved if isinstance(saved, (tuple, list)) else (saved,):
+            if isinstance(x, Tensor):
+                yield x
+
+
+_NAMES: dict[type, tuple[str, ...]] = {}
+
+
+def _saved_names(kind: type) -> tuple[str, ...]:
+    """The attributes in which nodes of a kind have what they saved; looking for them takes longer than reading them."""
+    if kind not in _NAMES:
+        _NAMES[kind] = tuple(name for name in dir(kind) if name == "saved_tensors" or name.startswith("_saved_"))
+    return _NAMES[kind]
+
+
+def _detached(one: Logged) -> Logged:
+    return Logged(*(x.detach() for x in one))
+
+
+def leaf(x: Tensor) -> Tensor:
+    """A copy that gradients end in, where there can be any."""
+    return x.detach().requires_grad_(x.is_floating_point() or x.is_complex())
+
+
+def _slope(plan: Plan, carry: Carry, t: Scalar, y: Tensor) -> Tensor:
+    """The field from which the next attempt starts, in the graph."""
+    stop = plan.stops.after(carry.t, plan.t1, plan.direction)
+    t, _ = plan.ends(t, stop, carry.accepted == 0, False)
+    return plan.stops.one_sided(plan.field, carry.t, stop, y)(t, y)
+
+
+def _without_graph(carry: Carry) -> Carry:
+    """The same carry as constants."""
+    return pytree.tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, carry)

@@ -1,0 +1,231 @@
+"""Taking a recorded step again, in the graph: what the exact adjoints have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuralde.solvers.core.scalars import Scalar, any_true, both, choose, select, spread
+from neuralde.solvers.events.crossings import arrived
+from neuralde.solvers.events.event import Fired
+from neuralde.solvers.events.log import Logged, logged
+from neuralde.solvers.methods.base import Step, VectorField
+from neuralde.solvers.output.saving import Request, Rows, SavePlan, emit, polynomial, widen_pieces
+from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, advance_costs
+
+from ..base import Job
+from ..shared.captured_tensors import refuse_unknown
+from ..shared.carried import Costs, replayable, replayed
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is needed to take an accepted step again, its state aside."""
+
+    t: Scalar
+    t_end: Scalar
+    accept: Scalar
+    index: Scalar
+    rows: Tensor | None
+    costs: Costs
+    request: Request | None
+    standing: Scalar = False
+    """The lanes that start at an event, whose time is the clock's."""
+    fired: Fired | None = None
+    """The events at its end."""
+
+
+class Recorder:
+    """Keeps the accepted steps of a solve, and of their initial states as many as ``limit`` allows.
+
+    With a limit, every second kept state is dropped whenever there are too many, so that those left are evenly spread
+    over a number of steps that nobody knew before.
+
+    Args:
+        limit: how many states to keep at most; None keeps all.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit, self.stride = limit, 1
+        self.records: list[Record] = []
+        self.states: dict[int, Tensor] = {}
+        self._rows: Rows | None = None
+        self._seen = 0
+
+    def attach(self, rows: Rows | None) -> Recorder:
+        """Learn where the requests are found."""
+        self._rows = rows
+        self._seen = len(rows.requests) if rows is not None else 0
+        return self
+
+    def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
+        """Keep an accepted step."""
+        if not trial.moved:
+            return
+        request = None
+        if self._rows is not None and len(self._rows.requests) > self._seen:
+            request = self._rows.requests[-1]
+            self._seen = len(self._rows.requests)
+        index = len(self.records)
+        if index % self.stride == 0:
+            self.states[index] = carry.y.detach()
+            if self.limit is not None and len(self.states) > self.limit:
+                self.stride *= 2
+                self.states = {i: y for i, y in self.states.items() if i % self.stride == 0}
+        self.records.append(
+            Record(
+                trial.t,
+                trial.t_end,
+                trial.accept,
+                carry.accepted,
+                trial.rows,
+                tuple(tuple(x.detach() for x in state) for state in replayed(plan, carry.costs, carry.t)),
+                request,
+                False if carry.events is None else carry.events.standing,
+                None if trial.events is None else trial.events.fired,
+            )
+        )
+
+
+def following(y: Tensor, rows: Tensor | None, next_rows: Tensor | None) -> Tensor:
+    """The state as the next record has it: a compact solve may have dropped samples between the two."""
+    if next_rows is rows or next_rows is None:
+        return y
+    return y[next_rows] if rows is None else y[torch.searchsorted(rows, next_rows)]
+
+
+class Replayed(NamedTuple):
+    """One step taken again."""
+
+    y: Tensor
+    costs: Costs
+    emitted: Tensor | None
+    coefficients: Tensor | None
+    logged: Logged | None
+
+
+def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, costs: Costs) -> Replayed:
+    """Take a recorded step again from the state ``y``, with the live times of ``plan`` where it touches the ends."""
+    plan = plan if record.rows is None else plan.take(record.rows)
+    clock, costs = (None, costs) if plan.events is None else (costs[0][0], costs[1:])
+    step = _retake(plan, record, y, clock)
+    trial = Trial(step, record.t, record.t_end, 0.0, record.accept, 0.0, (), record.rows)
+    after = _changed(plan, record, step)
+    costs = advance_costs(plan, costs, trial, record.index)
+    if clock is not None:
+        end = torch.as_tensor(step.t1, dtype=clock.dtype, device=clock.device)
+        costs = ((select(record.accept, end, clock),), *costs)
+    return Replayed(
+        y=choose(record.accept, after, y),
+        costs=costs,
+        emitted=emit(step, record.request, save) if record.request is not None else None,
+        coefficients=polynomial(step) if save.dense else None,
+        logged=None if record.fired is None else logged(record.fired, step.t1, step.y, after),
+    )
+
+
+def refuse_lost(again: Replayed, own: Sequence[Tensor], captured: list[Tensor], since: int) -> None:
+    """Refuse a step that depends on a tensor that nobody found: through the field, an event or a reduction."""
+    states, costs = [again.y, *(again.logged or ())], [x for state in again.costs for x in state]
+    refuse_unknown(states, own, captured, since, "f" if again.logged is None else "f, fn or apply")
+    refuse_unknown([x for x in costs if x.requires_grad], own, captured, since, "regularizers")
+
+
+class Retaken(NamedTuple):
+    """A whole solve taken again; what its steps gave, one after another."""
+
+    y: Tensor
+    costs: Costs
+    emitted: list[Tensor]
+    pieces: list[Tensor]
+    logged: list[Logged]
+
+
+def retake(
+    job: Job, records: Sequence[Record], costs: Costs, seen: Callable[[int, Tensor], None] | None = None
+) -> Retaken:
+    """Take every recorded step again, from ``y0`` and what is carried beside it at the start, as one graph.
+
+    ``seen`` hears of the state after each of them.
+    """
+    y, rows, plan, save = job.y0, None, replayable(job.plan), job.options.save
+    full_costs = costs
+    full, out = y, Retaken(y, costs, [], [], [])
+    for index, record in enumerate(records):
+        if record.rows is not rows:
+            y = following(y, rows, record.rows)
+            costs = tuple(tuple(x[record.rows] for x in state) for state in full_costs)
+            rows = record.rows
+        again = replay(plan, save, record, y, costs)
+        y, costs = again.y, again.costs
+        full, full_costs = (
+            (y, costs)
+            if rows is None
+            else (
+                full.index_copy(0, rows, y),
+                tuple(
+                    tuple(whole.index_copy(0, rows, part) for whole, part in zip(before, after, strict=True))
+                    for before, after in zip(full_costs, costs, strict=True)
+                ),
+            )
+        )
+        if again.emitted is not None:
+            out.emitted.append(again.emitted)
+        if again.coefficients is not None:
+            out.pieces.append(widen_pieces(again.coefficients, rows, job.y0.shape[0]))
+        if again.logged is not None:
+            out.logged.append(again.logged)
+        if seen is not None:
+            seen(index, y)
+    return out._replace(y=full, costs=full_costs)
+
+
+def advance(plan: Plan, record: Record, y: Tensor) -> Tensor:
+    """The state after a recorded step, and nothing else."""
+    plan = plan if record.rows is None else plan.take(record.rows)
+    return choose(record.accept, _changed(plan, record, _retake(plan, record, y)), y)
+
+
+def retreat(plan: Plan, record: Record, y: Tensor) -> Tensor:
+    """The state before a recorded step of a reversible method, from the one after it."""
+    plan = plan if record.rows is None else plan.take(record.rows)
+    field, ends, healthy = _setting(plan, record, y)
+    return choose(record.accept, plan.method.back(field, *ends, healthy), y)
+
+
+def _changed(plan: Plan, record: Record, step: Step) -> Tensor:
+    """The state with which the solve went on behind a step."""
+    if record.fired is None or not any_true(record.fired.changed):
+        return step.y
+    assert plan.events is not None
+    return plan.events.change(record.fired, step.t1, step.y)
+
+
+def _retake(plan: Plan, record: Record, y: Tensor, clock: Tensor | None = None) -> Step:
+    field, (t, t_end), y = _setting(plan, record, y)
+    if clock is not None:
+        t = select(both(record.standing, record.accept), clock, t)
+        if record.fired is not None:
+            assert plan.events is not None
+            t_end = plan.events.live_time(record.fired, partial(arrived, plan.method, field), t, t_end, y)
+    return plan.method.step(field, t, t_end, y)
+
+
+def _setting(plan: Plan, record: Record, y: Tensor) -> tuple[VectorField, tuple[Scalar, Scalar], Tensor]:
+    """A recorded step's field, ends and state."""
+    t, t_end, accept = record.t, record.t_end, record.accept
+    first, last = record.index == 0, t_end == plan.t1
+    if plan.per_sample:
+        # Lanes that did not move take the step of a lane that did, and its result is thrown away: their own state may
+        # be one from which the field is not finite, and 0 * NaN would reach the parameters.
+        donor = accept.to(torch.int64).argmax().reshape(1)  # as an index of one row: a 0-d one is read by the host
+        t, t_end = (select(accept, x, x.index_select(0, donor)) for x in (t, t_end))
+        y = torch.where(spread(accept, y), y, y.index_select(0, donor))
+        first, last = first & accept, last & accept
+    field = plan.stops.one_sided(plan.field, t, t_end, y)
+    return field, plan.ends(t, t_end, first, last), y

@@ -1,0 +1,1 @@
+"""What adjoints have in common: which tensors a solve depends on, and what surrounds the calls of its field."""

@@ -1,0 +1,68 @@
+"""How every solve begins whose backward pass is not autograd's: what it depends on, and whether anybody may ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neuralde.solvers.core.scalars import transformed
+from neuralde.solvers.drivers.integrate import integrate
+from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.stepping.attempt import start_costs
+
+from ..base import Job, Result, plain
+from .call_context import Setting
+from .captured_tensors import Captured, First, captured_by
+from .carried import Costs, replayed
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """A job on copies of its tensors, and everything on which its outputs depend."""
+
+    job: Job
+    """The job on the copies."""
+    copies: list[Tensor]
+    captured: Captured
+    slope: Tensor
+    """The field at the start."""
+    inputs: list[Tensor]
+    """The originals of the copies, and the captured tensors."""
+    started: Costs
+    """The reductions before the first step, without a graph."""
+    states: list[Tensor]
+    """Those that gradients flow through, in a row and in the caller's graph."""
+    setting: Setting
+    """What surrounds the field's calls."""
+    first: First | None = None
+    """The first call of the field, where the caller goes on with its graph."""
+
+
+def opened(job: Job, goes_on: bool = False) -> Opening | Result:
+    """The opening of a job; of one that needs no gradient, or that autograd itself must follow, the result.
+
+    Args:
+        job: the job.
+        goes_on: whether the caller takes steps in the graph that the first call of the field has begun.
+    """
+    if not torch.is_grad_enabled() or transformed():
+        return plain(integrate(job.plan, job.y0, job.options), job.y0)
+    if job.y0.is_inference():
+        raise InvalidProblemError(
+            "y0: got a tensor that was made under torch.inference_mode(), which no gradient can pass; expected its clone, "
+            "y0.clone(), or a solve under torch.no_grad()"
+        )
+    detached, copies = job.detached()
+    captured, first, setting = captured_by(detached, copies, [job.y0, *job.live])
+    slope = first.slope.detach()
+    inputs = [*job.live, *captured]
+    if not job.y0.requires_grad and not inputs:
+        with torch.no_grad():
+            return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
+    started = start_costs(job.plan, job.y0)
+    states = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
+    constant = tuple(tuple(x.detach() for x in state) for state in started)
+    kept = first if goes_on else None
+    return Opening(detached, copies, captured, slope, inputs, constant, states, setting, kept)

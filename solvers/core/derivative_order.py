@@ -1,0 +1,95 @@
+"""Numbers whose derivatives are right up to some order, and refuse to be differentiated more often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidProblemError
+
+
+def transform_levels() -> int:
+    """How many function transforms (``torch.func``) are active: no derivative inside them has a higher order."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return 0
+    return len(torch._C._functorch.get_interpreter_stack() or ())
+
+
+def at_most(x: Tensor, order: int, message: str) -> Tensor:
+    """``x``, whose derivatives of a higher order raise instead of being wrong.
+
+    Args:
+        x: a tensor in the graph.
+        order: how often it may be differentiated, 1 or more.
+        message: what the error says.
+    """
+    if torch.compiler.is_compiling():  # a compiled solve gives first derivatives only
+        return x
+    limited: Tensor = _Limited.apply(x, order, message)
+    return limited
+
+
+class _Limited(torch.autograd.Function):
+    """The identity; its derivative is a :class:`_Derivative`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, left: int, message: str) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.left, ctx.message = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return _derivative(ctx, g, ctx.saved_tensors[0]), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor, left: None, message: None) -> Tensor:
+        return _derivative(ctx, v, ctx.saved_tensors[0]).view_as(v)
+
+
+class _Derivative(torch.autograd.Function):
+    """A derivative of ``x``, tied to it.
+
+    A cotangent is often a constant, and autograd leaves out what does not lead to a tensor that it was asked about. So
+    every derivative is in the graph of ``x``, with a zero derivative that counts the order.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(g: Tensor, x: Tensor, left: int, message: str) -> Tensor:
+        return g.view_as(g)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, x, ctx.left, ctx.message = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        if ctx.left == 0:
+            raise InvalidProblemError(ctx.message)
+        x = ctx.saved_tensors[0]
+        return _derivative(ctx, g, x), _derivative(ctx, torch.zeros_like(x), x), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor, moved: Tensor, left: None, message: None) -> Tensor:
+        if ctx.left == 0:
+            raise InvalidProblemError(ctx.message)
+        return _derivative(ctx, v, ctx.saved_tensors[0]).view_as(v)
+
+
+def _derivative(ctx: Any, g: Tensor, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+        return g
+    tied: Tensor = _Derivative.apply(g, x, ctx.left - 1, ctx.message)
+    return tied

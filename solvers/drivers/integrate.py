@@ -1,0 +1,103 @@
+"""A whole solve of a packed problem, without a view on how it is differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ..core.scalars import Scalar
+from ..events.log import Log
+from ..output.saving import Rows, SavePlan, Steps, Tracer
+from ..stepping.attempt import Carry, Plan
+from .blocks import Blocks, run_blocks
+from .eager import Listener, Recording, run, start
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Options:
+    """What a solve is asked for beside its result."""
+
+    dt: Scalar | None = None
+    save: SavePlan
+    trace: bool = False
+    compact: bool = False
+    listeners: tuple[Listener, ...] = ()
+    driver: Blocks | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Everything a finished solve left behind, still packed."""
+
+    carry: Carry
+    rows: Rows | None
+    steps: Steps | None
+    tracer: Tracer | None
+    log: Log | None = None
+    masked: int = 0
+    """Calls of the field in attempts of a block that found every lane arrived."""
+
+
+class Recorded(Protocol):
+    """A listener that wants to know what the accepted steps are asked to emit."""
+
+    def attach(self, rows: Rows | None) -> Listener:
+        """Learn where the requests are found, before the first attempt."""
+
+
+class Kept(Recording, Protocol):
+    """A recording that wants to know what the accepted steps give."""
+
+    def attach(self, rows: Rows | None, steps: Steps | None, log: Log | None) -> None:
+        """Learn where their contributions are found, before the first attempt."""
+
+
+def integrate(
+    plan: Plan,
+    y0: Tensor,
+    options: Options,
+    slope: Tensor | None = None,
+    recorder: Recorded | None = None,
+    costs: tuple[tuple[Tensor, ...], ...] | None = None,
+    kept: Kept | None = None,
+) -> Outcome:
+    """Solve; under ``torch.no_grad`` or not, as the caller has it.
+
+    Args:
+        plan: the problem and how to step it.
+        y0: the packed initial state.
+        options: what to keep.
+        slope: ``f(t0, y0)`` where the caller has it already; counted as a call all the same.
+        recorder: a further listener, called after the library's own.
+        costs: the reductions before the first step, where the caller has started them (they may draw random numbers).
+        kept: what has steps recorded by autograd; for solves that no driver runs.
+    """
+    save, samples = options.save, y0.shape[0] if plan.per_sample else None
+    rows = Rows(plan, save, y0) if save.every or save.times is not None else None
+    steps = Steps(save.dense, samples) if save.every or save.dense else None
+    tracer = Tracer(plan.method.has_stiffness, samples) if options.trace else None
+    log = Log(samples) if plan.events is not None else None
+    last = recorder.attach(rows) if recorder is not None else None
+    own = [listener for listener in (rows, steps, tracer, log, last) if listener is not None]
+    if kept is not None:
+        kept.attach(rows, steps, log)
+    carry, masked = drive(plan, y0, options, [*own, *options.listeners], slope, costs, kept)
+    return Outcome(carry, rows, steps, tracer, log, masked)
+
+
+def drive(
+    plan: Plan,
+    y0: Tensor,
+    options: Options,
+    listeners: Sequence[Listener] = (),
+    slope: Tensor | None = None,
+    costs: tuple[tuple[Tensor, ...], ...] | None = None,
+    recording: Recording | None = None,
+) -> tuple[Carry, int]:
+    """Attempt steps, by the driver that the options name, until no lane is running; the carry, and masked calls."""
+    if options.driver is not None:
+        return run_blocks(plan, y0, options.dt, options.driver, listeners, slope, costs)
+    return run(plan, start(plan, y0, options.dt, slope, costs), listeners, options.compact, recording), 0

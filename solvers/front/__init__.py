@@ -1,0 +1,1 @@
+"""From arguments that are checked to a plan, and from a plan to a finished solve."""

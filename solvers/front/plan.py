@@ -1,0 +1,340 @@
+"""From the user's arguments to a plan: everything is checked here, once, before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..checks import integer, number
+from ..core.packing import Packing
+from ..core.scalars import Scalar, graph_constant, is_finite, transformed
+from ..core.ties import resolution
+from ..core.times import read_times, refuse_live
+from ..core.tolerances import checked_tolerance, for_each_entry, refuse_zero
+from ..core.vmap import refuse_lanes
+from ..drivers.blocks import Blocks
+from ..drivers.integrate import Options
+from ..errors import InvalidProblemError
+from ..events.event import Events, ScheduledEvent, as_events
+from ..events.functions import Functions
+from ..methods.base import Method
+from ..methods.stochastic.base import SDEMethod
+from ..output.saving import SavePlan
+from ..problems import ODEProblem, SDEProblem
+from ..stepping.attempt import Plan
+from ..stepping.controllers import ConstantStep, Controller, PIController, StepTo, as_list
+from ..stepping.reductions import Cost
+from ..stepping.stops import Stops
+from ..terms.ordinary import Field
+from .precision import check_tolerances
+from .stochastic import stochastic_field
+
+
+def prepare_plan(
+    problem: ODEProblem | SDEProblem,
+    packing: Packing,
+    y0: Tensor,
+    method: Method,
+    controller: Controller | None,
+    *,
+    dt: Any = None,
+    seed: Any = None,
+    path: Any = None,
+    rtol: Any,
+    atol: Any,
+    max_steps: int,
+    per_sample: bool,
+    costs: tuple[Cost, ...] = (),
+    through_steps: bool = False,
+    tensors: bool = False,
+    events: Any = None,
+) -> Plan:
+    """The plan of a solve; ``tensors`` keeps a joint clock in tensors, as graphs need it."""
+    t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
+    field: Field
+    functions = (problem.drift, problem.diffusion) if isinstance(problem, SDEProblem) else (problem.f,)
+    knots, live = _knots(functions, problem.args)
+    live = [*live, *(() if controller is None else controller.live)]
+    controller = None if controller is None else controller.constant()
+    if isinstance(problem, SDEProblem):
+        assert isinstance(method, SDEMethod)
+        _check_stochastic(events, through_steps)
+        state = method.lower(y0)
+        step = checked_dt(dt)
+        field, method = stochastic_field(
+            problem, packing, state, method, controller, (t0, t1), dt=step, seed=seed, path=path, knots=bool(knots)
+        )
+    else:
+        field = Field(problem.f, packing, problem.args)
+    for cost in costs:
+        cost.check(method)
+    state = method.lower(y0)
+    rtol, atol = (checked_tolerance(x, name, packing, state) for x, name in ((rtol, "rtol"), (atol, "atol")))
+    refuse_zero(rtol, atol)
+    if method.adaptive:
+        check_tolerances(rtol, atol, state)
+        rtol, atol = (method.lift(x) if for_each_entry(x) else x for x in (rtol, atol))
+    controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
+    if isinstance(t0, Tensor):
+        direction: Scalar = torch.where(t1 < t0, -1.0, 1.0).to(torch.float64)
+    else:
+        direction = -1.0 if t1 < t0 else 1.0
+    watched = _events(events, packing, problem, method, y0, through_steps, (t0, t1))
+    landed = watched.scheduled() if watched is not None else set()
+    landed_each = watched.scheduled_each() if watched is not None else None
+    return Plan(
+        field=field,
+        method=method,
+        controller=controller.bind(method),
+        stops=Stops(
+            (*as_list(controller.step_ts), *landed),
+            (*as_list(controller.jump_ts), *knots),
+            landed_each,
+            _live_stops(live, problem, y0, through_steps),
+        ),
+        t0=t0,
+        t1=t1,
+        direction=direction,
+        rtol=rtol,
+        atol=atol,
+        max_steps=integer(max_steps, "max_steps"),
+        costs=costs,
+        per_sample=per_sample,
+        through_steps=through_steps,
+        live_t0=live_t0,
+        live_t1=live_t1,
+        events=watched,
+    )
+
+
+def _events(
+    events: Any,
+    packing: Packing,
+    problem: ODEProblem | SDEProblem,
+    method: Method,
+    y0: Tensor,
+    through_steps: bool,
+    ends: tuple[Scalar, Scalar],
+) -> Events | None:
+    """The events of a solve, if there are any."""
+    described = () if events is None else as_events(events)
+    if not described:
+        return None
+    if torch.compiler.is_compiling():
+        raise InvalidProblemError(
+            "events cannot be compiled, because how many there are is not known; expected an eager solve"
+        )
+    for event in described:
+        wanted = (y0.shape[0],) if packing.per_sample else ()
+        if isinstance(event, ScheduledEvent) and tuple(torch.as_tensor(event.ts).shape[1:]) not in ((), wanted):
+            raise InvalidProblemError(
+                f"ts: got times of shape {tuple(torch.as_tensor(event.ts).shape)}; expected (T,)"
+                + (f", or (T, {y0.shape[0]}) for each sample" if packing.per_sample else "; per_sample takes (T, B)")
+            )
+    if method.reversible:
+        raise InvalidProblemError(
+            f"events: got some with {method!r}, which steps two copies of the state at once; expected another solver"
+        )
+    if through_steps:
+        raise InvalidProblemError("events: got some with through_steps=True; expected step sizes that are constants")
+    t0, t1 = ends
+    counts = [Functions.count(event, packing, problem.args, t0, y0) for event in described]
+    watched = Events(described, packing, problem.args, y0.device, counts)
+    watched.tie((t0, t1), [resolution(time) for time in problem.tspan])
+    return watched
+
+
+def _check_stochastic(events: Any, through_steps: bool) -> None:
+    """Refuse what a solve along a path cannot do."""
+    if events is not None and not (isinstance(events, (list, tuple)) and not events):
+        raise InvalidProblemError("events: got some with an SDEProblem; expected none, or an ODEProblem")
+    if through_steps:
+        raise InvalidProblemError(
+            "adjoint: got through_steps=True with an SDEProblem; expected step sizes that are constants, since a path "
+            "cannot be differentiated in time"
+        )
+
+
+def _live_stops(live: list[Tensor], problem: ODEProblem | SDEProblem, y0: Tensor, through_steps: bool) -> Tensor | None:
+    """Given times to land on that are differentiated, as one tensor; refused where no gradient could reach them."""
+    if not live or not torch.is_grad_enabled():
+        return None
+    for refused, where in (
+        (isinstance(problem, SDEProblem), "an SDEProblem, whose path has no slope"),
+        (through_steps, "through_steps=True, whose clock runs in the graph already"),
+        (torch.compiler.is_compiling(), "torch.compile, where they are constants of the graph"),
+    ):
+        if refused and (not transformed() or any(x.requires_grad for x in live)):
+            raise InvalidProblemError(
+                f"jump_ts, step_ts, knots: some require grad, with {where}; expected constant times, .detach()"
+            )
+        if refused:
+            return None
+    return torch.cat([times.reshape(-1).to(y0.device) for times in live])
+
+
+def _knots(functions: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[list[float], list[Tensor]]:
+    """Where controls among the arguments, or the field itself, say that they are not smooth; and what is live of that.
+
+    They say so with an attribute ``knots``, or ``grid_points`` as the paths of torchcde do.
+    """
+    found: list[float] = []
+    live: list[Tensor] = []
+    for owner in (*functions, *pytree.tree_leaves(args)):
+        if isinstance(owner, (Tensor, int, float, str)):
+            continue
+        name = "knots" if getattr(owner, "knots", None) is not None else "grid_points"
+        knots = getattr(owner, name, None)
+        if knots is None:
+            continue
+        if torch.compiler.is_compiling() and not isinstance(knots, Tensor):
+            found.extend(as_list(knots))
+            continue
+        try:
+            read = read_times(knots, name, many=True)
+        except InvalidProblemError as error:
+            raise InvalidProblemError(f"args: got {type(owner).__name__}.{name} = {knots!r}; {error}") from error
+        found.extend(read.numbers.reshape(-1).tolist())
+        if read.live is not None:
+            live.append(read.live[read.numbers.isfinite()])
+    found = [knot for knot in found if is_finite(knot)]
+    return found if torch.compiler.is_compiling() else list(dict.fromkeys(found)), live
+
+
+def prepare_options(
+    plan: Plan,
+    y0: Tensor,
+    *,
+    dt: Any,
+    saveat: Any,
+    dense: bool,
+    trace: bool,
+    compact: bool,
+    driver: Blocks | None,
+    saveat_side: str = "left",
+) -> tuple[Options, Tensor | None]:
+    """What to keep, and the save times as the solution shows them (None: the end, or every step)."""
+    if compact and not plan.per_sample:
+        raise InvalidProblemError("compact: got True without per_sample; expected per_sample=True, which it is about")
+    if driver is not None:
+        driver.check(plan, y0, compact)
+    step = _first_step(dt, plan)
+    save, shown = _save_plan(saveat, dense, plan, y0)
+    if saveat_side not in ("left", "right"):
+        raise InvalidProblemError(f'saveat_side: got {saveat_side!r}; expected "left" or "right"')
+    save = replace(save, right=saveat_side == "right")
+    if plan.stochastic and save.live is not None:
+        raise InvalidProblemError(
+            "saveat: requires grad; expected constant times, since the solution of an SDE has no slope"
+        )
+    return Options(dt=step, save=save, trace=trace, compact=compact, driver=driver), shown
+
+
+def check_samples(y0: Any) -> None:
+    """Refuse a per-sample solve of a state whose leaves do not share a first dimension."""
+    sizes = {leaf.shape[0] if leaf.dim() else None for leaf in pytree.tree_leaves(y0)}
+    if None in sizes or len(sizes) != 1:
+        shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(y0)]
+        raise InvalidProblemError(f"y0: got shapes {shapes}; with per_sample expected one first dimension, the samples")
+
+
+def _ends(
+    tspan: tuple[Any, Any], y0: Tensor, per_sample: bool, tensors: bool
+) -> tuple[Scalar, Scalar, Tensor | None, Tensor | None]:
+    """The interval as clock numbers, and its ends as the graph has them where they require grad."""
+    shape = (y0.shape[0],) if per_sample else ()
+    out: list[Scalar] = []
+    live: list[Tensor | None] = []
+    for time in tspan:
+        if isinstance(time, Tensor) and time.dim() and tuple(time.shape) != shape:
+            raise InvalidProblemError(
+                f"tspan: got a time of shape {tuple(time.shape)}; expected a number"
+                + (
+                    f", or shape {shape}, one for each sample"
+                    if per_sample
+                    else "; per_sample takes one for each sample"
+                )
+            )
+        read = read_times(time, "tspan") if isinstance(time, Tensor) else None
+        if per_sample or tensors:
+            number = graph_constant(time) if read is None else read.numbers
+            out.append(number.to(y0.device, torch.float64).expand(shape).clone())
+        else:
+            out.append(float(time) if read is None else read.numbers.item())
+        moving = None if read is None or read.live is None else read.live.to(y0.device)
+        live.append(moving.expand(shape) if moving is not None and per_sample else moving)
+    return out[0], out[1], live[0], live[1]
+
+
+def _first_step(dt: Any, plan: Plan) -> Scalar | None:
+    controller = plan.controller
+    if dt is None:
+        if not controller.adaptive and not isinstance(controller, StepTo):
+            raise InvalidProblemError(
+                f"dt: got None with {plan.method.name} and {type(controller).__name__}; expected the step size"
+            )
+        return None
+    return checked_dt(dt)
+
+
+def checked_dt(dt: Any) -> Scalar | None:
+    """The step size as a float, in a graph a constant or a tensor; refuses what is no positive, finite number."""
+    if dt is None:
+        return None
+    refuse_lanes(dt, "dt", "a number")
+    refuse_live(dt, "dt", "a step size, which is a constant for every gradient")
+    if torch.compiler.is_compiling():
+        return dt.detach().to(torch.float64).reshape(()) if isinstance(dt, Tensor) else graph_constant(dt)
+    value = dt.reshape(()) if isinstance(dt, Tensor) and dt.numel() == 1 else dt
+    return number(value, "dt", "a positive, finite number (the direction follows from tspan)", above=0.0)
+
+
+def _save_plan(saveat: Any, dense: bool, plan: Plan, y0: Tensor) -> tuple[SavePlan, Tensor | None]:
+    if saveat is None:
+        return SavePlan(dense=dense), None
+    if isinstance(saveat, str):
+        if saveat != "steps":
+            raise InvalidProblemError(f'saveat: got {saveat!r}; expected None, times, or "steps"')
+        return SavePlan(every=True, dense=dense), None
+    read = read_times(saveat, "saveat", 'None, times, or "steps"')
+    shown = read.shown.to(y0.device)
+    shapes = "(T,)" + (f" or (T, {y0.shape[0]})" if plan.per_sample else "")
+    if (
+        not (shown.dim() == 1 or (plan.per_sample and shown.dim() == 2 and shown.shape[1] == y0.shape[0]))
+        or not shown.numel()
+    ):
+        raise InvalidProblemError(f"saveat: got times of shape {tuple(shown.shape)}; expected {shapes}, T at least 1")
+    live = read.in_graph.to(y0.device)
+    times: Any = _checked_times(live.detach(), shown, plan)
+    if plan.events is not None:
+        times = plan.events.tie_to_scheduled(times, resolution(shown))
+    if plan.per_sample:
+        live = live.unsqueeze(-1).expand(-1, y0.shape[0]) if live.dim() == 1 else live
+    elif not torch.compiler.is_compiling():
+        times = times.tolist()
+    return SavePlan(times, None if read.live is None else live, False, dense), shown
+
+
+def _checked_times(times: Tensor, shown: Tensor, plan: Plan) -> Tensor:
+    """Times inside the interval and in the order in which the solve meets them; rounding at the ends is forgiven."""
+    if plan.per_sample and times.dim() == 1:
+        times = times.unsqueeze(-1).expand(-1, plan.t0.shape[0])
+    if torch.compiler.is_compiling():
+        return times
+    t0, t1 = (torch.as_tensor(t, dtype=torch.float64, device=times.device) for t in (plan.t0, plan.t1))
+    low, high = torch.minimum(t0, t1), torch.maximum(t0, t1)
+    slack = 4 * torch.finfo(shown.dtype).eps * torch.maximum(low.abs(), high.abs())
+    if not bool(((times >= low - slack) & (times <= high + slack)).all()):
+        raise InvalidProblemError(
+            f"saveat: got times from {times.min().item():.9g} to {times.max().item():.9g}; expected finite times between "
+            f"{low.min().item():.9g} and {high.max().item():.9g}, the ends of tspan"
+        )
+    clamped = torch.minimum(torch.maximum(times, low), high)
+    if not bool((clamped.diff(dim=0) * plan.direction >= 0).all()):
+        order = "decreasing" if not plan.per_sample and plan.direction < 0 else "increasing"
+        raise InvalidProblemError(f"saveat: got times out of order; expected {order} times, from t0 towards t1")
+    return clamped

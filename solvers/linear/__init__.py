@@ -1,0 +1,1 @@
+"""Linear algebra of a linearized field: products with its Jacobian, and systems with it."""

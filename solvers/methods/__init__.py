@@ -1,0 +1,1 @@
+"""The integration methods, their tableaus, and what proves them."""

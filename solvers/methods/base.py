@@ -1,0 +1,173 @@
+"""What a method is, and the one record that a step of any method returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.legendre import evaluate
+from ..core.scalars import Scalar, shaped
+from ..errors import InvalidProblemError
+
+VectorField = Callable[[Scalar, Tensor], Tensor]
+
+
+class Step(ABC):
+    """One step from ``(t0, y0)`` to ``(t1, y)``, with all that the method knows about it.
+
+    Everything but ``y`` is computed when it is read, so nobody pays for what nobody asked for, and everything is
+    differentiable. Norms and tolerances belong to the reader.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(1, dtype=torch.float64)
+        >>> step = nde.Tsit5().step(lambda t, y: -3 * y, 0.0, 0.5, y0)
+        >>> step.y, step.error.abs() < 0.01, round(step.stiffness.item(), 6)
+        (tensor([0.2265], dtype=torch.float64), tensor([True]), 3.0)
+    """
+
+    t0: Scalar
+    t1: Scalar
+    y0: Tensor
+    y: Tensor
+    field: Any
+    """What the step calls, ``field(t, y)``; a reader of the step may call it too, and then adds to :attr:`asked`."""
+    calls: Scalar
+    """How often this step has called the field so far, for each lane where lanes differ."""
+    asked: int = 0
+    """How often its readers have."""
+    looked: int = 0
+    """How often its readers have called the diffusion alone, of a stochastic equation."""
+
+    @property
+    @abstractmethod
+    def first_slope(self) -> Any:
+        """The field at the start, ``f(t0, y0)``; None where a step cannot start with one."""
+
+    @property
+    @abstractmethod
+    def end_slope(self) -> Any:
+        """The field at the end, ``f(t1, y)``, where the method has it for free; the next step starts with it."""
+
+    @property
+    @abstractmethod
+    def error(self) -> Tensor:
+        """The local error estimate, signed and shaped like ``y``."""
+
+    @property
+    @abstractmethod
+    def stiffness(self) -> Tensor:
+        r"""An estimate of the field's Lipschitz constant on the step, 1/time: 0-d, or one per sample."""
+
+    @property
+    def slopes(self) -> list[tuple[float, Tensor]]:
+        r"""Weights :math:`w_i` and slopes :math:`k_i` with :math:`y = y_0 + h \sum_i w_i k_i`: the step as a quadrature."""
+        raise InvalidProblemError("solver: its steps are no weighted sum of slopes; expected a Runge-Kutta method")
+
+    @abstractmethod
+    def polynomial(self) -> list[Tensor]:
+        r"""Coefficients :math:`r_0, r_1, \dots` of the dense output :math:`y_0 + r_0 \theta + \sum_{j \ge 1} r_j E_j(\theta)`.
+
+        The functions are those of :mod:`neuralde.solvers.core.legendre`, which evaluates it: they vanish at both ends, so that
+        the first coefficient is the increment over the step, and alone makes the straight line.
+        """
+
+    def pieces(self) -> list[Tensor]:
+        """What is kept of the step for ``dense=True``, each shaped like the state: the coefficients, unless it says otherwise."""
+        return self.polynomial()
+
+    def at(self, theta: Scalar) -> Tensor:
+        """The dense output at one relative time of the step, or at each lane's own."""
+        return evaluate(shaped(theta, self.y0), self.y0, self.polynomial())
+
+    def at_each(self, thetas: tuple[float, ...]) -> Tensor:
+        """The dense output at several relative times, the same of all lanes, in front of the state's dimensions."""
+        y0 = self.y0
+        factor = torch.tensor(thetas, dtype=torch.float64, device=y0.device).reshape(-1, *[1] * y0.dim())
+        return evaluate(factor, y0, self.polynomial())
+
+
+class Method(ABC):
+    """An integration method: a few facts, and :meth:`step`. It holds no state, so one instance serves any solve.
+
+    A method must: use only what it is passed; return a :class:`Step`; never branch on a tensor's value; evaluate the
+    field at ``t0`` and ``t1`` themselves where its nodes are 0 and 1; never write into a tensor it was given.
+
+    Example:
+        >>> import neuralde as nde
+        >>> solver = nde.Tsit5()
+        >>> solver.order, solver.embedded_order, solver.fsal, solver.dense_order, round(solver.stability_radius, 4)
+        (5, 4, True, 4, 3.5068)
+    """
+
+    order: float
+    """The order of the solution that is propagated."""
+    embedded_order: float | None
+    """The order of the embedded solution, or None without error estimate."""
+    fsal: bool
+    """Whether the last stage of a step is the first of the next."""
+    stability_radius: float
+    """How far the stability region reaches along the negative real axis."""
+    dense_order: int
+    """The order of the dense output."""
+    reversible: bool = False
+    """Whether :meth:`back` takes a step back, algebraically."""
+    fixed_because: str = "it estimates no error"
+    """Why a method without ``embedded_order`` has none."""
+
+    @property
+    def name(self) -> str:
+        """The name that messages and tables use."""
+        return type(self).__name__
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the method estimates its error."""
+        return self.embedded_order is not None
+
+    @property
+    def error_order(self) -> float:
+        """The power of the step size with which the estimated local error falls."""
+        assert self.embedded_order is not None
+        return self.embedded_order + 1
+
+    @property
+    @abstractmethod
+    def has_stiffness(self) -> bool:
+        """Whether the method estimates stiffness."""
+
+    @property
+    def controller_options(self) -> dict[str, Any]:
+        """What the method's authors or the field prefer over the default PI controller's constants."""
+        return {}
+
+    @abstractmethod
+    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Tensor | None = None) -> Step:
+        """One step from ``t0`` to ``t1``; ``slope`` is ``f(t0, y0)`` where the caller has it."""
+
+    def lift(self, y: Tensor) -> Tensor:
+        """The state that the method steps, from the problem's; other methods than :class:`Reversible` step that itself."""
+        return y
+
+    def lower(self, state: Tensor) -> Tensor:
+        """The problem's state, from the one that the method steps; leading dimensions may be added."""
+        return state
+
+    def back(self, field: VectorField, t0: Scalar, t1: Scalar, y1: Tensor) -> Tensor:
+        """The state at ``t0`` from which a step to ``t1`` has led to ``y1``; reversible methods only."""
+        raise InvalidProblemError(f"solver: {self.name} cannot take a step back; expected Reversible({self.name}())")
+
+    def __repr__(self) -> str:
+        return f"{self.name}()"
+
+    def require_stiffness(self) -> None:
+        """Refuse a method that cannot estimate stiffness, saying why."""
+        if not self.has_stiffness:
+            raise InvalidProblemError(
+                f"solver: {self.name} has no stiffness estimate, because no two of its stages look at one time with "
+                "different states; expected a method that has one, such as Tsit5(), Dopri5(), Dopri8(), RK4() or Vern7()"
+            )

@@ -1,0 +1,327 @@
+"""Stochastic Runge-Kutta methods: one step for every tableau, and the named methods."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import Any
+
+from torch import Tensor
+
+from ...core.norms import rms
+from ...core.scalars import Scalar, as_time, spread
+from ...errors import InvalidProblemError
+from ..base import VectorField
+from ..runge_kutta import combine
+from . import tableaus
+from .base import SDEMethod, SDEStep, over
+from .tableau import StochasticTableau, Weights
+
+_SHORT = 0.1
+"""How far, in what noise moves over a step, a difference reaches: its error falls with it, and rounding does not show."""
+
+
+class StochasticRungeKuttaStep(SDEStep):
+    """A step of a stochastic Runge-Kutta method."""
+
+    def __init__(self, tableau: StochasticTableau, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor) -> None:
+        super().__init__(field, t0, t1, y0)
+        self.tableau = tableau
+        self.root = self.length**0.5
+        # The same numbers, shaped to broadcast against the noise, which may have fewer dimensions than the state.
+        self.noise_root = spread(abs(t1 - t0), self.w) ** 0.5
+        self._squares: tuple[Tensor, Tensor] | None = None
+        self.arguments: list[Tensor] = []
+        self.drifts: list[Tensor | None] = []
+        self.diffusions: list[Tensor | None] = []
+        for i in range(tableau.stages):
+            self._evaluate(i)
+        self.y = self._combined(y0, tableau.solution)
+
+    def _evaluate(self, i: int) -> None:
+        tableau = self.tableau
+        assert tableau.a_w is not None
+        assert tableau.a_h is not None
+        assert tableau.a_root is not None
+        argument = combine(self.y0, self.h, tableau.a[i], self.drifts)
+        for j, (w, h, root) in enumerate(zip(tableau.a_w[i], tableau.a_h[i], tableau.a_root[i], strict=True)):
+            if w or h or root:
+                argument = self._pushed(argument, j, self._noise(w, h, root=root))
+        time = as_time(self.at_node(tableau.c[i]), argument)
+        self.arguments.append(argument)
+        self.drifts.append(self.drift(time, argument) if tableau.drift_stages[i] else None)
+        self.diffusions.append(self.field.diffusion(time, argument) if tableau.diffusion_stages[i] else None)
+
+    def _pushed(self, y: Tensor, stage: int, noise: Tensor) -> Tensor:
+        """The state moved by noise through one stage's diffusion."""
+        g = self.diffusions[stage]
+        assert g is not None
+        return self.field.add_product(y, g, noise)
+
+    def _noise(self, w: float, h: float, ww: float = 0.0, www: float = 0.0, root: float = 0.0) -> Tensor:
+        r"""A weighted sum of W, H, :math:`I_{11} / \sqrt h`, :math:`I_{111} / h` and :math:`\sqrt h`, entry by entry."""
+        parts: list[Any] = [self.w, self.area]
+        if ww or www:
+            parts += self._iterated()
+            w -= 0.5 * www
+        if w == 1.0 and not (h or ww or www):
+            total = self.w
+        else:
+            total = combine(None, 1.0, (w, h, ww, www), parts)
+        return total if not root else total + root * self.noise_root
+
+    def _iterated(self) -> tuple[Tensor, Tensor]:
+        r""":math:`I_{11} / \sqrt h`, and :math:`z^2 W / 6` with :math:`z = W / \sqrt h`, which is :math:`I_{111} / h + W / 2`."""
+        if self._squares is None:
+            square = (self.w / _unit(self.noise_root)).square()
+            self._squares = (square - 1.0) * (0.5 * self.noise_root), square * (self.w / 6.0)
+        return self._squares
+
+    def _combined(self, y: Tensor, weights: Weights) -> Tensor:
+        """The state moved by everything, weighted."""
+        y = combine(y, self.h, weights.drift, self.drifts)
+        rows = zip_longest(weights.w, weights.h, weights.ww, weights.www, fillvalue=0.0)
+        for stage, (w, h, ww, www) in enumerate(rows):
+            if w or h or ww or www:
+                y = self._pushed(y, stage, self._noise(w, h, ww, www))
+        return y
+
+    def moved_by_noise(self) -> Tensor:
+        """The diffusion of the first stage without noise; where the noise is additive every stage is."""
+        stage = self.tableau.quiet_stage(self.driven_by.kind == "additive")
+        g = None if stage is None else self.diffusions[stage]
+        return super().moved_by_noise() if g is None else g
+
+    def bent_by_noise(self) -> list[Tensor]:
+        r"""For a method whose order needs it, differences: from a stage that :math:`\sqrt h g` moves, or from further calls."""
+        field, tableau = self.driven_by, self.tableau
+        if field.kind == "additive" or tableau.orders.get(field.kind, 0.0) <= 1.0:
+            return []
+        quiet, g = tableau.quiet_stage(False), self.moved_by_noise()
+        state, t = self.y0, self.t0
+        if quiet is not None:
+            bent = tableau.bent_stage(quiet) if field.elementwise else None
+            if bent is not None:
+                moved, reach = self.diffusions[bent], tableau.a_root
+                assert moved is not None
+                assert reach is not None
+                return [(moved - g) / (reach[bent][quiet] * self.root)]
+            state, t = self.arguments[quiet], self.at_node(tableau.c[quiet])
+        bends: list[Tensor] = []
+        root = _SHORT * self.root
+        for column in [g] if field.elementwise else g.unbind(-1):
+            self.looked += 1
+            change = (field.diffusion(t, state + root * column) - g) / over(root, g)
+            bends += [change] if field.elementwise else change.unbind(-1)
+        return bends
+
+    @property
+    def error(self) -> Tensor:
+        """The difference of the two embedded solutions."""
+        if self.tableau.error is None:
+            raise InvalidProblemError("solver: this tableau has no embedded solution, so a step has no error estimate")
+        return self._combined(0.0 * self.y0, self.tableau.error)
+
+    @property
+    def stiffness(self) -> Tensor:
+        """The quotient of the last two drifts, by which its Jacobian stretches the distance of their states."""
+        i, j = [stage for stage, drift in enumerate(self.drifts) if drift is not None][-2:]
+        first, last = self.drifts[i], self.drifts[j]
+        assert first is not None
+        assert last is not None
+        per_sample = isinstance(self.t1, Tensor) and self.t1.dim() == 1
+        run = rms(self.arguments[j] - self.arguments[i], per_sample)
+        moved = run > 0
+        return (rms(last - first, per_sample) / run.where(moved, run.new_ones(()))).where(moved, run.new_zeros(()))
+
+
+def _unit(root: Scalar) -> Scalar:
+    """The root, 1 where it is 0: a lane that stands still has no noise either."""
+    return root.where(root > 0, root.new_ones(())) if isinstance(root, Tensor) else root
+
+
+class StochasticRungeKutta(SDEMethod):
+    """The stochastic Runge-Kutta method of a tableau. Nothing but the tableau is needed to add one.
+
+    Args:
+        tableau: the coefficients; it has verified itself.
+
+    Example:
+        >>> import neuralde as nde
+        >>> from neuralde.solvers.methods.stochastic.tableaus import SOSRI
+        >>> method = nde.StochasticRungeKutta(SOSRI)
+        >>> method.calculus, method.orders["diagonal"], method.levy_area, method.adaptive
+        ('ito', 1.5, 'space-time', True)
+    """
+
+    def __init__(self, tableau: StochasticTableau) -> None:
+        if not isinstance(tableau, StochasticTableau):
+            raise InvalidProblemError(f"tableau: got {type(tableau).__name__}; expected a StochasticTableau")
+        self.tableau, self.calculus, self.orders = tableau, tableau.calculus, tableau.orders
+        self.levy_area, self.embedded_order = tableau.levy_area, tableau.embedded_order
+        self.drift_calls, self.diffusion_calls = sum(tableau.drift_stages), sum(tableau.diffusion_stages)
+        super().__init__()
+
+    @property
+    def name(self) -> str:
+        """The tableau's."""
+        return self.tableau.name
+
+    @property
+    def has_stiffness(self) -> bool:
+        """Whether two drifts of a step can be compared."""
+        return self.drift_calls > 1
+
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None
+    ) -> StochasticRungeKuttaStep:
+        """One step from ``t0`` to ``t1``."""
+        return StochasticRungeKuttaStep(self.tableau, field, t0, t1, y0)
+
+
+class SRIW1(StochasticRungeKutta):
+    """Roessler's SRIW1, for Ito problems with diagonal or scalar noise: strong order 1.5, embedded order 1.
+
+    Two drifts and four diffusions a step; it needs the path's space-time Levy area.
+
+    References:
+        Roessler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations.
+        SIAM J. Numer. Anal. 48 (2010).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(100, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: 0.0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0))
+        >>> sol = nde.solve(problem, nde.SRIW1(), rtol=1e-3, seed=1)
+        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0) - 0.125)).abs().mean() < 1e-3)
+        True
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.SRIW1)
+
+
+class SOSRI(StochasticRungeKutta):
+    """The stability-optimized SOSRI, for Ito problems with diagonal or scalar noise: strong order 1.5, embedded order 1.
+
+    Four drifts and four diffusions a step; the default for such problems. Its stiffness estimate compares the last two
+    drifts, which are at different times: it is meant for drifts that change more with the state than with time.
+
+    References:
+        Rackauckas, Nie: Stability-optimized high order methods and stiffness detection for pathwise stiff stochastic
+        differential equations. IEEE HPEC 2020.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(100, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: 0.0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0))
+        >>> sol = nde.solve(problem, nde.SOSRI(), rtol=1e-3, seed=1)
+        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0) - 0.125)).abs().mean() < 1e-3)
+        True
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.SOSRI)
+
+
+class SRA1(StochasticRungeKutta):
+    """Roessler's SRA1, for additive noise: strong order 1.5, embedded order 1, two drifts and two diffusions a step.
+
+    References:
+        Roessler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations.
+        SIAM J. Numer. Anal. 48 (2010).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.zeros(100, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: torch.full_like(y, 0.5), y0, (0.0, 1.0), noise="additive")
+        >>> nde.solve(problem, nde.SRA1(), rtol=1e-3, seed=1).status.name
+        'SUCCESS'
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.SRA1)
+
+
+class SRA3(StochasticRungeKutta):
+    """Roessler's SRA3, for additive noise: strong order 1.5, order 3 without noise, embedded order 1.
+
+    Three drifts and two diffusions a step.
+
+    References:
+        Roessler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations.
+        SIAM J. Numer. Anal. 48 (2010).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.zeros(100, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: torch.full_like(y, 0.5), y0, (0.0, 1.0), noise="additive")
+        >>> nde.solve(problem, nde.SRA3(), rtol=1e-3, seed=1).status.name
+        'SUCCESS'
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.SRA3)
+
+
+class ShARK(StochasticRungeKutta):
+    """The shifted additive-noise Runge-Kutta method: strong order 1.5 with the smallest leading error, embedded order 1.
+
+    Two drifts and two diffusions a step; the default for additive noise.
+
+    References:
+        Foster, dos Reis, Strange: High order splitting methods for SDEs satisfying a commutativity condition. SIAM J.
+        Numer. Anal. 62 (2024).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.zeros(100, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: torch.full_like(y, 0.5), y0, (0.0, 1.0), noise="additive")
+        >>> nde.solve(problem, nde.ShARK(), rtol=1e-3, seed=1).status.name
+        'SUCCESS'
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.SHARK)
+
+
+class SlowRK(StochasticRungeKutta):
+    """The strong 1.5 Stratonovich method for commuting noises, order 1/2 with general noise; two drifts, five diffusions.
+
+    References:
+        Foster, dos Reis, Strange: High order splitting methods for SDEs satisfying a commutativity condition. SIAM J.
+        Numer. Anal. 62 (2024).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(100, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: 0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0), calculus="stratonovich")
+        >>> sol = nde.solve(problem, nde.SlowRK(), rtol=1e-3, seed=1)
+        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0))).abs().mean() < 1e-3)
+        True
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.SLOWRK)
+
+
+class SPaRK(StochasticRungeKutta):
+    """The splitting-path Runge-Kutta method for Stratonovich problems: order 1 where noises commute, else 1/2.
+
+    Three drifts and three diffusions a step, and an error estimate; the default for Stratonovich problems. Strong order
+    1.5 with additive noise.
+
+    References:
+        Foster, Jelincic: On the convergence of adaptive approximations for stochastic differential equations.
+        arXiv:2311.14201 (2023).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> y0 = torch.ones(100, 1, dtype=torch.float64)
+        >>> problem = nde.SDEProblem(lambda t, y: 0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0), calculus="stratonovich")
+        >>> sol = nde.solve(problem, nde.SPaRK(), rtol=1e-3, seed=1)
+        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0))).abs().mean() < 1e-2)
+        True
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.SPARK)

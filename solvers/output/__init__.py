@@ -1,0 +1,1 @@
+"""What a solve leaves behind: saved rows, dense output, the solution object."""

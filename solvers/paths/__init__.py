@@ -1,0 +1,1 @@
+"""What drives an equation from outside: Brownian motion, its increments, the paths of other libraries."""

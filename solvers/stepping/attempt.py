@@ -1,0 +1,358 @@
+"""One attempt at a step: the whole algorithm of an adaptive solve, as two pure functions.
+
+:func:`attempt` takes a step and judges it; :func:`settle` makes the next carry from it. Both are shape-static and never
+branch on a tensor's value, so that eager Python, a compiled loop or a captured block can drive the same code. A joint
+solve is one lane, whose numbers are Python's; a per-sample solve has B lanes, whose numbers are ``(B,)`` tensors.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.norms import judged_error, largest, rms, scaled_error, tolerance
+from ..core.scalars import (
+    Scalar,
+    any_true,
+    both,
+    choose,
+    is_finite,
+    maximum,
+    minimum,
+    negate,
+    real_dtype,
+    select,
+    transformed,
+)
+from ..core.status import Status
+from ..core.tolerances import Tolerance, for_each_entry
+from ..core.vmap import refuse_lanes, shared
+from ..methods.base import Method, Step, VectorField
+from ..terms.ordinary import Field
+from ..terms.stochastic import Driven
+from .controllers import Controller, constant_for_gradient
+from .reductions import Cost, StepView
+from .stops import Stops
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..events.crossings import Seen
+    from ..events.event import Events, EventState
+
+RUNNING = -1
+_SUCCESS, _MAX_STEPS = int(Status.SUCCESS), int(Status.MAX_STEPS)
+_STEP_UNDERFLOW, _NON_FINITE = int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE)
+# A remainder this much longer than the step is taken in one step, so that rounding never leaves a sliver before a stop.
+SLACK = 1.0 + 1e-6
+# Below this many units of rounding of the time, a step no longer moves the clock reliably.
+TIME_RESOLUTION = 4 * torch.finfo(torch.float64).eps
+# The same around t = 0, where time resolves everything: a fraction of the interval that no transient needs.
+SMALLEST_FRACTION = 1e-30
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Everything that stays the same during a solve."""
+
+    field: VectorField
+    method: Method
+    controller: Controller
+    stops: Stops
+    t0: Scalar
+    t1: Scalar
+    direction: Scalar
+    rtol: Tolerance
+    atol: Tolerance
+    max_steps: int
+    costs: tuple[Cost, ...] = ()
+    per_sample: bool = False
+    through_steps: bool = False
+    live_t0: Tensor | None = None
+    live_t1: Tensor | None = None
+    events: Events | None = None
+
+    @property
+    def host(self) -> bool:
+        """Whether clock numbers are Python's."""
+        return not isinstance(self.t0, Tensor)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise drives the problem."""
+        return isinstance(self.field, Driven)
+
+    def read(self, x: Tensor) -> Scalar:
+        """A lane's number, as the controller takes it; the one host sync of an attempt in a joint eager solve."""
+        if transformed():
+            if self.through_steps:
+                refuse_lanes(x, "adjoint: through_steps=True", "steps")
+            else:
+                x = shared(x)
+        if self.host:
+            return x.item()
+        return constant_for_gradient(x, self.through_steps).to(torch.float64)
+
+    def norm_at(self, y: Tensor) -> Callable[[Tensor], Scalar]:
+        """The root mean square in units of the tolerance at ``y``."""
+        rtol, atol = (self.method.lower(x) if for_each_entry(x) else x for x in (self.rtol, self.atol))
+        scale = tolerance(y.abs(), rtol, atol)
+        return lambda x: self.read(rms(x / scale, self.per_sample))
+
+    def take(self, rows: Tensor) -> Plan:
+        """The plan of some of the samples."""
+        return replace(
+            self,
+            field=self.field.take(rows) if isinstance(self.field, Field) else self.field,
+            t0=self.t0[rows],
+            t1=self.t1[rows],
+            direction=self.direction[rows],
+            live_t0=None if self.live_t0 is None else self.live_t0[rows],
+            live_t1=None if self.live_t1 is None else self.live_t1[rows],
+            stops=self.stops.take(rows),
+            events=None if self.events is None else self.events.take(rows),
+            rtol=self.rtol[rows] if for_each_entry(self.rtol) else self.rtol,
+            atol=self.atol[rows] if for_each_entry(self.atol) else self.atol,
+        )
+
+    def ends(self, t: Scalar, t_end: Scalar, first: Scalar, last: Scalar) -> tuple[Scalar, Scalar]:
+        """The step's times as the graph sees them: the ends of the interval and given times may be inputs, others not."""
+        if self.stops.live is not None:
+            t, t_end = select(first, t, self.stops.at(t)), select(last, t_end, self.stops.at(t_end))
+        if self.live_t0 is not None:
+            t = select(first, self.live_t0, t)
+        if self.live_t1 is not None:
+            t_end = select(last, self.live_t1, t_end)
+        return t, t_end
+
+
+class Carry(NamedTuple):
+    """What changes from attempt to attempt."""
+
+    t: Scalar
+    h: Scalar
+    y: Tensor
+    slope: Any
+    control: tuple[Scalar, ...]
+    costs: tuple[tuple[Tensor, ...], ...]
+    status: Scalar
+    steps: Scalar
+    accepted: Scalar
+    nfe: Scalar
+    events: EventState | None = None
+    asked: Scalar = 0
+    """How many of ``nfe`` the readers of steps made, regularizers and error estimates; kept in graphs for SDEs only."""
+    looked: Scalar = 0
+    """How often they have called an SDE's diffusion alone."""
+
+
+class OnHost(NamedTuple):
+    """An attempt's numbers on the host, where a block of attempts has read them all at once."""
+
+    moved: bool
+    """Whether any lane accepted the step."""
+    t: np.ndarray | None = None
+    t_end: np.ndarray | None = None
+    accept: np.ndarray | None = None
+    accepted: np.ndarray | None = None
+    """How many steps each lane had accepted before."""
+
+
+class Trial(NamedTuple):
+    """One attempt, judged. ``accept`` is the verdict for running lanes; ``rows`` are the samples a compact solve kept."""
+
+    step: Step
+    t: Scalar
+    t_end: Scalar
+    ratio: Scalar
+    accept: Scalar
+    h: Scalar
+    control: tuple[Scalar, ...]
+    rows: Tensor | None
+    events: Seen | None = None
+    restarts: bool = False
+    """Whether the field's value at the end of the step is of no use to the next one (joint solves with events)."""
+    host: OnHost | None = None
+
+    @property
+    def moved(self) -> bool:
+        """Whether any lane accepted the step; a host sync where nobody has read it yet."""
+        return any_true(self.accept) if self.host is None else self.host.moved
+
+
+def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
+    """Try one step from where the carry stands, and let the controller judge it."""
+    stop = plan.stops.after(carry.t, plan.t1, plan.direction)
+    ahead = (stop - carry.t) * plan.direction
+    running = carry.status == RUNNING
+    near = ahead <= carry.h * SLACK
+    lands, length = near, select(near, ahead, carry.h)
+    if plan.controller.dtmax < math.inf:  # what is left may be longer by the slack: then it takes two steps
+        lands = both(near, ahead <= plan.controller.dtmax + TIME_RESOLUTION * abs(stop))
+        length = select(lands, ahead, select(near, 0.5 * ahead, carry.h))
+    t_end = select(lands, stop, carry.t + plan.direction * length)
+    t_end = select(running, t_end, carry.t)
+
+    t, t_live = plan.ends(carry.t, t_end, carry.accepted == 0, t_end == plan.t1)
+    if carry.events is not None:
+        t = carry.events.start(t)
+    field = plan.stops.one_sided(plan.field, carry.t, t_end, carry.y)
+    step = plan.method.step(field, t, t_live, carry.y, carry.slope)
+    ratio = _error_ratio(plan, step)
+
+    accept, h, control = plan.controller.decide(length, ratio, carry.control)
+    # A step shortened only to land on a given time says nothing against the step size proposed before it.
+    kept = both(both(accept, near), h < carry.h)
+    h = select(kept, carry.h, h)
+    h = minimum(h, plan.controller.dtmax)
+    if plan.controller.dtmin:
+        h = select(accept, maximum(h, plan.controller.dtmin), h)
+    return Trial(step, carry.t, t_end, ratio, both(accept, running), h, control, rows)
+
+
+def _error_ratio(plan: Plan, step: Step) -> Scalar:
+    """The scaled error norm; without error control 0, or infinity where the step is not finite."""
+    if not plan.controller.adaptive:
+        y = step.y.detach() if step.y.requires_grad else step.y
+        if plan.host and not transformed() and cmath.isfinite(y.sum().item()):
+            return 0.0  # a finite sum has finite terms; one that is not may have overflowed
+        finite = torch.isfinite(y)
+        if plan.per_sample:
+            finite = finite.reshape(len(finite), math.prod(finite.shape[1:])).all(dim=1)
+        return plan.read(torch.where(finite if plan.per_sample else finite.all(), 0.0, torch.inf))
+    _ = step.end_slope  # in the graph, before the graph is switched off: the next step starts with it
+    outside = nullcontext() if plan.through_steps or torch.compiler.is_compiling() else torch.no_grad()
+    with outside:
+        ends = step.error, step.y0, step.y, plan.rtol, plan.atol
+        # Noise may take a path anywhere in one step.
+        scaled = scaled_error(*ends) if plan.stochastic else judged_error(*ends, plan.per_sample)
+        return plan.read(rms(scaled, plan.per_sample))
+
+
+def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
+    """The carry after an attempt: moved where it was accepted, with a new step size either way."""
+    accept, step = trial.accept, trial.step
+    running = carry.status == RUNNING
+    costs = advance_costs(plan, carry.costs, trial, carry.accepted)  # may call the field
+    t = select(accept, trial.t_end, carry.t)
+    steps = carry.steps + select(running, 1, 0)
+    return Carry(
+        t=t,
+        h=trial.h,
+        y=choose(accept, step.y, carry.y),
+        slope=_next_slope(plan, carry, trial),
+        control=trial.control,
+        costs=costs,
+        status=_status(plan, carry, trial, t, steps),
+        steps=steps,
+        accepted=carry.accepted + select(accept, 1, 0),
+        nfe=carry.nfe + select(running, step.calls + step.asked, 0),
+        events=carry.events,
+        asked=carry.asked + select(running, step.asked, 0),
+        looked=carry.looked + select(running, step.looked, 0),
+    )
+
+
+def start_costs(plan: Plan, y0: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+    """Every reduction before the first step."""
+    lanes = torch.zeros(y0.shape[:1] if plan.per_sample else (), dtype=real_dtype(y0), device=y0.device)
+    t0, t1 = (torch.as_tensor(t, dtype=torch.float64, device=y0.device) for t in (plan.t0, plan.t1))
+    return tuple(cost.start(y0, lanes, (t0, t1)) for cost in plan.costs)
+
+
+def advance_costs(
+    plan: Plan, costs: tuple[tuple[Tensor, ...], ...], trial: Trial, index: Scalar
+) -> tuple[tuple[Tensor, ...], ...]:
+    """Every reduction after this step, where it was accepted."""
+    if not costs or trial.accept is False:
+        return costs
+    view = StepView(trial.step, plan.method, plan.rtol, plan.atol, index, plan.field)
+    moved = tuple(cost.update(state, view) for cost, state in zip(plan.costs, costs, strict=True))
+    return tuple(
+        tuple(choose(trial.accept, new, old) for new, old in zip(after, before, strict=True))
+        for after, before in zip(moved, costs, strict=True)
+    )
+
+
+def _next_slope(plan: Plan, carry: Carry, trial: Trial) -> Any:
+    """The field where the next attempt starts, where that is known without another call."""
+    step = trial.step
+    if plan.host:
+        if not trial.accept:
+            return step.first_slope
+        last = trial.t_end == plan.t1 or trial.restarts
+        return None if last or plan.stops.is_jump(trial.t_end) else step.end_slope
+    if carry.slope is None:
+        return None
+    assert step.end_slope is not None
+    return map_slope(partial(choose, trial.accept), step.end_slope, carry.slope)
+
+
+def map_slope(f: Callable[..., Tensor], slope: Any, *others: Any) -> Any:
+    """A function of what a step starts with: nothing, the field's value, or drift and diffusion."""
+    if slope is None:
+        return None
+    if isinstance(slope, tuple):
+        return tuple([f(*parts) for parts in zip(slope, *others, strict=True)])
+    return f(slope, *others)
+
+
+def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) -> Scalar:
+    """Whether the lane goes on, has arrived, or has failed, and how."""
+    if plan.host and trial.accept and trial.t_end != trial.t:
+        return _SUCCESS if t == plan.t1 else _MAX_STEPS if steps >= plan.max_steps else RUNNING
+    smallest = maximum(abs(t) * TIME_RESOLUTION, abs(plan.t1 - plan.t0) * SMALLEST_FRACTION)
+    movable = both(trial.h > smallest, trial.h >= plan.controller.dtmin)
+    stuck = both(negate(trial.accept), negate(movable)) | (trial.t_end == trial.t)
+    overflows = negate(is_finite(trial.ratio))
+    if overflows is not False and plan.controller.adaptive:
+        stuck = stuck | both(overflows, _is_full(plan, carry.y))
+    failure = select(overflows, _NON_FINITE, _STEP_UNDERFLOW)
+    status = select(steps >= plan.max_steps, _MAX_STEPS, RUNNING)
+    status = select(stuck, failure, status)
+    status = select(both(trial.accept, t == plan.t1), _SUCCESS, status)
+    return select(carry.status == RUNNING, status, carry.status)
+
+
+def _is_full(plan: Plan, y: Tensor) -> Scalar:
+    """Whether a lane's state is within rounding of the largest number of its dtype.
+
+    Steps too short to move it would be accepted there, and steps that move it overflow: the solve would creep on.
+    """
+    kind = torch.finfo(real_dtype(y))
+    size = largest(y.detach(), plan.per_sample)
+    return plan.read(size) >= (1.0 - 16 * kind.eps) * kind.max
+
+
+def begin(
+    plan: Plan,
+    y0: Tensor,
+    slope: Tensor | None,
+    h: Scalar,
+    nfe: int,
+    costs: tuple[tuple[Tensor, ...], ...] | None = None,
+) -> Carry:
+    """The carry before the first attempt. Lanes whose interval is empty have already arrived."""
+    zero = torch.zeros_like(plan.t0, dtype=torch.int64) if isinstance(plan.t0, Tensor) else 0
+    return Carry(
+        t=plan.live_t0 if plan.through_steps and plan.live_t0 is not None else plan.t0,
+        h=h,
+        y=y0,
+        slope=slope,
+        control=plan.controller.start(h),
+        costs=start_costs(plan, y0) if costs is None else costs,
+        status=select(plan.t0 == plan.t1, _SUCCESS, RUNNING),
+        steps=zero,
+        accepted=zero,
+        nfe=zero + nfe,
+        asked=zero,
+        looked=zero,
+    )

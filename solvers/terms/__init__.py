@@ -1,0 +1,1 @@
+"""The right-hand sides that methods step: one kind of equation each."""

@@ -1,0 +1,3 @@
+"""What tests of solvers share: problems with known solutions, measured orders, recording fields, scripted stubs."""
+
+from .ordinary import *  # noqa: F403
