@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from .comparison import hardware, markdown, versions
-from .data import DataError
 from .experiment import Experiment, Table
 from .papers import TABLES
 from .report import Result, draw, write_numbers
+from .tasks.data import DataError
 from .train import Bar, add_running, positive
 from .training import CheckpointError
 

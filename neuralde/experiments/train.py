@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from . import classify, mocap, spiral
 from .arms import ARMS
-from .classify import Config
-from .data import DataError, digits, mnist
 from .experiment import ACCURACY, Measure
 from .report import table, write, write_numbers
+from .tasks import classify, mocap, spiral
+from .tasks.classify import Config
+from .tasks.data import DataError, digits, mnist
 from .training import CheckpointError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from neuralde.experiments.cifar import ARCHIVE, Cifar, Config, ConvClassifier, ConvField, cifar
-from neuralde.experiments.data import DataError
+from neuralde.experiments.tasks.cifar import ARCHIVE, Cifar, Config, ConvClassifier, ConvField, cifar
+from neuralde.experiments.tasks.data import DataError
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 

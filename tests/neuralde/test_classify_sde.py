@@ -5,9 +5,9 @@ import dataclasses
 import torch
 
 from neuralde import cli
-from neuralde.experiments.classify_sde import EVALUATION, Config, NoisyClassifier, Run
-from neuralde.experiments.data import digits
 from neuralde.experiments.papers import TABLES
+from neuralde.experiments.tasks.classify_sde import EVALUATION, Config, NoisyClassifier, Run
+from neuralde.experiments.tasks.data import digits
 
 TABLE = TABLES["regnde-mnist-sde"]
 

@@ -9,11 +9,11 @@ import torch
 
 import neuralde as nde
 from neuralde import cli
-from neuralde.experiments import classify
 from neuralde.experiments.arms import Term
-from neuralde.experiments.data import DataError
 from neuralde.experiments.papers import TABLES
 from neuralde.experiments.reproduce import _checked, _seeds
+from neuralde.experiments.tasks import classify
+from neuralde.experiments.tasks.data import DataError
 from neuralde.regularizers import ErrorEstimate
 
 COMMAND = ["reproduce", "regnde-mnist-ode", "--scale", "smoke", "--quiet"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from neuralde import cli
-from neuralde.experiments import spiral
 from neuralde.experiments.adabelief import AdaBelief
 from neuralde.experiments.papers import TABLES
+from neuralde.experiments.tasks import spiral
 
 SMALL = ["--epochs", "2", "--batch-size", "8", "--hidden", "4", "--seeds", "1", "--quiet"]
 TINY = spiral.Config(epochs=2, iterations=6, batch_size=16, simulated=300, hidden=8)

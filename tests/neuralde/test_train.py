@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from neuralde import cli
-from neuralde.experiments import classify
 from neuralde.experiments.arms import ARMS
-from neuralde.experiments.data import DataError, digits, mnist, read_idx
+from neuralde.experiments.tasks import classify
+from neuralde.experiments.tasks.data import DataError, digits, mnist, read_idx
 
 SMALL = ["--epochs", "2", "--batch-size", "512", "--hidden", "8", "--tolerance", "1e-3", "--seeds", "1", "--quiet"]
 

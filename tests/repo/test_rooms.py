@@ -58,7 +58,9 @@ def circles(graph):
 
 def room(name):
     """The folder of a module inside its layer."""
-    layer = next(x for x in ("neuralde.solvers", "neuralde.adjoints", "neuralde") if name == x or name.startswith(x + "."))
+    layer = next(
+        x for x in ("neuralde.solvers", "neuralde.adjoints", "neuralde") if name == x or name.startswith(x + ".")
+    )
     rest = name[len(layer) + 1 :].split(".")
     return f"{layer}.{rest[0]}" if len(rest) > 1 else None
 

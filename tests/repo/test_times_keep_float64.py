@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAKERS = {"as_tensor", "tensor", "full", "scalar_tensor", "asarray", "linspace"}
 # What is made without a dtype, and is no time: flags, counts, indices, seeds, shapes, numbers of the caller's own dtype.
 NO_TIMES = {
-    "solvers/brownian/path.py": {"index"},
+    "solvers/paths/brownian/path.py": {"index"},
     "solvers/events/crossings.py": {"trial.accept", "fired.hits", "fired.changed"},
     "solvers/events/changes.py": {"lanes"},
     "solvers/events/event.py": {
@@ -18,10 +18,17 @@ NO_TIMES = {
         "[live is not None for live in self.live]",
     },
     "solvers/events/log.py": {"[fired.hits]", "[fired.primary]"},
-    "solvers/terms/ordinary.py": {"as_time(x, y)"},  # a tensor already, in the precision in which a field receives the time
+    "solvers/terms/ordinary.py": {
+        "as_time(x, y)"
+    },  # a tensor already, in the precision in which a field receives the time
     "solvers/front/precision.py": {"plan.norm_at(state)(rounded - exact)"},
     "solvers/stepping/stiffness.py": {"trial.accept", "failed"},
-    "solvers/stepping/stops.py": {"as_time(t, like)", "as_time(t_end, like)", "as_time(direction * torch.inf, like)", "value"},
+    "solvers/stepping/stops.py": {
+        "as_time(t, like)",
+        "as_time(t_end, like)",
+        "as_time(direction * torch.inf, like)",
+        "value",
+    },
     "solvers/core/ties.py": {"leaf"},  # an array, for its dtype
     "solvers/core/times.py": {"given"},  # its kind; numbers are read again in float64
     "solvers/core/tolerances.py": {"rtol == 0", "atol == 0", "leaf"},

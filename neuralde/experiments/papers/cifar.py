@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from neuralde.adjoints import InterpolatingAdjoint
 
-from ..cifar import Cifar, Config
 from ..experiment import Table
+from ..tasks.cifar import Cifar, Config
 from .sources import LOCAL, local_arms
 
 _PAPER = Config()

@@ -9,9 +9,9 @@ from neuralde.adjoints import GaussAdjoint
 
 from ...regularizers import STEER, ErrorEstimate, Local, StiffnessEstimate, TaylorDerivative
 from ..arms import Term
-from ..classify import Config, Run
 from ..experiment import Arm, Table
-from ..images import Classification
+from ..tasks.classify import Config, Run
+from ..tasks.images import Classification
 from .sources import LOCAL, OPENING, local_arms
 
 

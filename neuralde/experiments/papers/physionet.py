@@ -9,7 +9,7 @@ from neuralde.adjoints import InterpolatingAdjoint
 from ...regularizers import ErrorEstimate, StiffnessEstimate, TaylorDerivative
 from ..arms import Term
 from ..experiment import Arm, Table
-from ..latent import Config, LatentSeriesExperiment, StepRun
+from ..tasks.latent import Config, LatentSeriesExperiment, StepRun
 from .sources import LOCAL, OPENING, local_arms
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...regularizers import ErrorEstimate, StiffnessEstimate
-from .. import classify_sde, spiral
 from ..arms import Term
 from ..experiment import Arm, Table
+from ..tasks import classify_sde, spiral
 from .sources import OPENING
 
 _CONTROLLER = (

@@ -9,7 +9,7 @@ Nobody pays for a method that is not used: the names below are resolved on first
 
 from typing import TYPE_CHECKING
 
-from ...core.lazy import lazily
+from ..lazy import lazily
 
 if TYPE_CHECKING:  # so that type checkers and editors know the names
     from .bosh3 import BOSH3 as BOSH3

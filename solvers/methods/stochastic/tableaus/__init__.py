@@ -7,7 +7,7 @@
 
 from typing import TYPE_CHECKING
 
-from ....core.lazy import lazily
+from ...lazy import lazily
 
 if TYPE_CHECKING:  # so that type checkers and editors know the names
     from .shark import SHARK as SHARK

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from neuralde.adjoints import Adjoint
 from neuralde.solvers import SOSRI, SDEProblem
 
-from ..models import NeuralSDE
-from ..solving import solve
+from ...models import NeuralSDE
+from ...solving import solve
+from ..arms import Term
+from ..experiment import ACCURACY, COST, NFE, Measure
 from . import classify
-from .arms import Term
-from .experiment import ACCURACY, COST, NFE, Measure
 from .images import Classification
 
 EVALUATION = -1

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from neuralde.solvers import SOSRI, EulerMaruyama, SDEProblem
 
-from ..ensemble import solve_ensemble
-from ..regularizers import ErrorEstimate, Regularizer, StiffnessEstimate
-from ..solving import solve
-from . import training
-from .adabelief import AdaBelief
-from .arms import Term
-from .experiment import COST, NFE, Arm, Experiment, Measure
+from ...ensemble import solve_ensemble
+from ...regularizers import ErrorEstimate, Regularizer, StiffnessEstimate
+from ...solving import solve
+from .. import training
+from ..adabelief import AdaBelief
+from ..arms import Term
+from ..experiment import COST, NFE, Arm, Experiment, Measure
 
 ARMS: dict[str, tuple[Term, ...]] = {
     "vanilla": (),

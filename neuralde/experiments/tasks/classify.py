@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from neuralde.adjoints import Adjoint
 from neuralde.solvers import Tsit5
 
-from ..models import NeuralODE, TimeConditionedMLP
-from . import training
-from .arms import ARMS, Term
-from .training import History
+from ...models import NeuralODE, TimeConditionedMLP
+from .. import training
+from ..arms import ARMS, Term
+from ..training import History
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
 
 
 class Run(training.Run):
-    """One arm with one seed, on :class:`neuralde.experiments.data.Images`; without ``terms`` those of :data:`ARMS`."""
+    """One arm with one seed, on :class:`neuralde.experiments.tasks.data.Images`; without ``terms`` those of :data:`ARMS`."""
 
     bounded: ClassVar[bool] = True
     portion: ClassVar[int] = 2048

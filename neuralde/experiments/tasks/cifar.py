@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from neuralde.adjoints import Adjoint
 from neuralde.solvers import Tsit5
 
-from ..models import NeuralODE
+from ...models import NeuralODE
 from . import classify
 from .data import DataError, Images
 from .images import SMOKE, Classification

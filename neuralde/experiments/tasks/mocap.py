@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from neuralde.solvers import Euler, ODEProblem
 
-from ..models import LatentSDE
-from ..solving import solve
-from . import training
+from ...models import LatentSDE
+from ...solving import solve
+from .. import training
+from ..report import arms_of, spread
 from .data import DataError
-from .report import arms_of, spread
 
 ARMS = {"sde": True, "ode": False}
 """Whether noise drives the latent state."""
