@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .checks import as_number, number, shown
-from .core.hints import check_order
 from .core.packing import check_state
 from .core.vmap import refuse_lanes
 from .errors import InvalidProblemError
+from .functions.hints import check_order
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,12 +21,12 @@ from torch.utils import _pytree as pytree
 from neuralde.solvers.checks import as_number, number
 from neuralde.solvers.core.norms import rms
 from neuralde.solvers.core.scalars import Scalar, any_true, as_clock, choose, negate, select, spread
-from neuralde.solvers.core.severed_gradients import sequence_number
 from neuralde.solvers.core.status import Status
 from neuralde.solvers.core.tolerances import Tolerance, checked_tolerance, for_each_entry, geometric_mean
 from neuralde.solvers.drivers.integrate import Outcome, drive, integrate
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
+from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.methods.base import Method, VectorField
 from neuralde.solvers.output.dense import DenseOutput
 from neuralde.solvers.output.solution import failure

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 
 from neuralde.solvers.checks import integer
 from neuralde.solvers.core.scalars import transformed
-from neuralde.solvers.core.severed_gradients import sequence_number
+from neuralde.solvers.core.torch_private import is_legacy_batchedtensor, keeps_graph
 from neuralde.solvers.drivers.integrate import Outcome, integrate
 from neuralde.solvers.events.log import Logged
+from neuralde.solvers.functions.severed_gradients import sequence_number
 
 from ..base import Adjoint, Job, Result
 from ..capabilities import Capabilities
@@ -173,12 +173,6 @@ def _in_graph(run: _Run, saved: Sequence[Tensor], cotangents: Sequence[Tensor | 
     grads = gradient_again(run.live, run.captured, costs, run.recorder.records, cotangents, sweep.compare)
     run.parameters.check(grads[1 + len(run.copies) :][: len(run.captured)])
     return grads
-
-
-def keeps_graph() -> bool:
-    """Whether the backward pass that is running was told to keep the graph, for another one (``retain_graph=True``)."""
-    told = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return told is not None and bool(told())
 
 
 class Sweep:

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from neuralde.solvers.core.severed_gradients import sequence_number
 from neuralde.solvers.events.log import Logged
+from neuralde.solvers.functions.severed_gradients import sequence_number
 
 from ..base import Job
 from ..shared.captured_tensors import refuse_unknown

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralde.solvers.core.severed_gradients import sequence_number
 from neuralde.solvers.drivers.integrate import Outcome, integrate
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
+from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 
 from ..base import Adjoint, Job, Result

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.core.scalars import Scalar, any_true
-from neuralde.solvers.core.severed_gradients import sequence_number
 from neuralde.solvers.drivers.integrate import Outcome
 from neuralde.solvers.events.log import Log, Logged
+from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.output.saving import Rows, Steps
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neuralde.solvers.core.captured_objects import held
-from neuralde.solvers.core.severed_gradients import made_inside, sequence_number
 from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.functions.captured_objects import held
+from neuralde.solvers.functions.severed_gradients import made_inside, sequence_number
 from neuralde.solvers.stepping.quadrature import PathIntegral, as_field
 from neuralde.solvers.terms.ordinary import Field
 

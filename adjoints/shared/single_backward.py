@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 
 from neuralde.solvers.core.scalars import transformed
+from neuralde.solvers.core.torch_private import is_legacy_batchedtensor
 from neuralde.solvers.errors import InvalidProblemError
 
 from ..capabilities import who_has

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from neuralde.solvers.core.captured_objects import walk
+from neuralde.solvers.functions.captured_objects import walk
 
 
 def names_of(roots: Sequence[tuple[str, Any]], tensors: Sequence[Tensor]) -> list[str]:

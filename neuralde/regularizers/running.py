@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError
-from neuralde.solvers.core.calls import Caller
 from neuralde.solvers.core.scalars import Scalar, real_dtype
-from neuralde.solvers.core.severed_gradients import Cuts
+from neuralde.solvers.functions.calls import Caller
+from neuralde.solvers.functions.severed_gradients import Cuts
 from neuralde.solvers.stepping.attempt import Plan
 from neuralde.solvers.stepping.quadrature import PathIntegral
 from neuralde.solvers.terms.ordinary import Field

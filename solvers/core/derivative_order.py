@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidProblemError
+from . import torch_private
 
 
 def transform_levels() -> int:
     """How many function transforms (``torch.func``) are active: no derivative inside them has a higher order."""
-    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
-        return 0
-    return len(torch._C._functorch.get_interpreter_stack() or ())
+    return 0 if torch.compiler.is_compiling() else torch_private.transform_levels()
 
 
 def at_most(x: Tensor, order: int, message: str) -> Tensor:
@@ -89,7 +88,7 @@ class _Derivative(torch.autograd.Function):
 
 
 def _derivative(ctx: Any, g: Tensor, x: Tensor) -> Tensor:
-    if not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+    if not torch.is_grad_enabled() and not torch_private.transforms_active():
         return g
     tied: Tensor = _Derivative.apply(g, x, ctx.left - 1, ctx.message)
     return tied

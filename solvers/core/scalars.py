@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from .torch_private import forward_mode_active, transforms_active
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 Scalar = Any  # float | int | bool in a joint eager solve, else a tensor of shape () or (B,)
@@ -26,7 +27,7 @@ def transformed() -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return transforms_active() or forward_mode_active()
 
 
 def differentiated(x: Any) -> bool:

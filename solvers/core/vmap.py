@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor, maybe_get_bdim
 
 from ..errors import InvalidProblemError
+from .torch_private import batch_dimension, get_unwrapped, is_batchedtensor, is_wrapped
 
 
 def shared(x: Tensor) -> Tensor:
     """A number that decides for all lanes, without its transforms: the largest of theirs, or NaN if one is."""
-    while is_functorch_wrapped_tensor(x):
-        lanes, x = maybe_get_bdim(x), get_unwrapped(x)
+    while is_wrapped(x):
+        lanes, x = batch_dimension(x), get_unwrapped(x)
         x = x if lanes < 0 else x.amax(lanes)
     return x
 
@@ -28,7 +28,7 @@ def batched(x: Any) -> bool:
     """Whether ``x`` is a tensor with a value for each lane, which the host cannot know."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor):
         return False
-    while is_functorch_wrapped_tensor(x):
+    while is_wrapped(x):
         if is_batchedtensor(x):
             return True
         x = get_unwrapped(x)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.captured_objects import held
 from ..errors import InvalidProblemError
+from ..functions.captured_objects import held
 
 Function = Callable[..., list[Tensor]]
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..core.calls import Caller
 from ..core.packing import Packing
 from ..core.scalars import Scalar, as_time, real_dtype
+from ..core.torch_private import transforms_active
 from ..core.vmap import refuse_lanes
 from ..errors import InvalidProblemError
+from ..functions.calls import Caller
 
 if TYPE_CHECKING:
     from .event import Event, ScheduledEvent
@@ -153,7 +154,7 @@ class Functions:
         time = torch.as_tensor(t, dtype=torch.float64, device=y.device).detach()
         if not indices:
             return indices, time.new_empty((0, *time.shape)), y.new_empty((0, *y.shape))
-        if torch._C._are_functorch_transforms_active():
+        if transforms_active():
             rows = [gradient(lambda t, y, i=index: self.value(i, t, y).sum(), time, y) for index in indices]
             return indices, torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
         with torch.enable_grad():
@@ -190,7 +191,7 @@ def gradients_of_rows(totals: Tensor, leaves: Sequence[Tensor], units: Tensor) -
 def gradient(total: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
     """The gradient of a number at constant inputs, also inside a function transform; zeros where it does not depend."""
     constants = [x.detach() for x in inputs]
-    if torch._C._are_functorch_transforms_active():
+    if transforms_active():
         return torch.func.grad(total, argnums=tuple(range(len(inputs))))(*constants)
     with torch.enable_grad():
         leaves = [x.clone().requires_grad_() for x in constants]

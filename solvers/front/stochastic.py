@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.calls import Caller
 from ..core.packing import Packing
 from ..core.scalars import Scalar, as_time, real_dtype
 from ..errors import InvalidProblemError
+from ..functions.calls import Caller
 from ..methods.base import Method
 from ..methods.runge_kutta import Heun, RungeKutta
 from ..methods.stochastic.base import SDEMethod, suggestion

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.legendre import basis
 from ..core.norms import rms
 from ..core.scalars import Scalar, spread
+from ..core.torch_private import transforms_active
 from ..errors import InvalidProblemError
 from . import tableaus
 from .base import Method, Step, VectorField
@@ -29,7 +30,7 @@ def combine(y: Tensor | None, h: Scalar, weights: Sequence[float], stages: Seque
     total = stage * (scale * weight) if start is None else torch.add(start, stage, alpha=scale * weight)
     # add_ saves nothing for the backward pass, so accumulating in place is safe; a batching transform may need room
     # for a dimension that ``total`` does not have yet.
-    inplace = isinstance(h, float) and not torch._C._are_functorch_transforms_active()
+    inplace = isinstance(h, float) and not transforms_active()
     for weight, stage in rest:
         total = total.add_(stage, alpha=scale * weight) if inplace else torch.add(total, stage, alpha=scale * weight)
     if scale is h:

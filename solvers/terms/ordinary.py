@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.calls import Caller
 from ..core.packing import Packing
 from ..core.scalars import Scalar, as_time
-from ..core.severed_gradients import Cuts
 from ..errors import InvalidProblemError
+from ..functions.calls import Caller
+from ..functions.severed_gradients import Cuts
 
 
 class Field:

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
+from ..core.packing import Packing
+from ..core.scalars import Scalar, as_time, transformed
+from ..core.torch_private import transforms_active
 from ..errors import InvalidProblemError
 from .hints import refuse_arguments
-from .packing import Packing
-from .scalars import Scalar, as_time, transformed
 from .severed_gradients import Cuts
 
 Packed = TypeVar("Packed", Tensor, list[Tensor])
@@ -85,7 +86,7 @@ class Caller:
         time = as_time(t, y)
         if torch.compiler.is_compiling():
             return pack(f(time, _state(packing, y, writes), *args))
-        recorded, transforms = torch.is_grad_enabled(), torch._C._are_functorch_transforms_active()
+        recorded, transforms = torch.is_grad_enabled(), transforms_active()
         forward = forward_ad._current_level >= 0
         if y.requires_grad or time.requires_grad:
             if not recorded:
@@ -200,7 +201,7 @@ def _release(name: str, before: tuple[Any, ...], clock: Scalar, time: Tensor, y:
         raise InvalidProblemError(f"{name}: changed the state in-place; expected a new tensor, -y rather than y.neg_()")
     if now[1] != versions[1]:
         raise InvalidProblemError(f"{name}: changed the time in-place; expected a new tensor, t + 1 rather than t += 1")
-    if torch._C._are_functorch_transforms_active():
+    if transforms_active():
         return
     for x, was in ((y, flag), (time, timed)):
         if x.requires_grad is not was:

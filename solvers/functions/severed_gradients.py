@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 from torch.utils import _pytree as pytree
 
+from ..core.scalars import transformed
+from ..core.torch_private import is_legacy_batchedtensor
 from ..errors import InvalidProblemError
-from .scalars import transformed
 
 # How far the state is moved, in units of its size plus 1.
 _MOVE = 1e-3
