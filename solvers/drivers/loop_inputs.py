@@ -60,9 +60,9 @@ def take_from_outside() -> None:
     def tensor(x: Any) -> Any:
         if not symbol(x):
             return x
-        if x not in taken.numbers:
-            taken.numbers[x] = _made(x, torch.scalar_tensor, dtype=torch.float64)
-        return taken.numbers[x]
+        if x.node not in taken.numbers:
+            taken.numbers[x.node] = _as_tensor(x, tensor)
+        return taken.numbers[x.node]
 
     def create_proxy(kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.fx.Proxy)]
@@ -110,6 +110,28 @@ def _made(proxy: Any, function: Any, **options: Any) -> Any:
     value = proxy.node.meta["example_value"]
     with proxy.tracer.output_graph.fake_mode:
         made.node.meta["example_value"] = function(value if isinstance(value, Tensor) else 0.0, **options)
+    return made
+
+
+def _as_tensor(symbol: Any, tensor: Any) -> Any:
+    """A symbol as a 0-d tensor; of one that was computed from others the same computation with their tensors.
+
+    Compilers turn the tensor of an input's symbol into an input, and guard the value of any other one.
+    """
+    node = symbol.node
+    if node.op != "call_function" or node.target not in _OF_NUMBERS or node.kwargs:
+        # As a product, which compilers can rewrite with the input's own tensor; one that is filled they cannot.
+        one = symbol.tracer.create_proxy("call_function", torch.ones, ((),), {"dtype": torch.float64})
+        made = symbol.tracer.create_proxy("call_function", operator.mul, (one, symbol), {})
+        with symbol.tracer.output_graph.fake_mode:
+            one.node.meta["example_value"] = torch.ones((), dtype=torch.float64)
+            made.node.meta["example_value"] = torch.zeros((), dtype=torch.float64)
+        return made
+    args = [tensor(torch.fx.Proxy(x, symbol.tracer)) if isinstance(x, torch.fx.Node) else x for x in node.args]
+    made = symbol.tracer.create_proxy("call_function", node.target, tuple(args), {})
+    with symbol.tracer.output_graph.fake_mode:
+        values = [x.node.meta["example_value"] if isinstance(x, torch.fx.Proxy) else x for x in args]
+        made.node.meta["example_value"] = node.target(*values)
     return made
 
 
