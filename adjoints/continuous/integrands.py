@@ -148,14 +148,15 @@ class Quadrature:
             self._add(sums)
             return
         del rows
-        self.wary, pieces, count = False, [(low, high, sums)], 0
+        self.wary, pieces, count = False, [(low, high, sums, 0)], 0
         while pieces:
-            low, high, sums = pieces.pop()
+            low, high, sums, depth = pieces.pop()
             middle = (low + high) / 2
-            halves = [(one, two, _sums(self._rows(each, one, two))) for one, two in ((middle, high), (low, middle))]
+            ends = ((middle, high), (low, middle))
+            halves = [(one, two, _sums(self._rows(each, one, two)), depth + 1) for one, two in ends]
             both = [_plus(x, y) for x, y in zip(halves[0][2], halves[1][2], strict=True)]
             count += 1
-            if not _exceeds([_gained(x, y) for x, y in zip(both, sums, strict=True)], limits):
+            if depth == _DEEPEST or not _exceeds([_gained(x, y) for x, y in zip(both, sums, strict=True)], limits):
                 self._add(both)
                 continue
             if count > _MOST_HALVINGS:
@@ -179,17 +180,16 @@ class Quadrature:
 
     def _limits(
         self, rows: list[Tensor | None], sums: list[Tensor | None], allowed: tuple[Scalar, Tensor]
-    ) -> list[Tensor | float]:
+    ) -> list[Tensor]:
         """The error that a piece may add to each parameter's integral, as a root mean square: no less than rounding."""
         rtol, atol = allowed
-        limits: list[Tensor | float] = []
+        limits = []
         for row, value, total in zip(rows, sums, self.total, strict=True):
-            if row is None or value is None:
-                limits.append(0.0)
-                continue
-            size = torch.stack([rms(x) for x in row]).sum()
-            largest = torch.maximum(size, rms(value if total is None else total + value))
-            limits.append(atol + rtol * largest + 16 * torch.finfo(row.dtype).eps * size)
+            limit, after = atol, _plus(total, value)
+            if after is not None:
+                size = rms(after).new_zeros(()) if row is None else torch.stack([rms(x) for x in row]).sum()
+                limit = limit + rtol * torch.maximum(size, rms(after)) + _ROUNDING * torch.finfo(after.dtype).eps * size
+            limits.append(limit)
         return limits
 
     def _pulled(self, field: VectorField, t: Scalar, y: Tensor, a: Tensor, share: Scalar) -> Sequence[Tensor | None]:
@@ -204,6 +204,8 @@ class Quadrature:
 Each = Callable[[Scalar, Scalar], Iterator[Sequence[Tensor | None]]]
 _LEAST_ORDER = 5  # three points: fewer do not show how fast coefficients fall
 _MOST_HALVINGS = 10_000
+_DEEPEST = 40  # next to nothing of the step, at a jump where the tolerance is 0
+_ROUNDING = 16.0
 _SAFETY = 10.0
 _GAIN = (
     8.0  # halves are twice as good as the whole at a jump (the share of a ReLU's weights), 64 times where it is smooth
@@ -249,16 +251,12 @@ def _plus(x: Tensor | None, y: Tensor | None) -> Tensor | None:
 
 def _gained(halves: Tensor | None, whole: Tensor | None) -> Tensor | None:
     """The error of two halves, from how far they are from the whole."""
-    if halves is None:
-        return None
-    return rms(halves if whole is None else halves - whole) / _GAIN
+    gap = _plus(halves, None if whole is None else -whole)
+    return None if gap is None else rms(gap) / _GAIN
 
 
-def _exceeds(errors: Sequence[Tensor | None], limits: Sequence[Tensor | float]) -> bool:
-    """Whether any error is larger than its limit, in one look; what is not finite is not made so by smaller pieces."""
-    beyond = [
-        (error > limit) & ~torch.as_tensor(limit).isnan()
-        for error, limit in zip(errors, limits, strict=True)
-        if error is not None
-    ]
+def _exceeds(errors: Sequence[Tensor | None], limits: Sequence[Tensor]) -> bool:
+    """Whether any error is larger than its limit, in one look; smaller pieces do not make finite what is not."""
+    pairs = zip(errors, limits, strict=True)
+    beyond = [error > limit for error, limit in pairs if error is not None]
     return bool(torch.stack(beyond).any()) if beyond else False

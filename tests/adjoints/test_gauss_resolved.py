@@ -120,3 +120,17 @@ def test_what_does_not_converge_is_refused(monkeypatch):
     monkeypatch.setattr(integrands, "_MOST_HALVINGS", 50)
     with pytest.raises(nde.ConvergenceError, match=r"GaussAdjoint.*parameters' integral.*DiscreteAdjoint"):
         forced(nde.GaussAdjoint(), 0.0, rate=1e5)
+
+
+@pytest.mark.parametrize("atol", [1e-6, 0.0])
+def test_a_parameter_that_the_field_uses_for_a_while(atol):
+    """A branch on the time: outside of it there is no graph to the parameter at all."""
+    w = torch.tensor(0.5, requires_grad=True, **DOUBLE)
+
+    def field(t, y, w):
+        return -y + w if 1.0 < t < 1.7 else -y
+
+    problem = nde.ODEProblem(field, torch.ones((), **DOUBLE), (0.0, 4.0), (w,))
+    sol = nde.solve(problem, adjoint=nde.GaussAdjoint(atol=atol), rtol=1e-6, atol=1e-6)
+    want = math.exp(1.7 - 4) - math.exp(1.0 - 4)
+    assert abs(torch.autograd.grad(sol.y1, w)[0].item() - want) < 1e-5
