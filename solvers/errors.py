@@ -105,7 +105,7 @@ class NonFiniteError(SolveError):
 
 
 class ConvergenceError(SolveError):
-    """A steady state was not found, or has no gradient; the message says which, and why.
+    """A steady state was not found, or has no gradient, or a continuous adjoint's integral; the message says which, and why.
 
     Example:
         >>> import torch, neuralde as nde

@@ -27,7 +27,7 @@ class Pair(Sweep):
 
     def prepare(self) -> None:
         """The parameters' share is a quadrature."""
-        self.quadrature = Quadrature(self.plan, self.parameters, self.integrands)
+        self.quadrature = Quadrature(self.plan, self.parameters, self.integrands, None, self.data.adjoint.name)
 
     def pack(self, y: Tensor, a: Tensor) -> Tensor:
         """One tensor."""
@@ -47,7 +47,7 @@ class Pair(Sweep):
 
     def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Add a step's share."""
-        self.quadrature.add(plan, carry, trial, self._read)
+        self.quadrature.add(plan, carry, trial, self._read, self.allowed)
 
     def gradients(self) -> list[Tensor | None]:
         """The quadrature's sums."""
@@ -57,7 +57,7 @@ class Pair(Sweep):
     def _pair_dim(self) -> int:
         return 1 if self.plan.per_sample else 0
 
-    def _read(self, plan: Plan, carry: Carry, trial: Trial, node: float) -> tuple[Tensor, Tensor]:
+    def _read(self, plan: Plan, carry: Carry, trial: Trial, node: Scalar) -> tuple[Tensor, Tensor]:
         del plan
         y, a = choose(trial.accept, trial.step.at(node), carry.y).unbind(self._pair_dim)
         return y, a
@@ -81,7 +81,7 @@ class NoisyPair(Pair):
     def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Add a step's share, with the field of the step."""
         along = trial.step.field
-        self.quadrature.add(plan, carry, trial, self._read, along.field)
+        self.quadrature.add(plan, carry, trial, self._read, self.allowed, along.field)
 
     def prepare(self) -> None:
         """Steps begin with the last size of the forward solve, where they are adapted."""

@@ -22,8 +22,8 @@ class BacksolveAdjoint(ContinuousAdjoint):
     chaotic fields). Prefer :class:`DiscreteAdjoint`, or
     :class:`GaussAdjoint` among the continuous ones, unless memory forbids it. The state is reset to the saved one at
     each save time. Parameters are not part of the backward state: their integral is a Gauss quadrature over each
-    accepted step, so they neither steer the step size (what others call the seminorm) nor cost memory beyond one
-    gradient.
+    accepted step, so they neither steer the step size (what others call the seminorm) nor cost memory beyond a few
+    gradients. With error control the quadrature halves what it does not resolve to the backward tolerances.
 
     Of an SDE the backward equation is driven by the same path run backwards, and is solved as a Stratonovich equation:
 

@@ -378,6 +378,7 @@ class Sweep(ABC):
             weights = each / spread(level, each)
         self.size = torch.maximum(self.size, rms(weights * a, self.plan.per_sample))
         unit = level * torch.where(self.size > 0, self.size, 1.0)
+        self.allowed = (rtol.min() if isinstance(rtol, Tensor) else rtol, unit.max())
         of_cotangent = torch.where(weights > 0, spread(unit, like) / weights, 0.0)
         if for_each_entry(rtol):
             smallest = rtol.reshape(len(rtol), -1).amin(1) if self.plan.per_sample else rtol.amin()

@@ -25,7 +25,9 @@ class GaussAdjoint(ContinuousAdjoint):
     with :math:`u` the dense output of the forward solve, so that nothing is reconstructed backwards and stiff or chaotic
     fields do no harm. The gradient is that of the continuous problem and converges with the tolerance; the backward
     solve has tolerances of its own. Memory: a polynomial per forward step. The integral is a Gauss quadrature over each
-    backward step, so parameters neither steer the step size nor cost memory beyond one gradient. Of the
+    backward step, so parameters neither steer the step size nor cost memory beyond a few gradients. A step is cut where
+    forward steps end in it, and with error control the quadrature halves what it does not resolve to the backward
+    tolerances, so that a parameter's share that oscillates faster than the cotangent is right too. Of the
     regularizers ``RunningCost`` and ``Local(...)`` only; no dense output, no double backward.
 
     At an event the cotangent jumps by the transpose of what the event does to a variation of the state: it moves the event's
@@ -36,6 +38,9 @@ class GaussAdjoint(ContinuousAdjoint):
         rtol: its relative tolerance; the forward one if None.
         atol: its absolute tolerance; the forward one if None.
         controller: its step-size control; the forward one if None.
+
+    Raises:
+        ConvergenceError: in the backward pass, if the parameters' integral does not converge.
 
     References:
         Norcliffe, Deisenroth: Faster Training of Neural ODEs Using Gauss-Legendre Quadrature. TMLR 2023. Rackauckas et
@@ -118,7 +123,7 @@ class _OnPath(Sweep):
 
     def prepare(self) -> None:
         """The parameters' share is a quadrature."""
-        self.quadrature = Quadrature(self.plan, self.parameters, self.integrands)
+        self.quadrature = Quadrature(self.plan, self.parameters, self.integrands, self.path, self.data.adjoint.name)
 
     def state(self, t: Scalar) -> Tensor:
         """The forward solution."""
@@ -140,13 +145,13 @@ class _OnPath(Sweep):
 
     def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Add a step's share."""
-        self.quadrature.add(plan, carry, trial, self._read)
+        self.quadrature.add(plan, carry, trial, self._read, self.allowed)
 
     def gradients(self) -> list[Tensor | None]:
         """The quadrature's sums."""
         return self.quadrature.total
 
-    def _read(self, plan: Plan, carry: Carry, trial: Trial, node: float) -> tuple[Tensor, Tensor]:
+    def _read(self, plan: Plan, carry: Carry, trial: Trial, node: Scalar) -> tuple[Tensor, Tensor]:
         del plan
         a = choose(trial.accept, trial.step.at(node), carry.y)
         return self.state(trial.t + node * (trial.t_end - trial.t)), a

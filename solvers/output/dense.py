@@ -12,10 +12,13 @@ from torch import Tensor
 
 from ..core.legendre import basis, derivative, evaluate
 from ..core.packing import Packing
-from ..core.scalars import any_true, choose, real_dtype
+from ..core.scalars import Scalar, any_true, as_clock, choose, real_dtype
 from ..core.ties import resolution, tied
 from ..core.times import read_times
 from ..errors import InvalidProblemError
+
+# A step that ends so near to an interval's end, relative to its length, ends there but for rounding.
+_EDGE = 1e-9
 
 
 class DenseOutput:
@@ -85,6 +88,21 @@ class DenseOutput:
                 return self._one(self.coefficients[index], starts[index], ends[index], t)
         times = torch.as_tensor(t, dtype=torch.float64, device=self.starts.device).unsqueeze(0)
         return (self._joint if self.accepted is None else self._per_sample)(times, False)[0]
+
+    def ends_between(self, t: Scalar, t_end: Scalar) -> list[Scalar]:
+        """Where steps end inside an interval, relative to it and in its order; per sample 1 where a lane has fewer."""
+        if isinstance(t, float) and isinstance(t_end, float) and self.accepted is None:
+            _, ends, reached = self._on_host
+            low, high = sorted((t * self.direction, t_end * self.direction))
+            inside = ends[max(bisect_left(reached, low) - 1, 0) : bisect_left(reached, high)]
+            return sorted(x for end in inside if _EDGE < (x := (end - t) / (t_end - t)) < 1 - _EDGE)
+        length = as_clock(t_end, self.ends.device) - t
+        thetas = (self.ends.detach() - t) / torch.where(length == 0, torch.inf, length)
+        counts = (thetas > _EDGE) & (thetas < 1 - _EDGE)
+        if self.accepted is not None:
+            counts = counts & self.accepted
+        thetas = torch.where(counts, thetas, 1.0).sort(0).values
+        return list(thetas[: int(counts.sum(0).max())])
 
     @cached_property
     def _on_host(self) -> tuple[list[float], list[float], list[float]]:
