@@ -129,7 +129,7 @@ def as_clock(t: Scalar, device: torch.device | str | None = None) -> Tensor:
 
 def graph_constant(x: float) -> Tensor:
     """A Python number as a tensor; under ``torch.compile`` the number may be a symbol, which loops cannot close over."""
-    return torch.full((), x, dtype=torch.float64)
+    return torch.ones((), dtype=torch.float64) * x  # a product, which compilers can rewrite for a symbol
 
 
 def graph_constants(xs: Iterable[float]) -> Tensor:

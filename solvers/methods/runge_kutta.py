@@ -45,9 +45,17 @@ def dense_weights_at(tableau: ButcherTableau, theta: float) -> list[float]:
     return [sum(w * value for w, value in zip(row, values, strict=True)) for row in rows]
 
 
-@lru_cache(maxsize=64)
 def _matrix(tableau: ButcherTableau, thetas: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The same at several times, a row for each: they are those of the events' probes in every step."""
+    # What is made inside a function transform belongs to it, and must not be kept.
+    make = _kept_matrix.__wrapped__ if transforms_active() else _kept_matrix
+    return make(tableau, thetas, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _kept_matrix(
+    tableau: ButcherTableau, thetas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
     # Made here, in no mode of the caller's, because it is kept.
     with torch.inference_mode(False):
         return torch.tensor([dense_weights_at(tableau, theta) for theta in thetas], dtype=dtype, device=device)
