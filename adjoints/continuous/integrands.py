@@ -207,9 +207,8 @@ _MOST_HALVINGS = 10_000
 _DEEPEST = 40  # next to nothing of the step, at a jump where the tolerance is 0
 _ROUNDING = 16.0
 _SAFETY = 10.0
-_GAIN = (
-    8.0  # halves are twice as good as the whole at a jump (the share of a ReLU's weights), 64 times where it is smooth
-)
+# Halves are twice as good as the whole at a jump (the share of a ReLU's weights), 64 times where it is smooth.
+_GAIN = 8.0
 
 
 @cache
