@@ -237,3 +237,21 @@ def test_gradients_by_what_is_closed_over_have_the_share_of_every_step():
             difference = (ends[0] - ends[1]) / (2.0 * step)
             assert abs(gradient.reshape(-1)[0].item() - difference) < 1e-7 * max(1.0, abs(difference))
     assert run(given)[2] == 5
+
+
+@pytest.mark.parametrize("where", ["args", "tspan"])
+def test_compilers_behind_dynamo_need_one_more_graph_too(where):
+    """AOTAutograd guards the value of a number that it cannot rewrite, which the backend "eager" does not show."""
+    y0 = torch.ones(2, dtype=torch.float64)
+
+    def run(k):
+        rate, end = (k, 1.0) if where == "args" else (1.0, k)
+        problem = nde.ODEProblem(lambda t, y, k: -k * y, y0, (0.0, end), args=(rate,))
+        return nde.solve(problem, rtol=1e-7, atol=1e-7).y1
+
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for k in (1.0, 2.0, 3.0, 0.5):
+        torch.testing.assert_close(compiled(k), torch.exp(-k * y0), rtol=1e-6, atol=0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 2
