@@ -115,7 +115,7 @@ SETTINGS = {
             safety=0.9 - 0.1 * k, factor_min=0.1 * k, factor_max=5.0 * k, beta=(0.1 * k, -0.01 * k)
         )
     ),
-    "step_ts and jump_ts": lambda k: _adapted(controller=nde.PIController(step_ts=[0.5, 0.1 * k], jump_ts=[0.3 * k])),
+    "step_ts and jump_ts": lambda k: _adapted(controller=nde.PIController(step_ts=[0.01, 0.1 * k], jump_ts=[0.3 * k])),
     "StepTo": lambda k: _adapted(solver=nde.RK4(), controller=nde.StepTo(ts=[0.2 * k, 0.1 * k, 0.1 * k])),
     "dt": lambda k: _adapted(solver=nde.RK4(), dt=0.1 * k),
     "saveat": lambda k: _saved([0.1 * k, 0.2 * k, 1]),
