@@ -24,8 +24,10 @@ def _references(node: Any) -> int:
 
 
 def _alone() -> int:
-    out: Any = torch.zeros(()).requires_grad_() * 1.0
-    return _references(out.grad_fn.next_functions[0][0])
+    # The library may be imported by its first use, in whatever mode the caller is then.
+    with torch.inference_mode(False), torch.enable_grad():
+        out: Any = torch.zeros(()).requires_grad_() * 1.0
+        return _references(out.grad_fn.next_functions[0][0])
 
 
 _ALONE = _alone()

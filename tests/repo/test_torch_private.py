@@ -72,3 +72,21 @@ print(y0.grad.tolist())
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("[0.36")
+
+
+@pytest.mark.parametrize(
+    "mode", ["no_grad()", "inference_mode()", "set_default_dtype(torch.float64) or torch.no_grad()"]
+)
+def test_the_first_use_may_be_in_any_mode(mode):
+    """The package imports its parts when a name is first asked for."""
+    program = f"""
+import torch, neuralde as nde
+with torch.{mode}:
+    y1 = nde.solve(nde.ODEProblem(lambda t, y: -y, torch.ones(2), (0.0, 1.0))).y1
+y0 = torch.ones(2, requires_grad=True)
+nde.solve(nde.ODEProblem(lambda t, y: -y, y0, (0.0, 1.0))).y1.sum().backward()
+print(y0.grad.tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[0.36")
