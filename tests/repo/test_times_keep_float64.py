@@ -77,4 +77,4 @@ def test_every_number_that_becomes_a_tensor_names_its_dtype(layer):
         if name.startswith(("neuralde/solvers/", "neuralde/adjoints/")):
             continue  # links to the layers themselves
         wrong += [f"{name}: {x}" for x in bare(ast.parse(file.read_text("utf-8"))) if x not in NO_TIMES.get(name, ())]
-    assert not wrong, "times: take solvers.scalars.as_clock; what is no time: name a dtype, or list it above"
+    assert not wrong, "times: take solvers.core.scalars.as_clock; what is no time: name a dtype, or list it above"
