@@ -1,4 +1,4 @@
-"""Is this gradient right? An adjoint against finite differences and direct differentiation, on a problem of one's own."""
+"""Is this gradient right? An adjoint against finite differences and direct differentiation, on a given problem."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def check(
     show: bool = True,
     **options: Any,
 ) -> GradientCheck:
-    r"""Compare an adjoint's gradients with finite differences and with :class:`DirectAdjoint`, on a problem of your own.
+    r"""Compare an adjoint's gradients with finite differences and with :class:`DirectAdjoint`, on a given problem.
 
     The accepted steps of one solve are kept, and the loss is differenced along coordinates, or random directions, of the
     initial state, every tensor in ``args``, the ends of the interval, and every tensor that requires grad in the field,

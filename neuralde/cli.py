@@ -37,7 +37,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     training = commands.add_parser("train", help="train a neural ODE, plainly and with the solver's cost in the loss")
     train.add_arguments(training)
     training.set_defaults(run=train.main)
-    reproducing = commands.add_parser("reproduce", help="a paper's table: our numbers beside theirs")
+    reproducing = commands.add_parser("reproduce", help="a paper's table: measured numbers beside the paper's")
     reproduce.add_arguments(reproducing)
     reproducing.set_defaults(run=reproduce.main)
     benching = commands.add_parser("bench", help="measure this library beside its peers")

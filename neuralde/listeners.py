@@ -87,8 +87,8 @@ _LISTENERS: list[Listener] = []
 def listening(listener: Listener) -> Iterator[None]:
     """Inside the block ``listener`` is called with a :class:`Solved` after every solve.
 
-    Eager solves and those of models with ``compile=True`` are heard. A solve inside a function that you compile yourself
-    is part of its graph, where Python code does not run: it is not heard.
+    Eager solves and those of models with ``compile=True`` are heard. A solve inside a function under
+    ``torch.compile`` is part of its graph, where Python code does not run: it is not heard.
 
     Example:
         >>> import torch, neuralde as nde
@@ -109,7 +109,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def watched(job: Job) -> tuple[Job, Peaks | None]:
-    """The job with somebody who keeps its peaks, if anybody will ask for them."""
+    """The job with a recorder of its peaks, where a listener will read them."""
     if compiling() or not _LISTENERS:
         return job, None
     peaks = Peaks()

@@ -134,7 +134,7 @@ class Jumps:
             cotangents: those of the logged times and states.
             integrands: the running costs, which end in front of an event and start again behind it.
             inputs: what ``fn`` and ``apply`` may depend on, beside the state.
-            captured: those of the inputs that nobody passed.
+            captured: those of the inputs that were found, not passed.
         """
         g_t, g_before, g_after = map(moment.share, cotangents)
         with torch.no_grad():

@@ -31,7 +31,7 @@ class _Aliases:
         self.got: dict[int, Tensor] = {}
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """An alias of the tensor; the tensor itself where nobody asks for its gradient."""
+        """An alias of the tensor; the tensor itself where its gradient is not asked for."""
         alias = tensor.view_as(tensor)
         self.aliases.append(alias)
         return alias
@@ -97,7 +97,7 @@ def gradient_again(
         for x, cotangent in zip(outputs, cotangents, strict=True)
         if x is not None and cotangent is not None and x.requires_grad
     ]
-    # The graph goes on behind the aliases, but not in search of tensors that nobody knows.
+    # The graph goes on behind the aliases, but not in search of tensors that are unknown.
     known = [*aliases.aliases, *captured]
     refuse_unknown([x for x, _ in pairs], known, known, since)
     captured_at = 1 + len(copies)

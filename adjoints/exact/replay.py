@@ -44,7 +44,7 @@ class Recorder:
     """Keeps the accepted steps of a solve, and of their initial states as many as ``limit`` allows.
 
     With a limit, every second kept state is dropped whenever there are too many, so that those left are evenly spread
-    over a number of steps that nobody knew before.
+    over a number of steps that was not known before.
 
     Args:
         limit: how many states to keep at most; None keeps all.
@@ -130,7 +130,7 @@ def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, costs: Costs) 
 
 
 def refuse_lost(again: Replayed, own: Sequence[Tensor], captured: list[Tensor], since: int) -> None:
-    """Refuse a step that depends on a tensor that nobody found: through the field, an event or a reduction."""
+    """Refuse a step that depends on a tensor that was not found: through the field, an event or a reduction."""
     states, costs = [again.y, *(again.logged or ())], [x for state in again.costs for x in state]
     refuse_unknown(states, own, captured, since, "f" if again.logged is None else "f, fn or apply")
     refuse_unknown([x for x in costs if x.requires_grad], own, captured, since, "regularizers")

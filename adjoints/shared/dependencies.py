@@ -1,4 +1,4 @@
-"""How every solve begins whose backward pass is not autograd's: what it depends on, and whether anybody may ask."""
+"""How every solve begins whose backward pass is not autograd's: what it depends on, and whether a gradient may be asked for."""
 
 from __future__ import annotations
 

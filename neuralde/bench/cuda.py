@@ -65,7 +65,7 @@ _TOLERANCES: dict[str, Any] = dict(rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def _ours(work: Workload, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """The ends of our solves, by what drives them."""
+    """The ends of this library's solves, by what drives them."""
 
     def end(driver: Blocks | None) -> Callable[[], Tensor]:
         return lambda: solve(ODEProblem(work.field, work.y0, (0.0, work.t1)), driver=driver, **_TOLERANCES).y1
@@ -100,7 +100,7 @@ def _waits(run: Run) -> int:
 
 
 def comparisons(rows: list[Row], quick: bool) -> list[Row]:
-    """Torchdiffeq's time divided by ours, and syncs for each block; no verdict on a run too small to be judged."""
+    """Torchdiffeq's time divided by the library's, and syncs for each block; no verdict on a run too small to be judged."""
     found: list[Row] = []
     for row in rows:
         if row["solve"] not in OURS:

@@ -7,7 +7,7 @@ References:
     Hull, Enright, Fellen, Sedgwick: Comparing numerical methods for ordinary differential equations. SIAM Journal on
     Numerical Analysis 9 (1972), the classes A (single equations) to E (higher-order equations), all from 0 to 20.
     The solutions of A5, B3, B4 and B5 in polar coordinates, Bessel functions, on the torus and in Jacobi's elliptic
-    functions are our own derivations; the tests confirm them by integration.
+    functions are derived here; the tests confirm them by integration.
 """
 
 from __future__ import annotations

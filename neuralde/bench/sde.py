@@ -145,7 +145,7 @@ def _loop(field: _Field, y0: Tensor, steps: int) -> Run:
 
 
 def _comparisons(taken: dict[str, Row]) -> list[Row]:
-    """Ratios: the peer's time divided by ours; ours divided by the loop's."""
+    """Ratios: the peer's time divided by the library's; the library's divided by the loop's."""
     pairs = []
     for name, pair in PAIRS.items():
         for kind in ("", " training"):

@@ -195,7 +195,7 @@ def _add_diffrax(work: Workload, module: Any, add: Callable[..., None]) -> None:
 
 
 def comparisons(rows: list[Row]) -> list[Row]:
-    """The ratios that are asked for, a peer's time divided by ours, joint steps; and what the field alone would allow."""
+    """The ratios that are asked for, a peer's time divided by the library's, joint steps; and what the field alone would allow."""
     found = []
     for (what, ours, mode, peer), targets in SPEED.items():
         for size in dict.fromkeys(row["size"] for row in rows):

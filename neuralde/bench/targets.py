@@ -1,4 +1,4 @@
-"""What the library wants to reach: ratios in one run, a peer's number divided by ours unless it says "at most"."""
+"""What the library wants to reach: ratios in one run, a peer's number divided by the library's unless it says "at most"."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def contenders() -> dict[str, Contender]:
 
 
 def run(settings: Settings) -> Row:
-    """Every curve, and the field calls at equal error of each of ours against each peer of its kind."""
+    """Every curve, and the field calls at equal error of each of the library's methods against each peer of its kind."""
     tolerances = [10.0**-k for k in ((3, 5) if settings.quick else range(3, 11))]
     problems = [PROBLEMS[name] for name in (QUICK if settings.quick else PROBLEMS)]
     every = contenders()
@@ -79,9 +79,9 @@ def run(settings: Settings) -> Row:
 
 
 def comparisons(curves: dict[str, dict[str, list[Point]]]) -> list[Row]:
-    """A peer's field calls and time divided by ours at equal error, geometric means over the problems.
+    """A peer's field calls and time divided by the library's at equal error, geometric means over the problems.
 
-    Against each peer the best of ours is judged, as a user would choose it.
+    Against each peer the best of the library's is judged, as a user would choose it.
     """
     rows: list[Row] = []
     for kind, names in (("low order", LOW), ("high order", HIGH)):
@@ -106,7 +106,7 @@ def comparisons(curves: dict[str, dict[str, list[Point]]]) -> list[Row]:
 
 
 def show(result: Row) -> str:
-    """The peers' work divided by ours."""
+    """The peers' work divided by the library's."""
     columns = [("", "kind", ""), ("ours", "method", ""), ("against", "peer", ""), ("problems", "problems", "d")]
     columns += [("field calls at equal error", "calls", ".3f"), ("time at equal error", "time", ".2f")]
     columns += [("target", "target", ".2f"), ("verdict", "verdict", "")]

@@ -1,4 +1,4 @@
-"""Our numbers beside a paper's, as Markdown."""
+"""Measured numbers beside a paper's, as Markdown."""
 
 from __future__ import annotations
 

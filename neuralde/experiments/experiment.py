@@ -25,7 +25,7 @@ class Measure:
         digits: after the point.
         against: how a row is held against vanilla: ``"ratio"``, ``"difference"`` or not at all.
         unit: of a difference.
-        beside: whether the papers' number stands beside ours, and not only their ratio to vanilla beside our ratio.
+        beside: whether the papers' number stands beside the measured one, and not only their ratios to vanilla.
         log: whether its curve is drawn on a logarithmic axis.
     """
 
@@ -105,7 +105,7 @@ class Table:
         arms: the rows, by the name that ``--arms`` takes.
         scales: the sizes at which it can be run.
         seeds: which seeds each scale takes.
-        notes: where our set-up or numbers differ from the paper's, and why.
+        notes: where set-up or numbers differ from the paper's, and why.
     """
 
     title: str

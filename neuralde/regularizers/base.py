@@ -16,8 +16,27 @@ from neuralde.solvers.stepping.reductions import Cost, StepView
 class Regularizer(Cost):
     """A differentiable number for the training loss, computed from what the solver knows of itself.
 
-    A regularizer of your own is a reduction over accepted steps: subclass this, or :class:`StepReduction` where one
+    A further regularizer is a reduction over accepted steps: a subclass of this, or of :class:`StepReduction` where one
     number per step is summed, averaged or maximised.
+
+    A regularizer's value is in ``sol.regularization``, in the order in which they were given to the solve.
+
+    When to take it:
+        To write a regularizer that keeps more than one number between the steps. For one number per step
+        :class:`StepReduction` is shorter; for an integral of a known function :class:`RunningCost` needs no class.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> class Length(nde.regularizers.Regularizer):
+        ...     def start(self, y0, lanes, span):
+        ...         return (lanes,)
+        ...     def update(self, state, view):
+        ...         return (state[0] + view.rms(view.y1 - view.y0),)
+        ...     def value(self, state, accepted, plan):
+        ...         return state[0], 0
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(3), (0.0, 1.0))
+        >>> nde.solve(problem, regularizers=[Length()]).regularization[0]
+        tensor(0.6321)
     """
 
     def prepare(self, problem: ODEProblem | SDEProblem) -> ODEProblem | SDEProblem:
@@ -41,6 +60,19 @@ class StepReduction(Regularizer):
         reduction: ``"mean"``, ``"sum"`` or ``"max"``. A maximum's gradient is that of the one largest step.
         dt_power: :math:`p`, the power of the step size (a constant for the gradient).
         start_value: a value to reduce along with the steps'; the papers' code has one at ``t0`` (see the subclasses).
+
+    Shapes:
+        :meth:`measure` gives one number for each lane: 0-d, or ``(B,)`` with ``per_sample``; so is the reduced value.
+
+    Units:
+        Those of :meth:`measure` times time to the power of ``dt_power``.
+
+    Raises:
+        InvalidProblemError: ``reduction`` is none of the three.
+
+    When to take it:
+        To write a regularizer that is one number per accepted step. :class:`Regularizer` where more must be remembered;
+        :class:`RunningCost` for an integral that does not depend on the method.
 
     Example:
         >>> import torch, neuralde as nde

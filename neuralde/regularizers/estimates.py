@@ -27,6 +27,23 @@ class ErrorEstimate(StepReduction):
         norm: ``"rms"`` (default), over the entries of the state, or ``"max"``.
         start_value: a further value to reduce along; the paper's code has its initial estimate there, 0.
 
+    Shapes:
+        0-d; ``(B,)`` with ``per_sample``.
+
+    Units:
+        A pure number, the error in units of the tolerance (with ``scaled=False`` those of the state), times time to the
+        power of ``dt_power``.
+
+    Raises:
+        InvalidProblemError: an argument is none of those accepted; in the solve, a method without an embedded error
+            estimate, or an adjoint that does not see the steps.
+
+    When to take it:
+        To make a neural ODE or SDE cheaper where the controller limits the steps by accuracy: the estimate is there
+        already and costs no call of the field. :class:`StiffnessEstimate` where stability limits them,
+        :class:`StepCount` for a weight that holds at several tolerances, :class:`Local` with an adjoint that does not
+        see the steps.
+
     References:
         Pal, Ma, Shah, Rackauckas: Opening the Blackbox: Accelerating Neural Differential Equations by Regularizing
         Internal Solver Heuristics. ICML 2021.
@@ -79,6 +96,20 @@ class StiffnessEstimate(StepReduction):
         normalized: False leaves the division by :math:`\sigma` out.
         start_value: a further value to reduce along; the paper's code has its initial estimate there,
             1 / 3.5068 for Tsit5.
+
+    Shapes:
+        0-d; ``(B,)`` with ``per_sample``.
+
+    Units:
+        1/time, times time to the power of ``dt_power``: with 1 a pure number.
+
+    Raises:
+        InvalidProblemError: ``reduction`` is none of the three; in the solve, a method without stiffness estimate.
+
+    When to take it:
+        To keep a learned field from becoming stiff, where explicit methods take steps shorter than accuracy asks for.
+        :class:`ErrorEstimate` where accuracy limits the steps; :class:`JacobianFrobenius` for a bound on the whole
+        Jacobian, not only on the direction that the stages happen to see.
 
     References:
         Pal, Ma, Shah, Rackauckas, ICML 2021; Shampine, ACM Trans. Math. Softw. 3 (1977).

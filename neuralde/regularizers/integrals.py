@@ -33,6 +33,21 @@ class KineticEnergy(StepReduction):
         reduction: ``"sum"`` (the integral), ``"mean"`` or ``"max"`` over the steps.
         dt_power: :math:`p`, 1.
 
+    Shapes:
+        0-d; ``(B,)`` with ``per_sample``.
+
+    Units:
+        State squared per time with the defaults.
+
+    Raises:
+        InvalidProblemError: ``norm`` or ``reduction`` is none of those accepted; in the solve, a method for SDEs, or
+            one whose steps are no weighted sum of slopes.
+
+    When to take it:
+        To make the trajectories of a flow straight, as in continuous normalizing flows, often beside
+        :class:`JacobianFrobenius`. It acts on the equation, not on the solver: its weight holds at every tolerance. To
+        lower the cost as such, :class:`StepCount` or :class:`TaylorDerivative` aim nearer.
+
     References:
         Finlay, Jacobsen, Nurbekyan, Oberman: How to Train Your Neural ODE: the World of Jacobian and Kinetic
         Regularization. ICML 2020.
@@ -103,6 +118,21 @@ class TaylorDerivative(_PathIntegral):
 
     The field must be differentiable K times: a ReLU has no second derivative. Under ``torch.compile`` K is at most 2.
 
+    Shapes:
+        0-d; ``(B,)`` with ``per_sample``.
+
+    Units:
+        With the defaults state squared per time to the power of 2K - 1.
+
+    Raises:
+        InvalidProblemError: an argument is none of those accepted, ``order`` or ``points`` no positive int; in the
+            solve, a method for SDEs.
+
+    When to take it:
+        To make a solution smooth in the sense of the method's order, whatever the tolerance in training. The dearest of
+        the regularizers: :class:`StepCount` and :class:`ErrorEstimate` aim at the same thing with numbers that the
+        solver has anyway, but for the tolerance of the training.
+
     References:
         Kelly, Bettencourt, Johnson, Duvenaud: Learning Differential Equations that are Easy to Solve. NeurIPS 2020.
 
@@ -145,6 +175,21 @@ class JacobianFrobenius(_PathIntegral):
         norm: ``"mean"`` (default) divides by the number of entries of the state; ``"sum"`` does not.
         reduction: ``"sum"`` (the integral), ``"mean"`` or ``"max"`` over the steps.
         dt_power: the power of the step size in front, 1.
+
+    Shapes:
+        0-d; ``(B,)`` with ``per_sample``.
+
+    Units:
+        Per time with the defaults: a squared rate, integrated.
+
+    Raises:
+        InvalidProblemError: an argument is none of those accepted, ``points`` no positive int; in the solve, a method
+            for SDEs.
+
+    When to take it:
+        To bound how sensitive the flow is to its state: fewer steps, and less variance of a log-determinant's trace
+        estimate in a continuous normalizing flow. Usually beside :class:`KineticEnergy`. :class:`StiffnessEstimate`
+        sees less of the Jacobian and costs nothing.
 
     References:
         Finlay, Jacobsen, Nurbekyan, Oberman, ICML 2020; Hutchinson, Commun. Stat. Simul. Comput. 19 (1990).

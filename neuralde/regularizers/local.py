@@ -26,6 +26,10 @@ class Local(Regularizer):
     The trajectory itself may be differentiated by any adjoint, continuous ones included, because the extra step is
     ordinary autograd. It costs one step (and its initial-step heuristic) whatever the length of the solve.
 
+    .. math:: R = r\bigl(\Phi_h(t^*, y(t^*))\bigr), \qquad t^* \text{ random in } [t_0, t_1]
+
+    with :math:`\Phi_h` one step of the method and :math:`r` the measured regularizer.
+
     Args:
         regularizer: what to measure on the step; :class:`ErrorEstimate` if None.
         sampling: ``"unbiased"`` draws the time uniformly from the interval; ``"biased"`` draws one of the accepted
@@ -36,6 +40,21 @@ class Local(Regularizer):
             before. It is a constant in the paper's code; True needs an exact adjoint.
         constant_first_stage: treat the first stage as a constant too, as the paper's code does (its integrator hands it
             over). The default lets gradients flow through every stage.
+
+    Shapes:
+        0-d; ``(B,)`` with ``per_sample``: each sample has a time of its own; NaN for one that failed before it.
+
+    Units:
+        Those of the measured regularizer.
+
+    Raises:
+        InvalidProblemError: an argument is none of those accepted, or ``regularizer`` does not measure steps; in the
+            solve, a method that does not estimate what is measured.
+
+    When to take it:
+        With a continuous adjoint, which gives no gradient through the steps of a solve; or where the gradient of a
+        regularizer of every step costs too much. Its value is noisy, one step instead of all: otherwise take the
+        regularizer itself.
 
     References:
         Pal, Edelman, Rackauckas: Locally Regularized Neural Differential Equations: Some Black Boxes Were Meant to

@@ -22,6 +22,14 @@ class Penalty:
         terms: pairs of a regularizer and its weight: a number or a :class:`Schedule`, such as :class:`Exponential`,
             :class:`Cosine`, :class:`Warmup` or :class:`TargetNFE`.
 
+    Raises:
+        InvalidProblemError: a term is no pair of a regularizer and its weight, or a weight is no number or below 0; at
+            the call, the solution has not as many values as there are terms.
+
+    When to take it:
+        For more than one regularizer, or a weight that changes while a model trains. For one fixed weight ``loss + 10.0
+        * sol.regularization[0]`` is enough.
+
     Example:
         >>> import torch, neuralde as nde
         >>> from neuralde.regularizers import STEER, ErrorEstimate, Exponential, Penalty

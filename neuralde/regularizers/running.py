@@ -34,8 +34,23 @@ class RunningCost(PathIntegral, Regularizer):
         fn: ``fn(t, y, *args)``, real: one number, or one for each sample ``(B,)``, which ``per_sample`` expects. ``t`` is
             what the field receives. Its calls are not counted in ``stats.nfe``.
 
+    Shapes:
+        ``fn`` gives 0-d or ``(B,)``; the value is shaped alike, ``(B,)`` with ``per_sample``.
+
+    Units:
+        Those of ``fn`` times time.
+
     Raises:
         InvalidProblemError: ``fn`` is not callable, gives something else than real numbers, or writes into the state.
+
+    When to take it:
+        For an objective along the path, as in optimal control, with any adjoint, continuous ones included. A
+        regularizer of the solver's own numbers (:class:`ErrorEstimate`, :class:`KineticEnergy`) costs no further call
+        of a function; a component of the state belongs to the error control.
+
+    References:
+        Pontryagin, Boltyanskii, Gamkrelidze, Mishchenko: The Mathematical Theory of Optimal Processes (1962), for the
+        adjoint of an integral cost.
 
     Example:
         >>> import torch, neuralde as nde

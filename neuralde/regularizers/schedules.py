@@ -13,7 +13,10 @@ from neuralde.solvers.checks import number
 
 
 class Schedule(ABC):
-    """A weight as a function of time, ``schedule(step) -> float``; count steps or epochs, from 0, as you like.
+    """A weight as a function of time, ``schedule(step) -> float``; what counts as a step, an epoch say, is free; the first is 0.
+
+    When to take it:
+        To write a schedule that is none of the library's: a call gives the weight, :meth:`observe` sees each solution.
 
     Example:
         >>> import neuralde as nde
@@ -42,13 +45,23 @@ class Schedule(ABC):
 
 
 class Constant(Schedule):
-    """The same weight at every step.
+    r"""The same weight at every step, :math:`\lambda(n) = \lambda_0`.
 
     Args:
         weight: the weight.
 
-    >>> Constant(0.1)(7)
-    0.1
+    Units:
+        Those of the loss per those of the regularizer.
+
+    Raises:
+        InvalidProblemError: ``weight`` is no number, or below 0.
+
+    When to take it:
+        Written as a plain number in :class:`Penalty`; by its name where other code expects a schedule.
+
+    Example:
+        >>> Constant(0.1)(7)
+        0.1
     """
 
     def __init__(self, weight: float) -> None:
@@ -82,9 +95,20 @@ class Exponential(_Ramp):
         last: the weight from step ``steps`` on, positive.
         steps: how many steps (or epochs) it takes.
 
-    >>> schedule = Exponential(100.0, 1.0, steps=10)
-    >>> [round(schedule(step), 6) for step in (0, 5, 10, 99)]
-    [100.0, 10.0, 1.0, 1.0]
+    Units:
+        Weights in those of the loss per those of the regularizer; ``steps`` in what the call counts.
+
+    Raises:
+        InvalidProblemError: a weight is no positive number, or ``steps`` is none.
+
+    When to take it:
+        To begin strictly and let go, or the other way, over orders of magnitude; the papers' schedule. :class:`Cosine`
+        where one end is 0; :class:`TargetNFE` where no weight is known.
+
+    Example:
+        >>> schedule = Exponential(100.0, 1.0, steps=10)
+        >>> [round(schedule(step), 6) for step in (0, 5, 10, 99)]
+        [100.0, 10.0, 1.0, 1.0]
     """
 
     least = math.ulp(0.0)
@@ -95,16 +119,29 @@ class Exponential(_Ramp):
 
 
 class Cosine(_Ramp):
-    """From ``first`` to ``last`` along half a cosine, flat at both ends (Loshchilov, Hutter, SGDR, 2017).
+    r"""From ``first`` to ``last`` along half a cosine, flat at both ends (Loshchilov, Hutter, SGDR, 2017).
+
+    .. math:: \lambda(n) = \lambda_1 + \tfrac12 (\lambda_0 - \lambda_1) \bigl(1 + \cos(\pi \min(n / N, 1))\bigr)
 
     Args:
         first: the weight at step 0.
         last: the weight from step ``steps`` on.
         steps: how many steps (or epochs) it takes.
 
-    >>> schedule = Cosine(2.0, 0.0, steps=10)
-    >>> [round(schedule(step), 6) for step in (0, 5, 10, 99)]
-    [2.0, 1.0, 0.0, 0.0]
+    Units:
+        Weights in those of the loss per those of the regularizer; ``steps`` in what the call counts.
+
+    Raises:
+        InvalidProblemError: a weight is no number or below 0, or ``steps`` is not positive.
+
+    When to take it:
+        Where a weight ends at 0, or begins there: :class:`Exponential` cannot. :class:`Warmup` begins any other
+        schedule.
+
+    Example:
+        >>> schedule = Cosine(2.0, 0.0, steps=10)
+        >>> [round(schedule(step), 6) for step in (0, 5, 10, 99)]
+        [2.0, 1.0, 0.0, 0.0]
     """
 
     def __call__(self, step: float) -> float:
@@ -113,16 +150,29 @@ class Cosine(_Ramp):
 
 
 class Warmup(Schedule):
-    """Another schedule, multiplied by a line from 0 to 1 over the first steps: the model learns its task first.
+    r"""Another schedule, multiplied by a line from 0 to 1 over the first steps: the model learns its task first.
+
+    .. math:: \lambda(n) = \lambda_{\text{schedule}}(n) \, \min\bigl(\max((n - n_0) / N, 0), 1\bigr)
 
     Args:
         schedule: the schedule (or a number). One that learns, a :class:`TargetNFE`, learns from ``start`` on.
         steps: how many steps (or epochs) the line takes.
         start: how many steps to wait before it begins, with weight 0.
 
-    >>> schedule = Warmup(Constant(8.0), steps=4, start=2)
-    >>> [schedule(step) for step in (0, 2, 3, 6, 7)]
-    [0.0, 0.0, 2.0, 8.0, 8.0]
+    Units:
+        ``steps`` and ``start`` in what the call counts.
+
+    Raises:
+        InvalidProblemError: ``steps`` is not positive, ``start`` below 0, or ``schedule`` no schedule and no weight.
+
+    When to take it:
+        Where a penalty from the first step on keeps the model from learning its task: a trivial field is the cheapest
+        one.
+
+    Example:
+        >>> schedule = Warmup(Constant(8.0), steps=4, start=2)
+        >>> [schedule(step) for step in (0, 2, 3, 6, 7)]
+        [0.0, 0.0, 2.0, 8.0, 8.0]
     """
 
     def __init__(self, schedule: Schedule | float, steps: float, start: float = 0) -> None:
@@ -153,9 +203,9 @@ class TargetNFE(Schedule):
     .. math:: \log \lambda_n = \log \lambda_0 + k_I \sum_{m \le n} e_m + k_P e_n, \qquad
               e = \log(\overline{\text{nfe}} / \text{target})
 
-    a proportional-integral controller of the logarithm of the weight, on a running mean of the counts. Nobody has to
-    guess a weight, whose scale depends on the tolerance, the batch and the reduction: the target is in the units of what
-    one wants. Below the target nothing is paid for what is not needed. Use it through :class:`Penalty`, which shows it
+    a proportional-integral controller of the logarithm of the weight, on a running mean of the counts. No weight
+    has to be guessed, whose scale depends on the tolerance, the batch and the reduction: the target is in the units of
+    what is wanted. Below the target nothing is paid for what is not needed. Use it through :class:`Penalty`, which shows it
     every solution; its value does not depend on ``step``.
 
     Args:
@@ -168,6 +218,16 @@ class TargetNFE(Schedule):
         proportional: :math:`k_P`, which damps.
         memory: of how many training steps the running mean is.
         span: the weight stays within this factor of ``first``, either way.
+
+    Units:
+        ``target`` in calls of the field or steps; ``integral`` per training step; the weight in those of ``first``.
+
+    Raises:
+        InvalidProblemError: ``count`` is none of the three, or a number is outside its range.
+
+    When to take it:
+        Where a budget is known and no weight: another tolerance, batch or regularizer then needs no new search.
+        :class:`Exponential` and :class:`Cosine` repeat a published schedule.
 
     Example:
         >>> import neuralde as nde

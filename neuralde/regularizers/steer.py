@@ -28,6 +28,21 @@ class STEER(Regularizer):
         b: half the width of the jitter, in units of time; it must be shorter than the interval. The paper's 0.5 is for
             an interval of length 1.
 
+    Shapes:
+        The value is 0, 0-d or ``(B,)`` with ``per_sample``; the end time is one for all samples.
+
+    Units:
+        ``b`` is in units of time.
+
+    Raises:
+        InvalidProblemError: ``b`` is no number or negative; in the solve, ``b`` is not shorter than the interval, or a
+            save time lies beyond ``t1 - b`` without being ``t1``.
+
+    When to take it:
+        For classifiers and flows whose end time means nothing in itself. It costs no call of the field and no gradient
+        of the solver's numbers, so it goes with every adjoint and beside every other regularizer. Not for data at given
+        times: :class:`neuralde.LatentODE` has ``steer`` for these.
+
     References:
         Ghosh, Behl, Dupont, Torr, Namboodiri: STEER: Simple Temporal Regularization For Neural ODEs. NeurIPS 2020.
 

@@ -27,6 +27,21 @@ class StepCount(StepReduction):
         floor: errors below it count as it, with gradient 0 (the power's derivative at 0 is infinite).
         safety: the controller's safety factor, 0.9.
 
+    Shapes:
+        0-d; ``(B,)`` with ``per_sample``.
+
+    Units:
+        Steps.
+
+    Raises:
+        InvalidProblemError: ``reduction`` is none of the three; in the solve, a method without an embedded error
+            estimate.
+
+    When to take it:
+        To train for a number of steps: its weight is in the loss's units per step, and hardly depends on the tolerance.
+        :class:`ErrorEstimate` is the published regularizer, with the papers' weights; :class:`TargetNFE` finds a weight
+        for either.
+
     References:
         Hairer, Nørsett, Wanner: Solving Ordinary Differential Equations I, II.4, for the step that would just pass.
 

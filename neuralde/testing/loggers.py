@@ -13,7 +13,7 @@ from .record import CostRecorder
 
 
 class CostLogger:
-    """Sums the cost of the solves between two calls of :meth:`step` and hands it to a function of yours.
+    """Sums the cost of the solves between two calls of :meth:`step` and hands it to a function.
 
     Args:
         log: receives a dictionary of numbers and the step's number, from 0: ``solver/solves``, ``solver/nfe``,

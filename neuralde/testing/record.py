@@ -108,7 +108,7 @@ class CostRecorder:
 
     Solves are counted as they run forward: the calls that an adjoint makes in the backward pass are not among them.
     Eager solves and those of models with ``compile=True`` are heard (the latter without error and stiffness maxima); a
-    solve inside a function that you compile yourself is not.
+    solve inside a function under ``torch.compile`` is not.
 
     Attributes:
         solves: a :class:`SolveCost` for each solve, in the order in which they finished.

@@ -31,7 +31,7 @@ def transformed() -> bool:
 
 
 def differentiated(x: Any) -> bool:
-    """Whether somebody may ask for a derivative with respect to ``x``."""
+    """Whether a derivative may be asked for with respect to ``x``."""
     return isinstance(x, Tensor) and (x.requires_grad or transformed())
 
 

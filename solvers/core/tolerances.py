@@ -106,7 +106,7 @@ def for_each_entry(tolerance: Tolerance) -> bool:
 
 
 def refuse_zero(rtol: Tolerance, atol: Tolerance) -> None:
-    """Refuse a state, or an entry of it, that may have no error at all; in a graph nobody can look."""
+    """Refuse a state, or an entry of it, that may have no error at all; in a graph there are no values to look at."""
     if torch.compiler.is_compiling():
         return
     if isinstance(rtol, Tensor) or isinstance(atol, Tensor):

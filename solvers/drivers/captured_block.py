@@ -168,7 +168,7 @@ def _block(
     if wants.states:
         clocks = {name: torch.stack([getattr(state, name) for state in states]) for name in CARRIED}
         clocks |= {key: torch.stack([getattr(x, name) for x in trials]) for key, name in JUDGED.items()}
-        # Where a step was accepted its end is the next state, and nobody looks at the others.
+        # Where a step was accepted its end is the next state, and the others are not read.
         ys = torch.stack([state.y for state in states])
         costs = tuple(
             tuple(torch.stack(list(xs)) for xs in zip(*(state.costs[place] for state in states), strict=True))

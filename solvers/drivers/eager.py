@@ -32,7 +32,7 @@ def start(
     slope: Tensor | None = None,
     costs: tuple[tuple[Tensor, ...], ...] | None = None,
 ) -> Carry:
-    """The first carry: the field at the start, if nobody has called it there, and a first step size if none is given."""
+    """The first carry: the field at the start, unless it was called there already, and a first step size if none is given."""
     if plan.host and plan.t0 == plan.t1:
         return begin(plan, y0, None, 0.0, 0 if slope is None else 1, costs)
     estimate = dt is None and plan.controller.adaptive

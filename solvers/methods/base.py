@@ -19,7 +19,7 @@ VectorField = Callable[[Scalar, Tensor], Tensor]
 class Step(ABC):
     """One step from ``(t0, y0)`` to ``(t1, y)``, with all that the method knows about it.
 
-    Everything but ``y`` is computed when it is read, so nobody pays for what nobody asked for, and everything is
+    Everything but ``y`` is computed when it is read, so what is not read costs nothing, and everything is
     differentiable. Norms and tolerances belong to the reader.
 
     Example:

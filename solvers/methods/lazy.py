@@ -1,4 +1,4 @@
-"""Names of a package that are resolved when somebody asks for them (PEP 562)."""
+"""Names of a package that are resolved when they are first read (PEP 562)."""
 
 from __future__ import annotations
 

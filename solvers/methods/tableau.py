@@ -7,7 +7,7 @@ One step of an explicit Runge-Kutta method from ``(t0, y0)`` over ``h`` is::
     y1 - y1_embedded = h sum_i (b_i - b_embedded_i) k_i the local error estimate
     y(t0 + theta h)  = y0 + h sum_i w_i(theta) k_i      dense output, w_i polynomials
 
-A wrong digit in such a table does not crash: it lowers the order of convergence, which nobody notices. So a
+A wrong digit in such a table does not crash: it lowers the order of convergence, which goes unnoticed. So a
 `ButcherTableau` proves its claims when it is made: row sums, the order conditions of every rooted tree for ``b``, for
 ``b_embedded`` and, as polynomials in theta, for the dense output. What can be computed (FSAL, error weights, stability
 radius, ...) is computed, never declared.

@@ -184,7 +184,7 @@ class Trial(NamedTuple):
 
     @property
     def moved(self) -> bool:
-        """Whether any lane accepted the step; a host sync where nobody has read it yet."""
+        """Whether any lane accepted the step; a host sync where it has not been read yet."""
         return any_true(self.accept) if self.host is None else self.host.moved
 
 

@@ -1,6 +1,6 @@
 """The tableaus that come with the library, each built and proved on first use.
 
-Nobody pays for a method that is not used: the names below are resolved on first access (PEP 562).
+A method that is not used costs nothing: the names below are resolved on first access (PEP 562).
 
 >>> from neuralde.solvers.methods.tableaus import TSIT5
 >>> TSIT5.order, TSIT5.embedded_order, TSIT5.fsal

@@ -6,13 +6,14 @@ thirteen evaluations, and the dense output has its end slope for nothing.
 Source: P. J. Prince, J. R. Dormand, "High order embedded Runge-Kutta formulae", J. Comput. Appl. Math. 7 (1981) 67-75
 (the pair RK8(7)13M, in fractions good to 18 digits).
 
-The stages alone allow dense output of order 5 and no more, which is what diffrax has. The dense output here is our own.
-Four extra stages raise the order in turn: the row of the first (node 0.9) satisfies the order conditions at its node up
-to order 5, which makes order 6 possible; the rows of the next three (nodes 0.28, 0.55, 0.69) satisfy them up to order
-6, which makes order 7 possible. Of the solutions of these linear systems, and of the final one for weights of degree 7
-that end in b with a continuous slope, each is the smallest in the Euclidean norm; stages 1 to 4 (counted from 0) and,
-in the final one, the first extra stage take no part. The nodes came out of a random search for a small error of order
-8. The computation was done with 60 digits; tests/solvers/test_dense_weights.py repeats it in double precision.
+The stages alone allow dense output of order 5 and no more, which is what diffrax has. The dense output here is another
+one, derived for this library. Four extra stages raise the order in turn: the row of the first (node 0.9) satisfies the
+order conditions at its node up to order 5, which makes order 6 possible; the rows of the next three (nodes 0.28, 0.55,
+0.69) satisfy them up to order 6, which makes order 7 possible. Of the solutions of these linear systems, and of the
+final one for weights of degree 7 that end in b with a continuous slope, each is the smallest in the Euclidean norm;
+stages 1 to 4 (counted from 0) and, in the final one, the first extra stage take no part. The nodes came out of a random
+search for a small error of order 8. The computation was done with 60 digits; tests/solvers/test_dense_weights.py
+repeats it in double precision.
 """
 
 from ..tableau import ButcherTableau, Interpolant

@@ -66,7 +66,7 @@ def integer_seed(seed: Any) -> int:
 
 
 def check_span(t0: Tensor, t1: Tensor) -> None:
-    """Refuse ends that are no interval; in a graph nobody can look."""
+    """Refuse ends that are no interval; in a graph there are no values to look at."""
     if torch.compiler.is_compiling():
         return
     for time, name in ((t0, "t0"), (t1, "t1")):

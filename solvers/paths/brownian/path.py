@@ -116,7 +116,7 @@ class BrownianPath:
         self.device = torch.empty(0, device=device).device
         self.t0, self.t1 = (self._time(t).detach() for t in (t0, t1))
         check_span(self.t0, self.t1)
-        # In a graph nobody can look at its value.
+        # In a graph its value cannot be read.
         self.dt = dt if dt is None or torch.compiler.is_compiling() else positive(dt, "dt")
         self.depth = self._depth(tol)
         self._start = torch.minimum(self.t0, self.t1)
@@ -167,7 +167,7 @@ class BrownianPath:
         return self.within(s, t)
 
     def within(self, s: Scalar, t: Scalar) -> Increment:
-        """As :meth:`increment`; in a graph, where nobody can look, the caller knows that both times are in one cell."""
+        """As :meth:`increment`; in a graph, where values cannot be read, the caller knows that both times are in one cell."""
         with torch.no_grad():
             times = torch.stack(torch.broadcast_tensors(self._time(s), self._time(t))).reshape(2, -1)
             back = times[1] < times[0]
