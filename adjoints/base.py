@@ -108,6 +108,13 @@ class Result:
 class Adjoint(ABC):
     """How a solve is differentiated: pass an instance of a subclass as ``solve(..., adjoint=)``.
 
+    There are two families. *Discretise-then-optimise* differentiates the steps that were taken: the gradient is that of
+    the numerical solution, exact to rounding (``capabilities.exact``). *Optimise-then-discretise* solves the adjoint
+    equation of the continuous problem with a method of its own: the gradient converges with the tolerance.
+
+    When to take it:
+        To add a way to differentiate; of those that there are, ``neuralde.adjoints.table()`` says what each can do.
+
     Example:
         >>> import neuralde as nde
         >>> [kind.capabilities.exact for kind in (nde.DirectAdjoint, nde.DiscreteAdjoint, nde.BacksolveAdjoint)]

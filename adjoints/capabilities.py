@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Capabilities:
     """The facts about one adjoint. What is False here is refused with a reason, never differentiated wrongly.
 
-    Args:
+    Attributes:
         exact: the gradient is that of the numerical solution, to rounding; otherwise it converges with the tolerance.
         memory: what is kept between the solve and its backward pass.
         cost: what the backward pass computes.
@@ -91,6 +91,12 @@ def _has(have: object, value: object) -> bool:
 
 def table() -> str:
     """The capabilities of every adjoint as a Markdown table, one row for each fact.
+
+    Returns:
+        A Markdown table, a column for each adjoint.
+
+    When to take it:
+        To choose an adjoint by what it can do; the page *Choosing an adjoint* says what it costs.
 
     Example:
         >>> import neuralde as nde

@@ -137,6 +137,11 @@ def check(
         InvalidProblemError: an argument is wrong.
         SolveError: the solve failed.
 
+    When to take it:
+        Once for every new field, event or loss, in float64 and before the training: it finds a tensor that is hidden
+        from autograd, a field that is no function of its arguments, and a continuous adjoint whose tolerance is too
+        loose.
+
     Example:
         >>> import torch, neuralde as nde
         >>> k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)

@@ -71,6 +71,12 @@ def columns() -> list[type[Adjoint] | None]:
 def composability() -> str:
     """What goes together as a Markdown table: a row for each way, a column for each adjoint and one for blocks.
 
+    Returns:
+        A Markdown table.
+
+    When to take it:
+        Before a solve is put under ``torch.func``, ``torch.compile``, hooks or a second backward pass.
+
     Example:
         >>> import neuralde as nde
         >>> print(nde.adjoints.composability().splitlines()[2])

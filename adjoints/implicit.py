@@ -62,6 +62,15 @@ class ImplicitAdjoint(Adjoint):
         check: estimate what the residual does to the gradient. Costs one more call of ``f``, and with GMRES two rough
             solves.
 
+    Raises:
+        InvalidProblemError: an argument is wrong; in the solve, a problem that is no
+            :class:`neuralde.SteadyStateProblem`.
+        ConvergenceError: in the backward pass, where the state has no gradient.
+
+    When to take it:
+        The only adjoint of steady states, and their default. To differentiate a transient, solve an
+        :class:`neuralde.ODEProblem` over its time.
+
     References:
         Christianson: Reverse accumulation and attractive fixed points. Optim. Methods Softw. 3 (1994).
         Bai, Kolter, Koltun: Deep equilibrium models. NeurIPS 2019.

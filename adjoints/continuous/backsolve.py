@@ -12,7 +12,7 @@ from .base import ContinuousAdjoint, Sweep
 
 
 class BacksolveAdjoint(ContinuousAdjoint):
-    r"""Not exact: solves the adjoint equation backwards, reconstructing the state on the way; O(1) memory.
+    r"""Not exact (optimise-then-discretise): solves the adjoint equation backwards, reconstructing the state; O(1) memory.
 
     .. math:: \dot a = -a^\top \frac{\partial f}{\partial y}, \qquad
               \frac{dL}{d\theta} = \int_{t_0}^{t_1} a^\top \frac{\partial f}{\partial \theta} \, dt
@@ -44,6 +44,17 @@ class BacksolveAdjoint(ContinuousAdjoint):
         rtol: its relative tolerance; the forward one if None.
         atol: its absolute tolerance; the forward one if None.
         controller: its step-size control; the forward one if None.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; in the solve, an option that the adjoint does not differentiate
+            (``dense=True``, ``saveat="steps"``, a regularizer of the steps), or a reversible method.
+        SolveError: in the backward pass, if the backward solve fails.
+
+    When to take it:
+        Where neither the states of all steps nor a polynomial for each fit into memory, and the field is neither stiff
+        nor chaotic backwards. :class:`GaussAdjoint` is the continuous adjoint otherwise, :class:`ReversibleAdjoint` the
+        exact one with O(1) memory, :class:`DiscreteAdjoint` with ``checkpoints`` the exact one with memory that is
+        chosen.
 
     References:
         Chen, Rubanova, Bettencourt, Duvenaud: Neural Ordinary Differential Equations. NeurIPS 2018. Kidger, Chen,

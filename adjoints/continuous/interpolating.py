@@ -17,7 +17,7 @@ from .integrands import Quadrature
 
 
 class GaussAdjoint(ContinuousAdjoint):
-    r"""Not exact: solves the adjoint equation backwards on the forward dense output; parameters by Gauss quadrature.
+    r"""Not exact (optimise-then-discretise): solves the adjoint equation on the dense output; parameters by Gauss quadrature.
 
     .. math:: \dot a = -a^\top \frac{\partial f}{\partial y}(t, u(t)), \qquad
               \frac{dL}{d\theta} = \int_{t_0}^{t_1} a^\top \frac{\partial f}{\partial \theta}(t, u(t)) \, dt
@@ -40,7 +40,15 @@ class GaussAdjoint(ContinuousAdjoint):
         controller: its step-size control; the forward one if None.
 
     Raises:
+        InvalidProblemError: an argument is wrong; in the solve, an option that the adjoint does not differentiate
+            (``dense=True``, ``saveat="steps"``, a regularizer of the steps), or a reversible method.
         ConvergenceError: in the backward pass, if the parameters' integral does not converge.
+        SolveError: in the backward pass, if the backward solve fails.
+
+    When to take it:
+        Where the gradient of the equation is wanted and not that of its discretisation, with many parameters: the
+        backward tolerances are then its own. Otherwise :class:`DiscreteAdjoint`, which is exact and usually faster.
+        :class:`InterpolatingAdjoint` where the parameters' integral must steer the steps.
 
     References:
         Norcliffe, Deisenroth: Faster Training of Neural ODEs Using Gauss-Legendre Quadrature. TMLR 2023. Rackauckas et
@@ -75,18 +83,30 @@ class GaussAdjoint(ContinuousAdjoint):
 
 
 class InterpolatingAdjoint(GaussAdjoint):
-    r"""Not exact: solves the adjoint equation backwards on the forward dense output, parameters' integral included.
+    r"""Not exact (optimise-then-discretise): solves the adjoint equation on the dense output, parameters' integral included.
 
     As :class:`GaussAdjoint`, but the parameters' integral is part of the backward state, where the error control sees it:
     choose it where that integral itself is hard (parameters that matter for a short time only). The backward state is
     as large as the parameters; with ``per_sample`` as large as samples times parameters, and :class:`GaussAdjoint` is
     the better choice.
 
+    .. math:: \frac{d}{dt} \begin{pmatrix} a \\ q \end{pmatrix} = -\begin{pmatrix} (\partial f / \partial y)^\top a \\
+              (\partial f / \partial \theta)^\top a \end{pmatrix}(t, u(t)), \qquad \frac{dL}{d\theta} = q(t_0)
+
     Args:
         solver: the method of the backward solve; the forward one if None.
         rtol: its relative tolerance; the forward one if None.
         atol: its absolute tolerance; the forward one if None.
         controller: its step-size control; the forward one if None.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; in the solve, an option that the adjoint does not differentiate
+            (``dense=True``, ``saveat="steps"``, a regularizer of the steps), or a reversible method.
+        SolveError: in the backward pass, if the backward solve fails.
+
+    When to take it:
+        Where parameters matter for short times only, which a quadrature might miss, and are few. :class:`GaussAdjoint`
+        in every other case.
 
     References:
         Rackauckas et al.: Universal Differential Equations for Scientific Machine Learning. arXiv:2001.04385.

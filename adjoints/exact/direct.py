@@ -16,16 +16,30 @@ from .replay import Recorder, retake
 
 
 class DirectAdjoint(Adjoint):
-    """Exact; autograd records every accepted step, so memory grows with stages times steps.
+    r"""Exact (discretise-then-optimise); autograd records every accepted step, so memory grows with stages times steps.
 
     The gradient is that of the numerical solution for the steps taken. It supports everything: double backward, forward
     mode (``torch.func.jvp``), regularizers, dense output. A joint solve is recorded as it runs; a per-sample solve, or
     one in blocks, runs first and is then taken again in the graph, step by step, so that a lane that failed, or a
     rejected step, cannot disturb the gradients.
 
+    .. math:: \frac{dL}{d\theta} = \frac{dL}{dy_N} \sum_n \Bigl(\prod_{m > n} \frac{\partial y_{m}}{\partial y_{m-1}}\Bigr)
+              \frac{\partial y_n}{\partial \theta}
+
     Args:
         through_steps: differentiate the choice of step sizes as well (see
             :func:`neuralde.solvers.stepping.controllers.constant_for_gradient` for why that is off).
+
+    Raises:
+        RuntimeError: in a second backward pass without ``retain_graph=True`` (torch's own error).
+
+    When to take it:
+        For forward mode and ``torch.func``, gradients through step sizes, or a field whose second call would differ
+        (dropout). :class:`DiscreteAdjoint` gives the same gradient in less memory.
+
+    References:
+        Griewank, Walther: Evaluating Derivatives. 2nd edition, SIAM (2008), for reverse mode. Kidger: On Neural
+        Differential Equations. PhD thesis, University of Oxford (2022), section 5.1.
 
     Example:
         >>> import torch, neuralde as nde

@@ -33,7 +33,7 @@ DEFAULT_BUDGET = 256 * 2**20
 
 
 class DiscreteAdjoint(Adjoint):
-    """Exact, the default; keeps the graphs of as many steps as a budget allows, and takes the others again.
+    r"""Exact (discretise-then-optimise), the default; keeps as many steps' graphs as a budget allows, and takes the others again.
 
     The gradient is the one that :class:`DirectAdjoint` gives, to rounding, and as fast where all graphs fit. Memory: one
     state per accepted step, the kept graphs, and the graph of a single step at a time. Cost: behind the step where the
@@ -42,14 +42,33 @@ class DiscreteAdjoint(Adjoint):
     one graph, so that derivatives of any order follow, with the memory of :class:`DirectAdjoint` for as long. No forward
     mode, which :class:`DirectAdjoint` has.
 
+    .. math:: \lambda_{n-1} = \Bigl(\frac{\partial y_n}{\partial y_{n-1}}\Bigr)^{\!\top} \lambda_n, \qquad
+              \frac{dL}{d\theta} = \sum_n \lambda_n^\top \frac{\partial y_n}{\partial \theta}, \qquad \lambda_N = \frac{dL}{dy_N}
+
     Args:
         budget: how many bytes the kept graphs may hold beside states and parameters; 0 keeps none. None: 256 MiB, or 0
             with ``checkpoints``. The size of a step's graph is looked at now and then, often enough that steps may grow
             fourfold in between. Solves in ``Blocks`` and with ``Reversible`` methods keep no graphs.
-        checkpoints: keep at most this many states and compute the others again: half of them are spread evenly over the
-            solve as it runs, whatever its length; the rest divides the gap at hand in the backward pass. With n steps
-            and about the square root of n states each step is taken two to four times in all; with a fixed number of
-            states, more often, by a count that grows far more slowly than n. None keeps all.
+        checkpoints: keep at most this many states and compute the others again (recursive checkpointing): half of them
+            are spread evenly over the solve as it runs, whatever its length; the rest divides the gap at hand in the
+            backward pass. With n steps and about the square root of n states each step is taken two to four times in
+            all; with a fixed number of states, more often, by a count that grows far more slowly than n. None keeps
+            all.
+
+    Raises:
+        InvalidProblemError: ``checkpoints`` is no positive int, or ``budget`` no number of bytes from 0 on; in the
+            solve, under ``torch.func`` or forward mode.
+        RuntimeError: in the backward pass, where the field gives other values than in the solve.
+
+    When to take it:
+        First, and for most models. ``checkpoints`` for solves too long to keep a state of every step;
+        :class:`DirectAdjoint` for forward mode; :class:`ForwardSensitivity` for few parameters and long solves; a
+        continuous adjoint only where the gradient of the equation is the point.
+
+    References:
+        Griewank, Walther: Algorithm 799: revolve. ACM Trans. Math. Softw. 26 (2000), for the checkpoints. Stumm,
+        Walther: New algorithms for optimal online checkpointing. SIAM J. Sci. Comput. 32 (2010), where the number of
+        steps is not known before, as here.
 
     Example:
         >>> import torch, neuralde as nde

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuralde.solvers.core.derivative_order import refuse_once
 from neuralde.solvers.drivers.integrate import Outcome, integrate
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
@@ -28,10 +29,14 @@ from .sensitivity_norm import Variational, with_sensitivities
 
 # What torch says of operations whose backward pass cannot be differentiated.
 _ONCE = ("create_graph=False", "does not currently support double backward", "once_differentiable")
+_ONCE_ONLY = (
+    "f: has first derivatives only (it is compiled, say, or uses an autograd.Function marked once_differentiable), "
+    "and ForwardSensitivity differentiates its backward pass; expected a field without them, or DiscreteAdjoint()"
+)
 
 
 class ForwardSensitivity(Adjoint):
-    r"""Exact; carries the derivative with respect to every input number forward with the solve, for few of them.
+    r"""Exact (discretise-then-optimise); carries the derivative with respect to every input number forward with the solve.
 
     .. math:: S_{n+1} = \frac{\partial y_{n+1}}{\partial y_n} S_n + \frac{\partial y_{n+1}}{\partial p}, \qquad
               S = \frac{\partial y}{\partial p}
@@ -47,6 +52,19 @@ class ForwardSensitivity(Adjoint):
             and sensitivities together, each in units of its own tolerance. Otherwise, as with every other adjoint, the
             steps fit the state, and the gradient, though exact for these steps, may be far from that of the equation
             where the sensitivities change faster than the state. Costs one more solve, of both together; joint solves.
+
+    Raises:
+        InvalidProblemError: ``in_error_norm`` is no bool; in the solve, an SDE, or events together with
+            ``in_error_norm``; in the backward pass, a field that has first derivatives only.
+
+    When to take it:
+        For few numbers to differentiate by, up to some tens, and long solves or many outputs: fits of rate constants,
+        say. For the weights of a network :class:`DiscreteAdjoint`.
+
+    References:
+        Hairer, Nørsett, Wanner: Solving Ordinary Differential Equations I, I.14, for the variational equation.
+        Hindmarsh, Brown, Grant, Lee, Serban, Shumaker, Woodward: SUNDIALS. ACM Trans. Math. Softw. 31 (2005), for the
+        error norm.
 
     Example:
         >>> import torch, neuralde as nde
@@ -232,6 +250,7 @@ def _push(
         pairs = [(g, tangents[place]) for place, g in used.items() if g.requires_grad]
         if not pairs:
             return moved, set(used)
+        refuse_once([g for g, _ in pairs], inputs, _ONCE_ONLY)
         got = iter(gradients_of_many([g for g, _ in pairs], cotangents, [v for _, v in pairs]))
     for place, x in enumerate(outputs):
         if x is not None and x.requires_grad:
@@ -248,10 +267,7 @@ def _differentiated_twice() -> Iterator[None]:
     except RuntimeError as error:
         if not any(mark in str(error) for mark in _ONCE):
             raise
-        raise InvalidProblemError(
-            "f: has first derivatives only (it is compiled, say, or uses an autograd.Function marked once_differentiable), "
-            "and ForwardSensitivity differentiates its backward pass; expected a field without them, or DiscreteAdjoint()"
-        ) from error
+        raise InvalidProblemError(_ONCE_ONLY) from error
 
 
 class _Forward(torch.autograd.Function):

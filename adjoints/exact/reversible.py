@@ -14,13 +14,22 @@ from .replay import retreat
 
 
 class ReversibleAdjoint(DiscreteAdjoint):
-    r"""Exact, for reversible methods; keeps no states between the steps and takes each step back to differentiate it.
+    r"""Exact (discretise-then-optimise), for reversible methods; keeps no states and takes each step back to differentiate it.
 
     The gradient is the one that :class:`DirectAdjoint` gives for the same method, up to the rounding that taking steps
     back collects: how far the state at the start is missed is measured, and beyond :math:`\sqrt\epsilon` of its size
     the backward pass refuses instead of giving a gradient. Memory: one state and the graph of a single step, whatever
     the number of steps (and two numbers for the time of each). Cost: the backward pass takes each step back and once
     more. With ``create_graph=True`` it takes all steps again as one graph, as :class:`DiscreteAdjoint` does.
+
+    Raises:
+        InvalidProblemError: in the solve, a method that is not reversible, or events; in the backward pass, if the
+            start is missed by more than :math:`\sqrt\epsilon`.
+
+    When to take it:
+        For solves so long that even ``DiscreteAdjoint(checkpoints=...)`` is short of memory, on fields that do not
+        contract much; it needs :class:`Reversible` or :class:`ReversibleHeun`, whose stability is weak. Exact, where
+        :class:`BacksolveAdjoint` is not.
 
     References:
         McCallum, Foster: Efficient, Accurate and Stable Gradients for Neural ODEs. arXiv:2410.11648 (2024).

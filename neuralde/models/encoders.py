@@ -33,6 +33,15 @@ class MaskedGRU(nn.Module):
         ``forward(ts, x, mask)`` with ``(T,)``, ``(B, T, channels)`` and the same gives mean and log-variance,
         each ``(B, latent)``. :math:`\Delta t` is the time to the next observation, 0 for the last one.
 
+    Raises:
+        RuntimeError: the series, the mask and the times do not fit each other (torch's own error;
+            :class:`neuralde.LatentODE` checks them first).
+
+    When to take it:
+        The encoder of the papers' latent ODEs, and cheap: it does not solve an equation between the observations, so
+        gaps of very different lengths enter only as the number :math:`\Delta t`. Any module ``(ts, x, mask) -> (mean,
+        logvar)`` may replace it.
+
     References:
         Rubanova, Chen, Duvenaud: Latent ODEs for Irregularly-Sampled Time Series. NeurIPS 2019.
         Pal, Ma, Shah, Rackauckas: Opening the Blackbox. ICML 2021.

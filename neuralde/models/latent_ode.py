@@ -30,6 +30,17 @@ class LatentField(nn.Module):
     Shapes:
         ``z`` and the result are ``(..., dim)``; ``t`` is ignored.
 
+    Raises:
+        RuntimeError: the last dimension of ``z`` is not ``dim`` (torch's own error).
+
+    When to take it:
+        To repeat a published latent ODE. It has no time in it, and its values are within 1; :class:`TimeConditionedMLP`
+        is the usual choice where neither is wanted.
+
+    References:
+        Rubanova, Chen, Duvenaud: Latent ODEs for Irregularly-Sampled Time Series. NeurIPS 2019. Pal, Ma, Shah,
+        Rackauckas: Opening the Blackbox. ICML 2021.
+
     Example:
         >>> import torch, neuralde as nde
         >>> field = nde.models.LatentField(20)
@@ -60,6 +71,12 @@ class LatentSeries(NamedTuple):
         logvar: logarithm of the latent start's variance, ``(B, latent)``.
         states: the latent states, ``(T, B, latent)``.
         solution: of the solve; its ``regularization`` belongs in the loss.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> series = nde.LatentODE(channels=3, latent=4)(torch.linspace(0.0, 1.0, 10), torch.randn(8, 10, 3))
+        >>> series.prediction.shape, series.states.shape, series.solution.status.name
+        (torch.Size([8, 10, 3]), torch.Size([10, 8, 4]), 'SUCCESS')
     """
 
     prediction: Tensor
@@ -94,11 +111,27 @@ class LatentODE(nn.Module):
         solver, rtol, atol, adjoint, regularizers: as in :class:`neuralde.NeuralODE`, which holds the field and solves.
         options: further options of :func:`neuralde.solve`.
 
-    ``forward(ts, x, mask=None, predict=None)`` takes increasing times ``(T,)`` in any unit, series ``(B, T, channels)`` and
-    ``mask`` ``(B, T, channels)``, true where something was observed; without a mask that is where ``x`` is not NaN. What
-    is not observed is never read. ``predict`` are other times to decode at, the first not before ``ts[0]``. It gives a
+    Calls are ``forward(ts, x, mask=None, predict=None)``. Without a mask, observed is where ``x`` is not NaN. What is not
+    observed is never read. ``predict`` are other times to decode at, the first not before ``ts[0]``. It gives a
     :class:`LatentSeries`. In training mode the start is drawn from torch's global generator, in evaluation it is the mean.
     The counts of the last solve stay readable as ``stats``.
+
+    Shapes:
+        ``ts`` ``(T,)``, increasing; ``x`` and ``mask`` ``(B, T, channels)``, the mask true where something was
+        observed; ``predict`` ``(P,)``; the prediction ``(B, T, channels)`` or ``(B, P, channels)``; the likelihood and
+        the divergence ``(B,)``.
+
+    Units:
+        Times in any one unit, that of the field; ``std`` in the units of ``x``; the bound in nats.
+
+    Raises:
+        InvalidProblemError: a size, ``std`` or ``steer`` is out of range, an option fixes the times; at the call, times
+            do not increase, or series, mask or an encoder's output do not fit.
+        SolveError: as :func:`neuralde.solve`.
+
+    When to take it:
+        For series observed at irregular times or with gaps, whose noise is that of the measurement. :class:`LatentSDE`
+        where the process itself is random; :class:`NeuralODE` where the state is observed whole.
 
     References:
         Rubanova, Chen, Duvenaud: Latent ODEs for Irregularly-Sampled Time Series. NeurIPS 2019.

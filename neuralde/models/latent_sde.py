@@ -32,6 +32,13 @@ class LatentPath(NamedTuple):
         states: ``(B, d)`` at the end, or with ``saveat`` ``(T, B, d)``.
         kl: the path's share of the divergence up to the same times, ``(B,)`` or ``(T, B)``.
         solution: of the solve, whose states have the divergence as a last component.
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> model = nde.LatentSDE(lambda t, z: 1.0 - z, lambda t, z: -z, lambda t, z: 0.5 + 0.0 * z, dt=0.1)
+        >>> path = model(torch.zeros(4, 2), seed=0)
+        >>> path.states.shape, path.kl.shape, path.solution.stats.steps
+        (torch.Size([4, 2]), torch.Size([4]), 10)
     """
 
     states: Tensor
@@ -64,6 +71,22 @@ class LatentSDE(nn.Module):
 
     ``forward(z0, args=(), seed=None)`` solves the posterior from ``z0``, ``(B, d)``, and gives a :class:`LatentPath`.
     The counts of the last solve stay readable as ``stats``.
+
+    Shapes:
+        ``z0`` ``(B, d)``; drifts and diffusion ``(B, d)`` to ``(B, d)``; ``states`` ``(B, d)`` and ``kl`` ``(B,)``,
+        with ``saveat`` a leading T for both.
+
+    Units:
+        The divergence in nats; the diffusion in state per square root of time.
+
+    Raises:
+        InvalidProblemError: a function is not callable; at the call, ``z0`` is no floating-point tensor with a
+            dimension, or a function gives another shape than that of ``z0``.
+        SolveError: as :func:`neuralde.solve`.
+
+    When to take it:
+        For a process that is random itself, fitted by variational inference: the data have a likelihood given the path.
+        :class:`SDEGAN` where there is no such likelihood; :class:`LatentODE` where only the start is random.
 
     References:
         Li, Wong, Chen, Duvenaud: Scalable Gradients for Stochastic Differential Equations. AISTATS 2020.

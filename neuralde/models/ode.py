@@ -34,6 +34,16 @@ class TimeConditionedMLP(nn.Module):
     Shapes:
         ``z`` is ``(..., dim)``, ``t`` 0-d or broadcasting against ``(..., 1)``; the result is ``(..., dim)``.
 
+    Raises:
+        RuntimeError: the last dimension of ``z`` is not ``dim`` (torch's own error).
+
+    When to take it:
+        A first field for a :class:`NeuralODE` or the drift of a :class:`NeuralSDE`; it is smooth, so methods keep their
+        order. A field with a structure that is known (symmetry, conserved quantities) learns from less.
+
+    References:
+        Pal, Ma, Shah, Rackauckas: Opening the Blackbox. ICML 2021, whose field for MNIST this is.
+
     Example:
         >>> import torch, neuralde as nde
         >>> field = nde.models.TimeConditionedMLP(3, hidden=[16])
@@ -80,6 +90,20 @@ class NeuralODE(nn.Module):
     ``forward(x, args=())`` gives ``(states, solution)``: the final state, or with ``saveat`` the states ``(T, ...)``; and
     the :class:`neuralde.Solution`, whose ``regularization`` belongs in the loss. The counts of the last solve stay
     readable as ``stats``.
+
+    Shapes:
+        ``x`` is any state, a tensor ``(B, ...)`` or a pytree; the states have its shape (the last dimension longer by
+        ``augment``), with ``saveat`` a leading T.
+
+    Raises:
+        InvalidProblemError: ``field`` is not callable, ``augment`` no int from 0 on, or ``compile`` meets an option
+            that does not compile; at the call, ``augment`` meets a state without a last dimension, and whatever
+            :func:`neuralde.solve` refuses.
+        SolveError: as :func:`neuralde.solve`.
+
+    When to take it:
+        As a layer in a network, or as the model of a state that is observed whole. :func:`neuralde.solve` itself where
+        a problem changes from call to call; :class:`NeuralSDE` where the dynamics are random.
 
     References:
         Chen, Rubanova, Bettencourt, Duvenaud: Neural Ordinary Differential Equations. NeurIPS 2018.

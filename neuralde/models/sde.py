@@ -44,6 +44,19 @@ class NeuralSDE(nn.Module):
     ``regularization`` belongs in the loss. Without a seed, one is drawn from torch's global generator at each call. The
     counts of the last solve stay readable as ``stats``.
 
+    Shapes:
+        ``x`` is any state with the components in its last dimension, ``(B, d)`` say; the states have its shape, with
+        ``saveat`` a leading T. The diffusion is shaped as :class:`neuralde.SDEProblem` says for the noise.
+
+    Raises:
+        InvalidProblemError: drift or diffusion is not callable, or ``compile`` meets an option that does not compile;
+            at the call, ``noise`` or ``calculus`` is unknown, and whatever :func:`neuralde.solve` refuses.
+        SolveError: as :func:`neuralde.solve`.
+
+    When to take it:
+        For a random layer, or dynamics whose noise is learned by moments of its samples. A fit to whole paths needs
+        :class:`LatentSDE` (a likelihood) or :class:`SDEGAN` (a critic) around it.
+
     References:
         Kidger: On Neural Differential Equations. PhD thesis, University of Oxford (2022), chapter 4.
 

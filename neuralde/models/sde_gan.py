@@ -62,6 +62,23 @@ class SDEGenerator(nn.Module):
     ``forward(ts, samples, seed=None)`` gives ``(T, samples, channels)`` at the times ``ts``, ``(T,)``, increasing. ``V``
     comes from torch's global generator unless there is a seed.
 
+    Shapes:
+        ``ts`` ``(T,)``, increasing; the paths ``(T, samples, channels)``.
+
+    Units:
+        ``dt`` and ``ts`` in one unit of time.
+
+    Raises:
+        InvalidProblemError: a size is no positive int; at the call, times do not increase.
+        SolveError: as :func:`neuralde.solve`.
+
+    When to take it:
+        As the generator of an :class:`SDEGAN`. :class:`NeuralSDE` starts from a given state, this one from noise.
+
+    References:
+        Kidger, Foster, Li, Oberhauser, Lyons: Neural SDEs as infinite-dimensional GANs. ICML 2021. Kidger, Foster, Li,
+        Lyons: Efficient and accurate gradients for neural SDEs. NeurIPS 2021.
+
     Example:
         >>> import torch, neuralde as nde
         >>> make = nde.models.SDEGenerator(channels=2, dt=0.1)
@@ -117,6 +134,21 @@ class CDECritic(nn.Module):
 
     ``forward(ts, ys)`` takes times ``(T,)``, increasing, and paths ``(T, B, channels)``, and gives ``(B,)``. Gradients flow to
     the paths.
+
+    Shapes:
+        ``ts`` ``(T,)``, increasing; ``ys`` ``(T, B, channels)``; the scores ``(B,)``.
+
+    Raises:
+        InvalidProblemError: a size is no positive int; at the call, times do not increase, or ``ys`` is not ``(T, B,
+            channels)``.
+        SolveError: as :func:`neuralde.solve`.
+
+    When to take it:
+        As the critic of an :class:`SDEGAN`, and wherever a number is wanted from a whole path. A critic of single times
+        sees marginal laws only.
+
+    References:
+        Kidger, Foster, Li, Oberhauser, Lyons: Neural SDEs as infinite-dimensional GANs. ICML 2021.
 
     Example:
         >>> import torch, neuralde as nde
@@ -179,6 +211,16 @@ class SDEGAN(nn.Module):
     Args:
         generator: :class:`SDEGenerator`, or a module ``generator(ts, samples, seed)`` to ``(T, samples, channels)``.
         critic: :class:`CDECritic`, or any module ``critic(ts, ys)`` to ``(B,)``; clipped where it has ``clip_``.
+
+    Shapes:
+        ``ts`` ``(T,)``; real and made paths ``(T, B, channels)``; the losses 0-d.
+
+    Raises:
+        InvalidProblemError: generator or critic is no module.
+
+    When to take it:
+        To fit the law of whole paths where a likelihood is unknown and moments do not suffice. :class:`LatentSDE` is
+        stabler to train where observations have a known noise.
 
     References:
         Kidger, Foster, Li, Oberhauser, Lyons: Neural SDEs as infinite-dimensional GANs. ICML 2021. Kidger, Foster, Li,

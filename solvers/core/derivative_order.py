@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,6 +29,33 @@ def at_most(x: Tensor, order: int, message: str) -> Tensor:
         return x
     limited: Tensor = _Limited.apply(x, order, message)
     return limited
+
+
+def refuse_once(derivatives: Iterable[Tensor], known: Iterable[Tensor], message: str) -> None:
+    """Refuse first derivatives in whose graph a backward pass cannot be differentiated.
+
+    A function marked ``once_differentiable`` puts an error into the graph of its derivative that leads to no input, and
+    ``torch.autograd.grad`` runs only what leads to the inputs it is asked about: it passes over the error, and what it
+    gives lacks that function's share (torch 2.13).
+
+    Args:
+        derivatives: first derivatives, made with ``create_graph=True``, that are to be differentiated.
+        known: tensors behind which the graph need not be looked at.
+        message: what the error says.
+
+    Raises:
+        InvalidProblemError: there is such a function.
+    """
+    seen = {x.grad_fn for x in known}
+    stack = [x.grad_fn for x in derivatives]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            raise InvalidProblemError(message)
+        stack += [before for before, _ in node.next_functions]
 
 
 class _Limited(torch.autograd.Function):

@@ -11,12 +11,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..core.derivative_order import refuse_once
 from ..errors import InvalidProblemError
 from .krylov import gmres
 
 LINEAR = ("auto", "dense", "gmres")
 # Up to this many unknowns the Jacobian is formed: a product with it for each, and a factorization of microseconds.
 DENSE_UP_TO = 128
+_ONCE_ONLY = (
+    "f: uses an autograd.Function marked once_differentiable, and products with its Jacobian differentiate its backward "
+    'pass; expected a field without one, Newton(linear="dense"), or Anderson(beta=..., check=False)'
+)
 
 
 class Linearized:
@@ -55,6 +60,7 @@ class Linearized:
                 got = None
                 if self.out.requires_grad:
                     (got,) = torch.autograd.grad(self.out, self.x, u, create_graph=True, allow_unused=True)
+                    refuse_once([] if got is None else [got], [], _ONCE_ONLY)
                 self._pullback = u, (0.0 * u if got is None else got)
         u, pulled = self._pullback
         if not pulled.requires_grad:

