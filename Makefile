@@ -19,7 +19,7 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test proofs bench tutorials dev links lint format types wheel clean
+.PHONY: help train test proofs bench tutorials tables dev links lint format types wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -38,6 +38,9 @@ bench: $(READY) ## run the benchmarks
 
 tutorials: $(READY) ## run the notebooks in full, and keep their outputs
 	$(BIN)/python tests/tutorials/test_tutorials.py
+
+tables: links ## write the lists of methods from the classes
+	$(BIN)/python tests/repo/test_method_tables.py
 
 dev: links ## the environment with every tool, and the git hooks
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit install; fi

@@ -16,28 +16,13 @@ from .errors import (
     StepSizeError,
 )
 from .events.event import Event, ScheduledEvent
+from .methods import named as _named
 from .methods.base import Method, Step
+from .methods.named import *  # noqa: F403
 from .methods.reversible import Reversible
-from .methods.runge_kutta import (
-    RK4,
-    Bosh3,
-    Dopri5,
-    Dopri8,
-    Euler,
-    Heun,
-    Midpoint,
-    Ralston,
-    RungeKutta,
-    Tsit5,
-    Vern7,
-    Vern9,
-)
+from .methods.runge_kutta import RungeKutta
 from .methods.stochastic.base import SDEMethod
-from .methods.stochastic.euler import EulerHeun, EulerMaruyama, ItoMilstein, StratonovichMilstein
-from .methods.stochastic.pl1wm import PL1WM
-from .methods.stochastic.reversible_heun import ReversibleHeun
-from .methods.stochastic.runge_kutta import SOSRI, SRA1, SRA3, SRIW1, ShARK, SlowRK, SPaRK, StochasticRungeKutta
-from .methods.stochastic.srock import SROCK
+from .methods.stochastic.runge_kutta import StochasticRungeKutta
 from .methods.tableau import ButcherTableau, Interpolant, TableauError
 from .output.solution import EventLog, Solution, Stats, SteadyStats, Trace
 from .paths.brownian.path import BrownianPath
@@ -47,37 +32,21 @@ from .steady.search import DynamicSS, SteadyStateMethod
 from .stepping.controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
 
 __all__ = [
-    "PL1WM",
-    "RK4",
-    "SOSRI",
-    "SRA1",
-    "SRA3",
-    "SRIW1",
-    "SROCK",
     "Anderson",
     "Blocks",
-    "Bosh3",
     "BrownianPath",
     "ButcherTableau",
     "ConstantStep",
     "Controller",
     "ConvergenceError",
-    "Dopri5",
-    "Dopri8",
     "DynamicSS",
-    "Euler",
-    "EulerHeun",
-    "EulerMaruyama",
     "Event",
     "EventLog",
-    "Heun",
     "IController",
     "Interpolant",
     "InvalidProblemError",
-    "ItoMilstein",
     "MaxStepsError",
     "Method",
-    "Midpoint",
     "NeuralDEError",
     "Newton",
     "NonFiniteError",
@@ -85,16 +54,11 @@ __all__ = [
     "PIController",
     "PIDController",
     "PrecisionWarning",
-    "Ralston",
     "Reversible",
-    "ReversibleHeun",
     "RungeKutta",
     "SDEMethod",
     "SDEProblem",
-    "SPaRK",
     "ScheduledEvent",
-    "ShARK",
-    "SlowRK",
     "Solution",
     "SolveError",
     "Stats",
@@ -106,10 +70,7 @@ __all__ = [
     "StepSizeError",
     "StepTo",
     "StochasticRungeKutta",
-    "StratonovichMilstein",
     "TableauError",
     "Trace",
-    "Tsit5",
-    "Vern7",
-    "Vern9",
 ]
+__all__ += _named.__all__

@@ -11,7 +11,8 @@ from torch import Tensor
 from neuralde.solvers.core.scalars import Scalar, choose
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.methods.base import Method, VectorField
-from neuralde.solvers.methods.runge_kutta import Heun, RungeKutta
+from neuralde.solvers.methods.explicit.heun import Heun
+from neuralde.solvers.methods.runge_kutta import RungeKutta
 from neuralde.solvers.methods.stochastic.driven import DrivenRungeKutta
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 from neuralde.solvers.terms.stochastic import Driven, DrivenField, SDEField

@@ -16,11 +16,14 @@ from ..core.scalars import Scalar, as_time, real_dtype
 from ..errors import InvalidProblemError
 from ..functions.calls import Caller
 from ..methods.base import Method
-from ..methods.runge_kutta import Heun, RungeKutta
+from ..methods.explicit.heun import Heun
+from ..methods.runge_kutta import RungeKutta
 from ..methods.stochastic.base import SDEMethod, suggestion
 from ..methods.stochastic.driven import DrivenRungeKutta
 from ..methods.stochastic.euler import EulerMaruyama, ItoMilstein
-from ..methods.stochastic.runge_kutta import SOSRI, ShARK, SPaRK
+from ..methods.stochastic.shark import ShARK
+from ..methods.stochastic.spark import SPaRK
+from ..methods.stochastic.sri import SOSRI
 from ..paths.brownian.path import BrownianPath
 from ..paths.grid import GridNoise
 from ..paths.increments import Noise, checked_path, seed_of

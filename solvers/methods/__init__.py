@@ -1,1 +1,1 @@
-"""The integration methods, their tableaus, and what proves them."""
+"""The integration methods, a file for each with its tableau, and what proves them."""

@@ -19,7 +19,7 @@ from ..drivers.eager import start
 from ..errors import InvalidProblemError
 from ..front.plan import prepare_plan
 from ..methods.base import Method
-from ..methods.runge_kutta import Tsit5
+from ..methods.explicit.tsit5 import Tsit5
 from ..methods.stochastic.base import SDEMethod
 from ..problems import ODEProblem, SteadyStateProblem
 from ..stepping.attempt import Carry, Plan

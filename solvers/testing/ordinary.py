@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.scalars import Scalar
-from ..methods import runge_kutta
+from ..methods import named
 from ..methods.base import Method, Step, VectorField
+from ..methods.runge_kutta import RungeKutta
 from ..problems import ODEProblem
 from ..stepping.controllers import Controller
 
@@ -146,12 +147,8 @@ def methods(adaptive: bool | None = None) -> list[Method]:
     >>> methods(adaptive=False)
     [Euler(), RK4()]
     """
-    kinds = [
-        kind
-        for kind in vars(runge_kutta).values()
-        if isinstance(kind, type) and issubclass(kind, runge_kutta.RungeKutta) and kind is not runge_kutta.RungeKutta
-    ]
-    every: list[Method] = [kind() for kind in kinds]  # type: ignore[call-arg]  # a named method brings its tableau
+    kinds = [getattr(named, name) for name in named.__all__]
+    every: list[Method] = [kind() for kind in kinds if issubclass(kind, RungeKutta)]
     every.sort(key=lambda method: (method.order, method.name))
     return [method for method in every if adaptive is None or method.adaptive == adaptive]
 

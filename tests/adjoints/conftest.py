@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import neuralde as nde
-from neuralde.solvers.methods import tableaus
+from neuralde.solvers.testing import methods
 
 ADJOINTS = {
     "direct": nde.DirectAdjoint(),
@@ -25,11 +25,7 @@ ADJOINTS = {
 KUTTA3 = nde.ButcherTableau(
     a=((), (1 / 2,), (-1, 2)), b=(1 / 6, 2 / 3, 1 / 6), c=(0, 1 / 2, 1), order=3, b_embedded=(0, 1, 0), embedded_order=2
 )
-SOLVERS = {
-    name: getattr(nde, name)()
-    for name in ("Euler", "Midpoint", "Heun", "Ralston", "RK4", "Bosh3", "Tsit5", "Dopri5", "Dopri8", "Vern7", "Vern9")
-    if name.upper() in tableaus.__all__
-} | {"Kutta3": nde.RungeKutta(KUTTA3, "Kutta3")}
+SOLVERS = {method.name: method for method in methods()} | {"Kutta3": nde.RungeKutta(KUTTA3, "Kutta3")}
 
 
 @pytest.fixture(params=list(ADJOINTS))

@@ -1,10 +1,10 @@
-"""The dense output of VERN7 and DOPRI8 is our own: here it is computed again, from its nodes and linear conditions."""
+"""The dense output of Vern7 and Dopri8 is our own: here it is computed again, from its nodes and linear conditions."""
 
 import numpy as np
 import pytest
 
+import neuralde as nde
 from neuralde.solvers.core.rooted_trees import elementary_weights, rooted_trees
-from neuralde.solvers.methods import tableaus
 from neuralde.solvers.methods.tableau import max_dense_order
 
 
@@ -47,7 +47,7 @@ def dense_conditions(a, b, columns, order, end):
 
 
 def test_dopri8_dense_output_is_the_smallest_of_order_seven():
-    tableau = tableaus.DOPRI8
+    tableau = nde.Dopri8().tableau
     dense = tableau.interpolant
     a = square(tableau.a)
     for order, node, published in zip((5, 6, 6, 6), dense.c, dense.a, strict=False):
@@ -65,7 +65,7 @@ def test_dopri8_dense_output_is_the_smallest_of_order_seven():
 
 def test_dopri8_without_extra_stages_has_dense_output_of_order_five():
     """Why there are extra stages: order 6 is out of reach of the stages."""
-    a = square(tableaus.DOPRI8.a)
+    a = square(nde.Dopri8().tableau.a)
     misses = {}
     for order in (5, 6):
         trees = rooted_trees(order)
@@ -76,8 +76,8 @@ def test_dopri8_without_extra_stages_has_dense_output_of_order_five():
 
 
 def second_extra_row(node):
-    """VERN7: all conditions of order 5 and the quadrature of order 6 fix the row; what is left over of the last one."""
-    tableau = tableaus.VERN7
+    """Vern7: all conditions of order 5 and the quadrature of order 6 fix the row; what is left over of the last one."""
+    tableau = nde.Vern7().tableau
     a = square((*tableau.a, tableau.b))
     trees = rooted_trees(6)
     phi = elementary_weights(a, 6)
@@ -95,17 +95,17 @@ def second_extra_row(node):
 
 
 def test_vern7_second_extra_node_is_a_root_and_not_the_rounded_one():
-    node = tableaus.VERN7.interpolant.c[1]
+    node = nde.Vern7().tableau.interpolant.c[1]
     row, miss = second_extra_row(node)
     assert abs(miss) < 1e-15
     assert abs(second_extra_row(0.29)[1]) == pytest.approx(1.7772e-6, rel=1e-3)
     assert second_extra_row(node - 1e-6)[1] < 0 < second_extra_row(node + 1e-6)[1]
-    np.testing.assert_allclose(row, tableaus.VERN7.interpolant.a[1], atol=1e-12)
+    np.testing.assert_allclose(row, nde.Vern7().tableau.interpolant.a[1], atol=1e-12)
 
 
 def test_vern7_remaining_extra_rows_follow_from_their_nodes():
     """Row three: order 5, quadrature of order 6 and [t,[t,t,t]]; rows four to six: everything of order 6."""
-    tableau = tableaus.VERN7
+    tableau = nde.Vern7().tableau
     dense = tableau.interpolant
     a = square((*tableau.a, *dense.a[:2]))
     trees = rooted_trees(6)
@@ -124,7 +124,7 @@ def test_vern7_remaining_extra_rows_follow_from_their_nodes():
 
 
 def test_vern7_weights_are_the_only_ones_of_order_seven():
-    tableau = tableaus.VERN7
+    tableau = nde.Vern7().tableau
     a = square((*tableau.a, *tableau.interpolant.a))
     columns = [0, *range(3, 9), *range(10, 16)]
     matrix, values = dense_conditions(a, tableau.b, columns, 7, tableau.end_slope)

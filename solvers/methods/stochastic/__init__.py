@@ -1,1 +1,1 @@
-"""Stochastic differential equations: the coefficients of their methods, proved when they are built."""
+"""Methods for stochastic differential equations, and the order conditions that prove their coefficients."""

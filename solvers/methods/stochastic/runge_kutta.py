@@ -1,7 +1,9 @@
-"""Stochastic Runge-Kutta methods: one step for every tableau, and the named methods."""
+"""Stochastic Runge-Kutta methods: one step for every tableau."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -12,7 +14,6 @@ from ...core.scalars import Scalar, as_time, spread
 from ...errors import InvalidProblemError
 from ..base import VectorField
 from ..runge_kutta import combine
-from . import tableaus
 from .base import SDEMethod, SDEStep, over
 from .tableau import StochasticTableau, Weights
 
@@ -147,8 +148,7 @@ class StochasticRungeKutta(SDEMethod):
 
     Example:
         >>> import neuralde as nde
-        >>> from neuralde.solvers.methods.stochastic.tableaus import SOSRI
-        >>> method = nde.StochasticRungeKutta(SOSRI)
+        >>> method = nde.StochasticRungeKutta(nde.SOSRI().tableau)
         >>> method.calculus, method.orders["diagonal"], method.levy_area, method.adaptive
         ('ito', 1.5, 'space-time', True)
     """
@@ -178,150 +178,19 @@ class StochasticRungeKutta(SDEMethod):
         return StochasticRungeKuttaStep(self.tableau, field, t0, t1, y0)
 
 
-class SRIW1(StochasticRungeKutta):
-    """Roessler's SRIW1, for Ito problems with diagonal or scalar noise: strong order 1.5, embedded order 1.
-
-    Two drifts and four diffusions a step; it needs the path's space-time Levy area.
-
-    References:
-        Roessler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations.
-        SIAM J. Numer. Anal. 48 (2010).
-
-    Example:
-        >>> import torch, neuralde as nde
-        >>> y0 = torch.ones(100, 1, dtype=torch.float64)
-        >>> problem = nde.SDEProblem(lambda t, y: 0.0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0))
-        >>> sol = nde.solve(problem, nde.SRIW1(), rtol=1e-3, seed=1)
-        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0) - 0.125)).abs().mean() < 1e-3)
-        True
-    """
+class NamedStochasticRungeKutta(StochasticRungeKutta):
+    """A stochastic Runge-Kutta method that comes with its tableau, which is built and proved when the first one is made."""
 
     def __init__(self) -> None:
-        super().__init__(tableaus.SRIW1)
+        super().__init__(_proved(type(self)))
+
+    @classmethod
+    @abstractmethod
+    def coefficients(cls) -> StochasticTableau:
+        """The tableau."""
 
 
-class SOSRI(StochasticRungeKutta):
-    """The stability-optimized SOSRI, for Ito problems with diagonal or scalar noise: strong order 1.5, embedded order 1.
-
-    Four drifts and four diffusions a step; the default for such problems. Its stiffness estimate compares the last two
-    drifts, which are at different times: it is meant for drifts that change more with the state than with time.
-
-    References:
-        Rackauckas, Nie: Stability-optimized high order methods and stiffness detection for pathwise stiff stochastic
-        differential equations. IEEE HPEC 2020.
-
-    Example:
-        >>> import torch, neuralde as nde
-        >>> y0 = torch.ones(100, 1, dtype=torch.float64)
-        >>> problem = nde.SDEProblem(lambda t, y: 0.0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0))
-        >>> sol = nde.solve(problem, nde.SOSRI(), rtol=1e-3, seed=1)
-        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0) - 0.125)).abs().mean() < 1e-3)
-        True
-    """
-
-    def __init__(self) -> None:
-        super().__init__(tableaus.SOSRI)
-
-
-class SRA1(StochasticRungeKutta):
-    """Roessler's SRA1, for additive noise: strong order 1.5, embedded order 1, two drifts and two diffusions a step.
-
-    References:
-        Roessler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations.
-        SIAM J. Numer. Anal. 48 (2010).
-
-    Example:
-        >>> import torch, neuralde as nde
-        >>> y0 = torch.zeros(100, 1, dtype=torch.float64)
-        >>> problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: torch.full_like(y, 0.5), y0, (0.0, 1.0), noise="additive")
-        >>> nde.solve(problem, nde.SRA1(), rtol=1e-3, seed=1).status.name
-        'SUCCESS'
-    """
-
-    def __init__(self) -> None:
-        super().__init__(tableaus.SRA1)
-
-
-class SRA3(StochasticRungeKutta):
-    """Roessler's SRA3, for additive noise: strong order 1.5, order 3 without noise, embedded order 1.
-
-    Three drifts and two diffusions a step.
-
-    References:
-        Roessler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations.
-        SIAM J. Numer. Anal. 48 (2010).
-
-    Example:
-        >>> import torch, neuralde as nde
-        >>> y0 = torch.zeros(100, 1, dtype=torch.float64)
-        >>> problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: torch.full_like(y, 0.5), y0, (0.0, 1.0), noise="additive")
-        >>> nde.solve(problem, nde.SRA3(), rtol=1e-3, seed=1).status.name
-        'SUCCESS'
-    """
-
-    def __init__(self) -> None:
-        super().__init__(tableaus.SRA3)
-
-
-class ShARK(StochasticRungeKutta):
-    """The shifted additive-noise Runge-Kutta method: strong order 1.5 with the smallest leading error, embedded order 1.
-
-    Two drifts and two diffusions a step; the default for additive noise.
-
-    References:
-        Foster, dos Reis, Strange: High order splitting methods for SDEs satisfying a commutativity condition. SIAM J.
-        Numer. Anal. 62 (2024).
-
-    Example:
-        >>> import torch, neuralde as nde
-        >>> y0 = torch.zeros(100, 1, dtype=torch.float64)
-        >>> problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: torch.full_like(y, 0.5), y0, (0.0, 1.0), noise="additive")
-        >>> nde.solve(problem, nde.ShARK(), rtol=1e-3, seed=1).status.name
-        'SUCCESS'
-    """
-
-    def __init__(self) -> None:
-        super().__init__(tableaus.SHARK)
-
-
-class SlowRK(StochasticRungeKutta):
-    """The strong 1.5 Stratonovich method for commuting noises, order 1/2 with general noise; two drifts, five diffusions.
-
-    References:
-        Foster, dos Reis, Strange: High order splitting methods for SDEs satisfying a commutativity condition. SIAM J.
-        Numer. Anal. 62 (2024).
-
-    Example:
-        >>> import torch, neuralde as nde
-        >>> y0 = torch.ones(100, 1, dtype=torch.float64)
-        >>> problem = nde.SDEProblem(lambda t, y: 0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0), calculus="stratonovich")
-        >>> sol = nde.solve(problem, nde.SlowRK(), rtol=1e-3, seed=1)
-        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0))).abs().mean() < 1e-3)
-        True
-    """
-
-    def __init__(self) -> None:
-        super().__init__(tableaus.SLOWRK)
-
-
-class SPaRK(StochasticRungeKutta):
-    """The splitting-path Runge-Kutta method for Stratonovich problems: order 1 where noises commute, else 1/2.
-
-    Three drifts and three diffusions a step, and an error estimate; the default for Stratonovich problems. Strong order
-    1.5 with additive noise.
-
-    References:
-        Foster, Jelincic: On the convergence of adaptive approximations for stochastic differential equations.
-        arXiv:2311.14201 (2023).
-
-    Example:
-        >>> import torch, neuralde as nde
-        >>> y0 = torch.ones(100, 1, dtype=torch.float64)
-        >>> problem = nde.SDEProblem(lambda t, y: 0 * y, lambda t, y: 0.5 * y, y0, (0.0, 1.0), calculus="stratonovich")
-        >>> sol = nde.solve(problem, nde.SPaRK(), rtol=1e-3, seed=1)
-        >>> bool((sol.y1 - torch.exp(0.5 * sol.path(0.0, 1.0))).abs().mean() < 1e-2)
-        True
-    """
-
-    def __init__(self) -> None:
-        super().__init__(tableaus.SPARK)
+@cache
+def _proved(kind: type[NamedStochasticRungeKutta]) -> StochasticTableau:
+    """The tableau of a method, the same for all instances: importing a method does not prove its order."""
+    return kind.coefficients()

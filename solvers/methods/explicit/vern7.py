@@ -13,9 +13,8 @@ remaining published nodes and the same linear conditions give the rows and weigh
 was done with 60 digits; tests/solvers/test_dense_weights.py repeats it in double precision.
 """
 
+from ..runge_kutta import NamedRungeKutta
 from ..tableau import ButcherTableau, Interpolant
-
-__all__ = ["VERN7"]
 
 # fmt: off
 _A = (
@@ -133,12 +132,28 @@ _DENSE = (
 )
 # fmt: on
 
-VERN7 = ButcherTableau(
-    a=_A,
-    b=_B,
-    c=_C,
-    order=7,
-    b_embedded=_B_EMBEDDED,
-    embedded_order=6,
-    interpolant=Interpolant(order=7, weights=_DENSE, a=_EXTRA_A, c=_EXTRA_C),
-)
+
+class Vern7(NamedRungeKutta):
+    """Verner's most efficient pair of order 7, embedded order 6, ten stages, for tight tolerances.
+
+    Source: Verner, Numer. Algorithms 53 (2010).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Vern7(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    @staticmethod
+    def coefficients() -> ButcherTableau:
+        """The tableau."""
+        return ButcherTableau(
+            a=_A,
+            b=_B,
+            c=_C,
+            order=7,
+            b_embedded=_B_EMBEDDED,
+            embedded_order=6,
+            interpolant=Interpolant(order=7, weights=_DENSE, a=_EXTRA_A, c=_EXTRA_C),
+        )

@@ -8,9 +8,8 @@ and the tables of his web page (most efficient 9(8) pair and its interpolant), a
 digits, here rounded once to double precision.
 """
 
+from ..runge_kutta import NamedRungeKutta
 from ..tableau import ButcherTableau, Interpolant
-
-__all__ = ["VERN9"]
 
 # fmt: off
 _A = (
@@ -205,12 +204,28 @@ _DENSE = (
 )
 # fmt: on
 
-VERN9 = ButcherTableau(
-    a=_A,
-    b=_B,
-    c=_C,
-    order=9,
-    b_embedded=_B_EMBEDDED,
-    embedded_order=8,
-    interpolant=Interpolant(order=9, weights=_DENSE, a=_EXTRA_A, c=_EXTRA_C),
-)
+
+class Vern9(NamedRungeKutta):
+    """Verner's most efficient pair of order 9, embedded order 8, sixteen stages, near rounding.
+
+    Source: Verner, Numer. Algorithms 53 (2010).
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
+        >>> nde.solve(problem, nde.Vern9(), rtol=1e-8, atol=1e-8).y1
+        tensor([0.3679], dtype=torch.float64)
+    """
+
+    @staticmethod
+    def coefficients() -> ButcherTableau:
+        """The tableau."""
+        return ButcherTableau(
+            a=_A,
+            b=_B,
+            c=_C,
+            order=9,
+            b_embedded=_B_EMBEDDED,
+            embedded_order=8,
+            interpolant=Interpolant(order=9, weights=_DENSE, a=_EXTRA_A, c=_EXTRA_C),
+        )
