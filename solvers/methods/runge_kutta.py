@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..core.scalars import Scalar, spread
 from ..core.torch_private import transforms_active
 from ..errors import InvalidProblemError
 from .base import Method, Step, VectorField
+from .proved import tableau_of
 from .tableau import ButcherTableau
 
 
@@ -223,15 +224,9 @@ class NamedRungeKutta(RungeKutta):
     """An explicit Runge-Kutta method that comes with its tableau, which is built and proved when the first one is made."""
 
     def __init__(self) -> None:
-        super().__init__(_proved(type(self)))
+        super().__init__(tableau_of(type(self)))
 
     @staticmethod
     @abstractmethod
     def coefficients() -> ButcherTableau:
         """The tableau."""
-
-
-@cache
-def _proved(kind: type[NamedRungeKutta]) -> ButcherTableau:
-    """The tableau of a method, the same for all instances: importing a method does not prove its order."""
-    return kind.coefficients()

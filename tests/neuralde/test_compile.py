@@ -109,6 +109,18 @@ def test_every_method_is_one_graph(method, per_sample):
     _same_in_a_graph(solver, None, per_sample, {"dt": None if solver.adaptive else 0.1})
 
 
+@pytest.mark.parametrize("kind", [nde.Bosh3, nde.SRA1])
+def test_a_method_that_is_first_made_in_a_graph_brings_its_tableau(kind):
+    def stretch(y):
+        return y * kind().tableau.order if kind is nde.Bosh3 else y * kind().embedded_order
+
+    y = torch.ones(3, dtype=D)
+    if "_tableau" in vars(kind):
+        del kind._tableau
+    assert torch.equal(torch.compile(stretch, fullgraph=True, backend="eager")(y), stretch(y))
+    assert kind().tableau is kind().tableau
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_every_controller_is_one_graph(controller, per_sample):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -13,6 +12,7 @@ from ...core.norms import rms
 from ...core.scalars import Scalar, as_time, spread
 from ...errors import InvalidProblemError
 from ..base import VectorField
+from ..proved import tableau_of
 from ..runge_kutta import combine
 from .base import SDEMethod, SDEStep, over
 from .tableau import StochasticTableau, Weights
@@ -182,15 +182,9 @@ class NamedStochasticRungeKutta(StochasticRungeKutta):
     """A stochastic Runge-Kutta method that comes with its tableau, which is built and proved when the first one is made."""
 
     def __init__(self) -> None:
-        super().__init__(_proved(type(self)))
+        super().__init__(tableau_of(type(self)))
 
     @classmethod
     @abstractmethod
     def coefficients(cls) -> StochasticTableau:
         """The tableau."""
-
-
-@cache
-def _proved(kind: type[NamedStochasticRungeKutta]) -> StochasticTableau:
-    """The tableau of a method, the same for all instances: importing a method does not prove its order."""
-    return kind.coefficients()
