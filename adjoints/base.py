@@ -190,6 +190,6 @@ def plain(outcome: Outcome, y0: Tensor) -> Result:
     """The result of a solve whose outputs are in the graph already, or need no graph."""
     steps, rows = outcome.steps, outcome.rows
     coefficients = torch.stack(steps.coefficients) if steps is not None and steps.coefficients else None
-    ys = rows.assemble(rows.flat(y0), y0) if rows is not None else None
+    ys = rows.assemble(y0) if rows is not None else None
     events = None if outcome.log is None else outcome.log.flat(y0)
     return Result(outcome.carry.y, ys, outcome.carry.costs, coefficients, outcome, events)

@@ -285,8 +285,10 @@ def _with_first_events(plan: Plan, result: Result, fired: Fired, before: Tensor,
     assert log is not None
     assert later is not None
     entries = logged(fired, plan.ends(plan.t0, plan.t1, True, False)[0], before, after)
-    log.add(fired, entries, first=True)
-    return replace(result, logged=Logged(*(torch.cat(pair) for pair in zip(entries, later, strict=True))))
+    outcome = replace(result.outcome, log=log.behind_first(fired, entries))
+    return replace(
+        result, outcome=outcome, logged=Logged(*(torch.cat(pair) for pair in zip(entries, later, strict=True)))
+    )
 
 
 def _check_kinds(controller: Any, adjoint: Any, driver: Any, regularizers: Any) -> None:

@@ -20,12 +20,11 @@ from torch.utils import _pytree as pytree
 
 from neuralde.solvers.checks import as_number, number
 from neuralde.solvers.core.norms import rms
-from neuralde.solvers.core.scalars import Scalar, any_true, as_clock, choose, negate, select, spread
+from neuralde.solvers.core.scalars import Scalar, any_true, choose, negate, select, spread
 from neuralde.solvers.core.status import Status
 from neuralde.solvers.core.tolerances import Tolerance, checked_tolerance, for_each_entry, geometric_mean
 from neuralde.solvers.drivers.integrate import Outcome, drive, integrate
 from neuralde.solvers.errors import InvalidProblemError
-from neuralde.solvers.events.log import Logged
 from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.methods.base import Method, VectorField
 from neuralde.solvers.output.dense import DenseOutput
@@ -37,8 +36,8 @@ from neuralde.solvers.terms.ordinary import Field
 
 from ..base import Adjoint, Job, Result
 from ..shared.captured_tensors import Unchanged, refuse_unknown
-from ..shared.carried import merged, replayed
 from ..shared.dependencies import Opening, opened
+from ..shared.outputs import Cotangents, Outputs, outputs_of, result_of
 from ..shared.single_backward import once, refuse_batches
 from .integrands import Integrands
 from .jumps import Jumps
@@ -88,15 +87,10 @@ class ContinuousAdjoint(Adjoint):
         detached = replace(opening.job, y0=job.y0.detach())
         backward_plan = self._backward_plan(detached, self.backward_method(job))
         run_data = RunData(self, detached, opening, backward_plan)
-        y1, ys, *rest = _Continuous.apply(run_data, job.y0, *opening.inputs)
+        outputs = Outputs.arranged(_Continuous.apply(run_data, job.y0, *opening.inputs), opening.carried)
         outcome, run_data.outcome = run_data.outcome, None
         assert outcome is not None
-        count = run_data.logs
-        states = tuple((x,) for x in rest[count:])
-        clock = () if outcome.log is None else ((as_clock(outcome.carry.t),),)
-        integrals = merged(job.plan, (*clock, *states), outcome.carry.costs)
-        logged = Logged(*rest[:count]) if count else None
-        return Result(y1, ys if outcome.rows is not None else None, integrals, None, outcome, logged)
+        return result_of(job, outcome, outputs, assembled=True)
 
     def backward_method(self, job: Job) -> Method:
         """The method of the backward solve."""
@@ -141,11 +135,6 @@ class RunData:
         self.copies, self.captured = self.opening.copies, self.opening.captured
         self.inputs, self.parameters = Unchanged(self.job.tensors), Unchanged(self.captured)
 
-    @property
-    def logs(self) -> int:
-        """How many outputs tell of events."""
-        return 0 if self.job.plan.events is None else len(Logged._fields)
-
     def integrate(self) -> Outcome:
         """The forward solve; keeps its dense output where the backward one needs it."""
         job, keep = self.job, self.adjoint.keeps_path
@@ -156,11 +145,12 @@ class RunData:
             stops = self.backward_plan.stops.breaking(self.jumps.times)
             self.backward_plan = replace(self.backward_plan, stops=stops)
         if keep and outcome.steps is not None:
-            pieces, outcome.steps.coefficients = outcome.steps.coefficients, []
+            pieces = outcome.steps.coefficients
             coefficients = torch.stack(pieces) if pieces else None
             assert isinstance(job.plan.field, Field)
             plan = replace(job.plan, live_t0=None, live_t1=None, stops=job.plan.stops.bind(None))
             self.path = outcome.steps.dense(plan, coefficients, job.plan.field.packing, job.y0)
+            outcome = replace(outcome, steps=outcome.steps.holding([]))
         return outcome
 
 
@@ -168,31 +158,29 @@ class _Continuous(torch.autograd.Function):
     """A solve whose backward pass is another solve."""
 
     @staticmethod
-    def forward(ctx: Any, run_data: RunData, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, run_data: RunData, y0: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
         ctx.save_for_backward(y0, *inputs)
         outcome = run_data.outcome = run_data.integrate()
         run_data.last_step = outcome.carry.h
         y0 = run_data.job.y0
-        rows = outcome.rows
-        ys = y0.new_empty((0, *y0.shape)) if rows is None else rows.assemble(rows.flat(y0), y0)
+        ys = None if outcome.rows is None else outcome.rows.assemble(y0)
         ctx.run_data, ctx.states, ctx.t1 = run_data, (outcome.carry.y, ys), outcome.carry.t
         ctx.set_materialize_grads(False)
         ctx.ended = outcome.carry.status == int(Status.EVENT)
-        events = () if run_data.jumps is None else (x.clone() for x in run_data.jumps.flat)
-        costs = replayed(run_data.job.plan, outcome.carry.costs, outcome.carry.t)
-        integrals = costs if run_data.jumps is None else costs[1:]  # the first is the clock
-        return outcome.carry.y.clone(), ys.clone(), *events, *(x.clone() for (x,) in integrals)
+        outputs = outputs_of(run_data.job.plan, outcome, y0)
+        return outputs._replace(rows=None if ys is None else ys.clone()).flat
 
     @staticmethod
     @once(lambda ctx: ctx.run_data.adjoint.name)
-    def backward(ctx: Any, g_y1: Tensor | None, g_ys: Tensor | None, *rest: Tensor | None) -> Any:
-        refuse_batches(ctx.run_data.adjoint.name, (g_y1, g_ys, *rest))
+    def backward(ctx: Any, *flat: Tensor | None) -> Any:
+        refuse_batches(ctx.run_data.adjoint.name, flat)
         ctx.run_data.inputs.check()
-        count = ctx.run_data.logs
-        integrands = Integrands(ctx.run_data.job.plan, rest[count:])
+        like = ctx.run_data.opening.carried
+        given = Cotangents.arranged(flat, like)
+        integrands = Integrands(ctx.run_data.job.plan, [g for (g,) in like.filled(given.carried).costs])
         with ctx.run_data.opening.setting.restored(ctx.run_data.captured):
-            sweep = ctx.run_data.adjoint.sweep(ctx.run_data.job.plan)(ctx.run_data, integrands, rest[:count])
-            grads = sweep.run(ctx.t1, ctx.ended, *ctx.states, g_y1, g_ys)
+            sweep = ctx.run_data.adjoint.sweep(ctx.run_data.job.plan)(ctx.run_data, integrands, given.logged)
+            grads = sweep.run(ctx.t1, ctx.ended, *ctx.states, given.y1, given.rows)
         ctx.run_data.parameters.check(grads[len(grads) - len(ctx.run_data.captured) :])
         return None, *grads
 
@@ -252,7 +240,7 @@ class Sweep(ABC):
         """The parameters' gradients after all segments."""
 
     def run(
-        self, t1: Scalar, ended: Scalar, y1: Tensor, ys: Tensor, g_y1: Tensor | None, g_ys: Tensor | None
+        self, t1: Scalar, ended: Scalar, y1: Tensor, ys: Tensor | None, g_y1: Tensor | None, g_ys: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """The gradients of the initial state, the live times, the arguments and the captured tensors.
 
@@ -265,7 +253,8 @@ class Sweep(ABC):
         if g_t1 is not None:
             g_t1 = choose(ended, torch.zeros_like(g_t1), g_t1)
         g_rows = None if save.live is None else torch.zeros_like(save.live)
-        for row in range(len(ys) - 1, -1, -1) if g_ys is not None else ():
+        for row in range(len(ys) - 1, -1, -1) if ys is not None and g_ys is not None else ():
+            assert ys is not None
             assert g_ys is not None
             assert save.times is not None
             reached = (save.times[row] - t1) * self.plan.direction <= 0

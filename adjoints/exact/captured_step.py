@@ -18,7 +18,7 @@ from neuralde.solvers.output.saving import Request, SavePlan
 from neuralde.solvers.stepping.attempt import Plan
 
 from ..base import Job
-from ..shared.carried import Costs
+from ..shared.carried import Carried
 from .replay import Record, replay
 
 
@@ -52,26 +52,26 @@ class CapturedSteps:
         self,
         record: Record,
         y: Tensor,
-        costs: Costs,
+        carried: Carried,
         state: Tensor,
         rest: Sequence[Tensor | None],
         emitted: Tensor | None,
         piece: Tensor | None,
     ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
-        """The gradients of the state, of the reductions' states and of the inputs, from the outputs' cotangents.
+        """The gradients of the state, of what is carried beside it and of the inputs, from the outputs' cotangents.
 
         Args:
             record: the step.
             y: the state before it.
-            costs: the reductions before it.
+            carried: what is carried beside it.
             state: the cotangent of the state after it.
-            rest: those of the reductions after it.
+            rest: those of what is carried beside it.
             emitted: that of the rows that the step saved.
             piece: that of its polynomial.
         """
         if emitted is not None and record.request is not None:
             state, piece = self._spread(record, y, record.request, emitted, state, piece)
-        given = self._given(record, y, costs, state, rest, piece)
+        given = self._given(record, y, carried, state, rest, piece)
         layout = Layout(given)
         tensors = layout.tensors(given)
         mine = [x.data_ptr() for x in self.captured]
@@ -82,14 +82,13 @@ class CapturedSteps:
         grads: dict[str, Any] = step(tensors)
         inputs = dict(zip(map(id, tensors), grads["given"], strict=True))
         own = [None if id(x) not in inputs else inputs[id(x)] for x in self.copies]
-        flat = [x for state in costs for x in state]
-        return inputs[id(y)], [inputs[id(x)] for x in flat], [*own, *grads["captured"]]
+        return inputs[id(y)], [inputs[id(x)] for x in carried.tensors], [*own, *grads["captured"]]
 
     def _given(
         self,
         record: Record,
         y: Tensor,
-        costs: Costs,
+        carried: Carried,
         state: Tensor,
         rest: Sequence[Tensor | None],
         piece: Tensor | None,
@@ -102,7 +101,7 @@ class CapturedSteps:
 
         ends = number(record.t, torch.float64), number(record.t_end, torch.float64)
         judged = (*ends, None if self.joint else record.accept, number(record.index, torch.int64))
-        return y, costs, judged, clock_of(plan), self.args, (state, tuple(rest), piece)
+        return y, carried, judged, clock_of(plan), self.args, (state, tuple(rest), piece)
 
     def _spread(
         self, record: Record, y: Tensor, request: Request, emitted: Tensor, state: Tensor, piece: Tensor | None
@@ -133,7 +132,9 @@ class CapturedSteps:
         """How many coefficients a polynomial has."""
         if self.degree is None:
             with torch.no_grad():
-                again = replay(replace(self.plan, costs=()), SavePlan(dense=True), replace(record, request=None), y, ())
+                again = replay(
+                    replace(self.plan, costs=()), SavePlan(dense=True), replace(record, request=None), y, Carried()
+                )
             assert again.coefficients is not None
             self.degree = len(again.coefficients)
         return self.degree
@@ -161,13 +162,13 @@ class _CapturedStep:
 
 def _gradients(plan: Plan, given: tuple[Any, ...], leaves: list[Tensor], captured: list[Tensor]) -> dict[str, Any]:
     """The gradients of a step's outputs, weighted by their cotangents, of every leaf and every captured tensor."""
-    y, costs, (t, t_end, accept, index), clock, args, (state, rest, piece) = given
+    y, carried, (t, t_end, accept, index), clock, args, (state, rest, piece) = given
     plan = set_to(plan, clock, args)
-    record = Record(t.detach(), t_end.detach(), True if accept is None else accept, index, None, costs, None)
+    record = Record(t.detach(), t_end.detach(), True if accept is None else accept, index, None, carried, None)
     with torch.enable_grad():
-        again = replay(plan, SavePlan(dense=piece is not None), record, y, costs)
+        again = replay(plan, SavePlan(dense=piece is not None), record, y, carried)
     pairs = [(again.y, state), (again.coefficients, piece)]
-    pairs += zip((x for after in again.costs for x in after), rest, strict=True)
+    pairs += zip(again.carried.tensors, rest, strict=True)
     kept = [(x, weight.detach()) for x, weight in pairs if x is not None and weight is not None and x.requires_grad]
     wanted = [x for x in leaves if x.requires_grad] + captured
     got = torch.autograd.grad([x for x, _ in kept], wanted, [weight for _, weight in kept], allow_unused=True)

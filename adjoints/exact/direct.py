@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from neuralde.solvers.drivers.integrate import Outcome, integrate
@@ -11,7 +9,8 @@ from neuralde.solvers.stepping.attempt import start_costs
 
 from ..base import Adjoint, Job, Result, plain
 from ..capabilities import Capabilities
-from ..shared.carried import Costs, merged, replayed
+from ..shared.carried import Costs, carried_at
+from ..shared.outputs import result_of
 from .replay import Recorder, retake
 
 
@@ -90,12 +89,5 @@ def recorded(job: Job, started: Costs) -> tuple[Recorder, Outcome]:
 
 def again(job: Job, started: Costs, recorder: Recorder, outcome: Outcome) -> Result:
     """The recorded steps taken again in the graph, from the job's own tensors."""
-    steps = retake(job, recorder.records, replayed(job.plan, started, job.plan.t0))
-    if outcome.log is not None:
-        outcome.log.values = steps.logged
-    if outcome.rows is not None:
-        outcome.rows.values = steps.emitted
-    if outcome.steps is not None:
-        outcome.steps.coefficients = steps.pieces
-    result = plain(outcome, job.y0)
-    return replace(result, y1=steps.y, costs=merged(job.plan, steps.costs, outcome.carry.costs))
+    steps = retake(job, recorder.records, carried_at(job.plan, started, job.plan.t0))
+    return result_of(job, outcome, steps.outputs(job.y0, job.plan.per_sample))

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from neuralde.solvers.events.log import Logged
 from neuralde.solvers.functions.severed_gradients import sequence_number
 
 from ..base import Job
 from ..shared.captured_tensors import refuse_unknown
-from ..shared.carried import Costs
+from ..shared.carried import Carried
+from ..shared.outputs import Cotangents
 from .replay import Record, retake
 
 
@@ -62,9 +62,9 @@ class _Aliases:
 def gradient_again(
     job: Job,
     captured: Sequence[Tensor],
-    costs: Costs,
+    carried: Carried,
     records: Sequence[Record],
-    cotangents: Sequence[Tensor | None],
+    cotangents: Cotangents,
     seen: Callable[[int, Tensor], None],
 ) -> list[Tensor | None]:
     """The gradient, in the graph: of the recorded steps, taken again as one graph that is differentiated as a whole.
@@ -72,29 +72,23 @@ def gradient_again(
     Args:
         job: the job with the caller's tensors.
         captured: what else the solve depends on.
-        costs: what is carried beside the state at the start, in the caller's graph.
+        carried: what is carried beside the state at the start, in the caller's graph.
         records: the accepted steps.
-        cotangents: those of the final state, the emitted rows, the polynomials, the events and the reductions.
+        cotangents: those of the outputs.
         seen: hears of the state after each step.
 
     Returns:
-        The gradients of ``y0``, of ``job.live``, of the captured tensors and of ``costs``.
+        The gradients of ``y0``, of ``job.live``, of the captured tensors and of ``carried``.
     """
     aliases = _Aliases()
     with torch.enable_grad():
         since = sequence_number()
         job, copies = replace(job, y0=aliases(job.y0)).copied(aliases)
-        costs = tuple(tuple(aliases(x) for x in state) for state in costs)
-        again = retake(job, records, costs, seen)
-        outputs: list[Tensor | None] = [again.y]
-        outputs.append(torch.cat(again.emitted) if again.emitted else None)
-        outputs.append(torch.stack(again.pieces) if again.pieces else None)
-        if job.plan.events is not None:
-            outputs += [torch.cat(x) for x in zip(*again.logged, strict=True)] or [None] * len(Logged._fields)
-        outputs += [x for state in again.costs for x in state]
+        again = retake(job, records, carried.map(aliases), seen)
+        outputs = again.outputs(job.y0, job.plan.per_sample)
     pairs = [
         (x, cotangent)
-        for x, cotangent in zip(outputs, cotangents, strict=True)
+        for x, cotangent in zip(outputs.flat, cotangents.flat, strict=True)
         if x is not None and cotangent is not None and x.requires_grad
     ]
     # The graph goes on behind the aliases, but not in search of tensors that are unknown.

@@ -20,10 +20,11 @@ from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 from ..base import Adjoint, Job, Result
 from ..capabilities import Capabilities
 from ..shared.call_context import freed_is_named, gradients_of_many, muted
-from ..shared.carried import replayable, replayed
+from ..shared.carried import replayable
 from ..shared.dependencies import Opening, opened
+from ..shared.outputs import Outputs, outputs_of, result_of
 from ..shared.single_backward import once
-from .discrete import assembled
+from .kept_graphs import leaf
 from .replay import Recorder, refuse_lost, replay
 from .sensitivity_norm import Variational, with_sensitivities
 
@@ -106,19 +107,19 @@ class ForwardSensitivity(Adjoint):
         tangents = _Tangents(opening, job.y0.requires_grad)
         if self.in_error_norm:
             tangents.fit_steps()
-        inputs = [job.y0, *opening.inputs, *opening.states]
-        y1, flat, coefficients, *rest = _Forward.apply(tangents, opening.slope, *inputs)
+        inputs = [job.y0, *opening.inputs, *opening.carried.tensors]
+        flat = _Forward.apply(tangents, opening.slope, *inputs)
         outcome, tangents.outcome = tangents.outcome, None
         assert outcome is not None
         outcome = replace(outcome, carry=outcome.carry._replace(nfe=outcome.carry.nfe + tangents.calls))
-        return assembled(job, outcome, y1, flat, coefficients, rest)
+        return result_of(job, outcome, Outputs.arranged(flat, opening.carried))
 
 
 class _Tangents(Recorder):
     """A listener that carries the tangents of the state and the reductions over every accepted step.
 
-    The last inputs are the reductions' first states. Every real number in an input that requires grad has a column; a
-    complex one has two.
+    The last inputs are what is carried beside the state at the start. Every real number in an input that requires grad
+    has a column; a complex one has two.
     """
 
     def __init__(self, opening: Opening, state_requires_grad: bool) -> None:
@@ -129,14 +130,14 @@ class _Tangents(Recorder):
         self.own = [*self.copies, *self.captured]
         self.outcome: Outcome | None = None
         self.calls = 0
-        live = [state_requires_grad, *[True] * len(self.own), *(x.requires_grad for x in opening.states)]
-        self.inputs = [x.detach() for x in (job.y0, *self.own, *opening.states)]
+        live = [state_requires_grad, *[True] * len(self.own), *(x.requires_grad for x in opening.carried.tensors)]
+        self.inputs = [x.detach() for x in (job.y0, *self.own, *opening.carried.tensors)]
         self.sizes = [
             (2 if x.is_complex() else 1) * x.numel() if on else 0 for x, on in zip(self.inputs, live, strict=True)
         ]
         first = [self._columns(place) for place in range(len(self.inputs))]
         self.state, self.fixed = first[0], first[1 : 1 + len(self.own)]
-        self.costs = first[1 + len(self.own) :]
+        self.carried = first[1 + len(self.own) :]
         self.touched: set[int] = set()
         self.emitted: list[Tensor] = []
         self.pieces: list[Tensor] = []
@@ -168,20 +169,17 @@ class _Tangents(Recorder):
         record = self.records.pop()
         self.states.clear()
         y = carry.y.detach().requires_grad_()
-        costs = tuple(
-            tuple(x.detach().requires_grad_(x.is_floating_point() or x.is_complex()) for x in state)
-            for state in record.costs
-        )
-        flat_costs = [x for state in costs for x in state]
+        carried = record.carried.map(leaf)
+        leaves = carried.tensors
         with torch.enable_grad():
             since = sequence_number()
-            again = replay(self.plan, self.save, record, y, costs)
-            refuse_lost(again, [y, *flat_costs, *self.copies], self.captured, since)
+            again = replay(self.plan, self.save, record, y, carried)
+            refuse_lost(again, [y, *leaves, *self.copies], self.captured, since)
         rows = record.rows
         happened: Sequence[Tensor | None] = again.logged or [None] * len(self.logged)
-        outputs = [again.y, again.emitted, again.coefficients, *happened, *(x for state in again.costs for x in state)]
-        wanted = [y, *self.own, *flat_costs]
-        tangents = [_lanes(self.state, rows), *self.fixed, *(_lanes(x, rows) for x in self.costs)]
+        outputs = [again.y, again.emitted, again.coefficients, *happened, *again.carried.tensors]
+        wanted = [y, *self.own, *leaves]
+        tangents = [_lanes(self.state, rows), *self.fixed, *(_lanes(x, rows) for x in self.carried)]
         moved, touched = _push(outputs, wanted, tangents)
         self.touched |= touched
         self.state = _put(self.state, rows, moved[0])
@@ -195,7 +193,7 @@ class _Tangents(Recorder):
             if part is not None:
                 whole.append(part)
         rest = moved[3 + len(self.logged) :]
-        self.costs = [_put(old, rows, new) for old, new in zip(self.costs, rest, strict=True)]
+        self.carried = [_put(old, rows, new) for old, new in zip(self.carried, rest, strict=True)]
 
     def gradients(self, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The gradient of every input, from the cotangents of the function's outputs."""
@@ -203,7 +201,7 @@ class _Tangents(Recorder):
             torch.cat(parts, dim=1) if parts else None for parts in (self.emitted, self.pieces, *self.logged)
         )
         columns = self.state.real.new_zeros(sum(self.sizes), dtype=torch.float64)
-        for tangent, cotangent in zip([self.state, emitted, pieces, *logged, *self.costs], cotangents, strict=True):
+        for tangent, cotangent in zip([self.state, emitted, pieces, *logged, *self.carried], cotangents, strict=True):
             if tangent is not None and cotangent is not None and tangent.numel():
                 along = tangent.reshape(len(columns), -1) @ cotangent.reshape(-1).conj().to(tangent.dtype)
                 columns = columns + along.real
@@ -274,7 +272,7 @@ class _Forward(torch.autograd.Function):
     """A solve whose backward pass is a product with the tangents that it carried."""
 
     @staticmethod
-    def forward(ctx: Any, tangents: _Tangents, slope: Tensor, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, tangents: _Tangents, slope: Tensor, y0: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
         ctx.save_for_backward(y0, *inputs)
         job = tangents.job
         with muted(tangents.captured):
@@ -282,12 +280,7 @@ class _Forward(torch.autograd.Function):
         tangents.attach(None)
         tangents.outcome, ctx.tangents = outcome, tangents
         ctx.set_materialize_grads(False)
-        flat = torch.cat(outcome.rows.values) if outcome.rows is not None and outcome.rows.values else y0.new_empty(0)
-        pieces = outcome.steps.coefficients if outcome.steps is not None else []
-        coefficients = torch.stack(pieces) if pieces else y0.new_empty(0)
-        events = [] if outcome.log is None else list(outcome.log.flat(y0.detach()))
-        costs = [x.clone() for state in replayed(job.plan, outcome.carry.costs, outcome.carry.t) for x in state]
-        return outcome.carry.y.clone(), flat, coefficients, *events, *costs
+        return outputs_of(job.plan, outcome, y0).flat
 
     @staticmethod
     @once("ForwardSensitivity")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,14 +11,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.core.scalars import Scalar, any_true
-from neuralde.solvers.drivers.integrate import Outcome
-from neuralde.solvers.events.log import Log, Logged
 from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.output.saving import Rows, Steps
-from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
+from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, without_graph
 
 from ..shared.captured_tensors import First
-from ..shared.carried import Costs, replayed
+from ..shared.carried import Carried, carried_at
 from .replay import Recorder
 
 # Between two looks at the size of a step's graph, steps may grow by this factor without passing the budget.
@@ -36,9 +34,9 @@ class Segment:
     rows: Tensor | None
     """The samples that a compact solve still had."""
     y0: Tensor
-    costs0: Costs
+    carried0: Carried
     y: Tensor
-    costs: Costs
+    carried: Carried
     emitted: list[Tensor]
     pieces: list[Tensor]
     since: int
@@ -74,20 +72,18 @@ class Keeper:
         self.segments: list[Segment] = []
         self.used, self.largest, self.next_look = 0.0, 0.0, 0
         self._own = {tensor.untyped_storage().data_ptr() for tensor in own}
-        self._open: tuple[_Place, Tensor | None, Tensor, Costs] | None = None
+        self._open: tuple[_Place, Tensor | None, Tensor, Carried] | None = None
         self._begun = False
         self._since: int | None = None
         self._here: _Place | None = None
         self._plan: Plan | None = None
         self._emitted: list[Tensor] = []
         self._pieces: list[Tensor] = []
-        self._logged: list[Logged] = []
 
-    def attach(self, rows: Rows | None, steps: Steps | None, log: Log | None) -> None:
+    def attach(self, rows: Rows | None, steps: Steps | None) -> None:
         """Learn where the steps' contributions are found."""
         self._emitted = [] if rows is None else rows.values
         self._pieces = [] if steps is None else steps.coefficients
-        self._logged = [] if log is None else log.values
 
     def _look(self, trial: Trial, carry: Carry) -> None:
         """Learn how many bytes the graph of the last attempt holds.
@@ -136,7 +132,7 @@ class Keeper:
         """End the segment at hand where the solve stands."""
         if self._open is None:
             return
-        begin, rows, y0, costs0 = self._open
+        begin, rows, y0, carried0 = self._open
         here, plan = self._here, self._plan
         assert here is not None
         assert plan is not None
@@ -151,21 +147,14 @@ class Keeper:
                 here.steps,
                 rows,
                 y0,
-                costs0,
+                carried0,
                 here.carry.y,
-                replayed(plan, here.carry.costs, here.carry.t),
+                carried_at(plan, here.carry.costs, here.carry.t),
                 self._emitted[begin.emitted : here.emitted],
                 self._pieces[begin.pieces : here.pieces],
                 self.first.since,
             )
         )
-
-    def without_graphs(self, outcome: Outcome) -> Outcome:
-        """What the solve left behind, as constants: only the segments hold the graph."""
-        self._emitted[:] = [x.detach() for x in self._emitted]
-        self._pieces[:] = [x.detach() for x in self._pieces]
-        self._logged[:] = [_detached(x) for x in self._logged]
-        return replace(outcome, carry=_without_graph(outcome.carry))
 
     def _place(self, carry: Carry) -> _Place:
         counts = len(self.recorder.records), len(self._emitted), len(self._pieces)
@@ -173,7 +162,7 @@ class Keeper:
 
     def _opened(self, plan: Plan, carry: Carry, rows: Tensor | None) -> Carry:
         """Begin a segment here, if one may begin."""
-        carry = _without_graph(carry)
+        carry = without_graph(carry)
         events = carry.events
         stands = events is not None and any_true(events.standing)
         if not torch.is_grad_enabled() or (stands and not plan.host):
@@ -193,7 +182,7 @@ class Keeper:
             slope = self.first.slope if goes_on else _slope(plan, carry, t, y)
         carry = carry._replace(y=y, slope=slope, costs=costs0)
         self._plan, self._here = plan, self._place(carry)
-        self._open = self._here, rows, y, replayed(plan, costs0, t)
+        self._open = self._here, rows, y, carried_at(plan, costs0, t)
         return carry
 
 
@@ -241,10 +230,6 @@ def _saved_names(kind: type) -> tuple[str, ...]:
     return _NAMES[kind]
 
 
-def _detached(one: Logged) -> Logged:
-    return Logged(*(x.detach() for x in one))
-
-
 def leaf(x: Tensor) -> Tensor:
     """A copy that gradients end in, where there can be any."""
     return x.detach().requires_grad_(x.is_floating_point() or x.is_complex())
@@ -255,8 +240,3 @@ def _slope(plan: Plan, carry: Carry, t: Scalar, y: Tensor) -> Tensor:
     stop = plan.stops.after(carry.t, plan.t1, plan.direction)
     t, _ = plan.ends(t, stop, carry.accepted == 0, False)
     return plan.stops.one_sided(plan.field, carry.t, stop, y)(t, y)
-
-
-def _without_graph(carry: Carry) -> Carry:
-    """The same carry as constants."""
-    return pytree.tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, carry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -13,14 +14,15 @@ from torch import Tensor
 from neuralde.solvers.core.scalars import Scalar, any_true, both, choose, select, spread
 from neuralde.solvers.events.crossings import arrived
 from neuralde.solvers.events.event import Fired
-from neuralde.solvers.events.log import Logged, logged
+from neuralde.solvers.events.log import Log, Logged, logged
 from neuralde.solvers.methods.base import Step, VectorField
 from neuralde.solvers.output.saving import Request, Rows, SavePlan, emit, polynomial, widen_pieces
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, advance_costs
 
 from ..base import Job
 from ..shared.captured_tensors import refuse_unknown
-from ..shared.carried import Costs, replayable, replayed
+from ..shared.carried import Carried, carried_at, replayable
+from ..shared.outputs import Outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,7 @@ class Record:
     accept: Scalar
     index: Scalar
     rows: Tensor | None
-    costs: Costs
+    carried: Carried
     request: Request | None
     standing: Scalar = False
     """The lanes that start at an event, whose time is the clock's."""
@@ -84,7 +86,7 @@ class Recorder:
                 trial.accept,
                 carry.accepted,
                 trial.rows,
-                tuple(tuple(x.detach() for x in state) for state in replayed(plan, carry.costs, carry.t)),
+                carried_at(plan, carry.costs, carry.t).map(torch.detach),
                 request,
                 False if carry.events is None else carry.events.standing,
                 None if trial.events is None else trial.events.fired,
@@ -103,26 +105,26 @@ class Replayed(NamedTuple):
     """One step taken again."""
 
     y: Tensor
-    costs: Costs
+    carried: Carried
     emitted: Tensor | None
     coefficients: Tensor | None
     logged: Logged | None
 
 
-def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, costs: Costs) -> Replayed:
+def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, carried: Carried) -> Replayed:
     """Take a recorded step again from the state ``y``, with the live times of ``plan`` where it touches the ends."""
     plan = plan if record.rows is None else plan.take(record.rows)
-    clock, costs = (None, costs) if plan.events is None else (costs[0][0], costs[1:])
+    clock = carried.clock
     step = _retake(plan, record, y, clock)
     trial = Trial(step, record.t, record.t_end, 0.0, record.accept, 0.0, (), record.rows)
     after = _changed(plan, record, step)
-    costs = advance_costs(plan, costs, trial, record.index)
+    costs = advance_costs(plan, carried.costs, trial, record.index)
     if clock is not None:
         end = torch.as_tensor(step.t1, dtype=clock.dtype, device=clock.device)
-        costs = ((select(record.accept, end, clock),), *costs)
+        clock = select(record.accept, end, clock)
     return Replayed(
         y=choose(record.accept, after, y),
-        costs=costs,
+        carried=Carried(costs, clock),
         emitted=emit(step, record.request, save) if record.request is not None else None,
         coefficients=polynomial(step) if save.dense else None,
         logged=None if record.fired is None else logged(record.fired, step.t1, step.y, after),
@@ -131,7 +133,7 @@ def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, costs: Costs) 
 
 def refuse_lost(again: Replayed, own: Sequence[Tensor], captured: list[Tensor], since: int) -> None:
     """Refuse a step that depends on a tensor that was not found: through the field, an event or a reduction."""
-    states, costs = [again.y, *(again.logged or ())], [x for state in again.costs for x in state]
+    states, costs = [again.y, *(again.logged or ())], again.carried.tensors
     refuse_unknown(states, own, captured, since, "f" if again.logged is None else "f, fn or apply")
     refuse_unknown([x for x in costs if x.requires_grad], own, captured, since, "regularizers")
 
@@ -140,40 +142,47 @@ class Retaken(NamedTuple):
     """A whole solve taken again; what its steps gave, one after another."""
 
     y: Tensor
-    costs: Costs
+    carried: Carried
     emitted: list[Tensor]
     pieces: list[Tensor]
     logged: list[Logged]
 
+    def outputs(self, y0: Tensor, per_sample: bool) -> Outputs:
+        """The solve's outputs."""
+        logged = None
+        if self.carried.clock is not None:
+            logged = Log(len(y0) if per_sample else None).flat(y0, self.logged)
+        return Outputs(
+            y1=self.y,
+            rows=torch.cat(self.emitted) if self.emitted else None,
+            pieces=torch.stack(self.pieces) if self.pieces else None,
+            logged=logged,
+            carried=self.carried,
+        )
+
 
 def retake(
-    job: Job, records: Sequence[Record], costs: Costs, seen: Callable[[int, Tensor], None] | None = None
+    job: Job, records: Sequence[Record], carried: Carried, seen: Callable[[int, Tensor], None] | None = None
 ) -> Retaken:
     """Take every recorded step again, from ``y0`` and what is carried beside it at the start, as one graph.
 
     ``seen`` hears of the state after each of them.
     """
     y, rows, plan, save = job.y0, None, replayable(job.plan), job.options.save
-    full_costs = costs
-    full, out = y, Retaken(y, costs, [], [], [])
+    full, whole, out = y, carried, Retaken(y, carried, [], [], [])
     for index, record in enumerate(records):
         if record.rows is not rows:
             y = following(y, rows, record.rows)
-            costs = tuple(tuple(x[record.rows] for x in state) for state in full_costs)
+            carried = whole.map(itemgetter(record.rows))
             rows = record.rows
-        again = replay(plan, save, record, y, costs)
-        y, costs = again.y, again.costs
-        full, full_costs = (
-            (y, costs)
-            if rows is None
-            else (
-                full.index_copy(0, rows, y),
-                tuple(
-                    tuple(whole.index_copy(0, rows, part) for whole, part in zip(before, after, strict=True))
-                    for before, after in zip(full_costs, costs, strict=True)
-                ),
-            )
-        )
+        again = replay(plan, save, record, y, carried)
+        y, carried = again.y, again.carried
+        if rows is None:
+            full, whole = y, carried
+        else:
+            full = full.index_copy(0, rows, y)
+            pairs = zip(whole.tensors, carried.tensors, strict=True)
+            whole = whole.filled([before.index_copy(0, rows, after) for before, after in pairs])
         if again.emitted is not None:
             out.emitted.append(again.emitted)
         if again.coefficients is not None:
@@ -182,7 +191,7 @@ def retake(
             out.logged.append(again.logged)
         if seen is not None:
             seen(index, y)
-    return out._replace(y=full, costs=full_costs)
+    return out._replace(y=full, carried=whole)
 
 
 def advance(plan: Plan, record: Record, y: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from neuralde.solvers.errors import InvalidProblemError
 
 from ..base import Job
 from ..capabilities import Capabilities
-from .discrete import DiscreteAdjoint, Sweep
+from .discrete import DiscreteAdjoint
 from .replay import retreat
+from .sweep import Sweep
 
 
 class ReversibleAdjoint(DiscreteAdjoint):

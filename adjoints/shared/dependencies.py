@@ -15,7 +15,7 @@ from neuralde.solvers.stepping.attempt import start_costs
 from ..base import Job, Result, plain
 from .call_context import Setting
 from .captured_tensors import Captured, First, captured_by
-from .carried import Costs, replayed
+from .carried import Carried, Costs, carried_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class Opening:
     """The originals of the copies, and the captured tensors."""
     started: Costs
     """The reductions before the first step, without a graph."""
-    states: list[Tensor]
-    """Those that gradients flow through, in a row and in the caller's graph."""
+    carried: Carried
+    """What is carried beside the state at the start, in the caller's graph."""
     setting: Setting
     """What surrounds the field's calls."""
     first: First | None = None
@@ -62,7 +62,7 @@ def opened(job: Job, goes_on: bool = False) -> Opening | Result:
         with torch.no_grad():
             return plain(integrate(job.plan, job.y0, job.options, slope), job.y0)
     started = start_costs(job.plan, job.y0)
-    states = [x for state in replayed(job.plan, started, job.plan.t0) for x in state]
+    beside = carried_at(job.plan, started, job.plan.t0)
     constant = tuple(tuple(x.detach() for x in state) for state in started)
     kept = first if goes_on else None
-    return Opening(detached, copies, captured, slope, inputs, constant, states, setting, kept)
+    return Opening(detached, copies, captured, slope, inputs, constant, beside, setting, kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.scalars import Scalar
 from ..events.log import Log
 from ..output.saving import Rows, SavePlan, Steps, Tracer
-from ..stepping.attempt import Carry, Plan
+from ..stepping.attempt import Carry, Plan, without_graph
 from .blocks import Blocks, run_blocks
 from .eager import Listener, Recording, run, start
 
@@ -40,6 +40,16 @@ class Outcome:
     masked: int = 0
     """Calls of the field in attempts of a block that found every lane arrived."""
 
+    def detached(self) -> Outcome:
+        """The same as constants, of a solve that was recorded."""
+        return replace(
+            self,
+            carry=without_graph(self.carry),
+            rows=None if self.rows is None else self.rows.detached(),
+            steps=None if self.steps is None else self.steps.detached(),
+            log=None if self.log is None else self.log.detached(),
+        )
+
 
 class Recorded(Protocol):
     """A listener that wants to know what the accepted steps are asked to emit."""
@@ -51,7 +61,7 @@ class Recorded(Protocol):
 class Kept(Recording, Protocol):
     """A recording that wants to know what the accepted steps give."""
 
-    def attach(self, rows: Rows | None, steps: Steps | None, log: Log | None) -> None:
+    def attach(self, rows: Rows | None, steps: Steps | None) -> None:
         """Learn where their contributions are found, before the first attempt."""
 
 
@@ -83,7 +93,7 @@ def integrate(
     last = recorder.attach(rows) if recorder is not None else None
     own = [listener for listener in (rows, steps, tracer, log, last) if listener is not None]
     if kept is not None:
-        kept.attach(rows, steps, log)
+        kept.attach(rows, steps)
     carry, masked = drive(plan, y0, options, [*own, *options.listeners], slope, costs, kept)
     return Outcome(carry, rows, steps, tracer, log, masked)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -63,8 +65,8 @@ class Log:
         values = logged(seen.fired, t, step.y, step.y if seen.after is None else seen.after)
         self.add(seen.fired, values, trial.rows)
 
-    def add(self, fired: Fired, values: Logged, rows: Tensor | None = None, first: bool = False) -> None:
-        """Keep one more step's entries; ``first`` puts them before all others."""
+    def add(self, fired: Fired, values: Logged, rows: Tensor | None = None) -> None:
+        """Keep one more step's entries."""
         if fired.lanes is None:
             device = values.before.device
             hits, samples = torch.tensor([fired.hits], device=device), None
@@ -73,17 +75,31 @@ class Log:
             assert isinstance(fired.hits, Tensor)
             hits, samples = fired.hits[fired.lanes], fired.lanes if rows is None else rows[fired.lanes]
             primary = fired.primary[fired.lanes]
-        place = 0 if first else len(self.entries)
-        self.entries.insert(place, _Entry(hits, primary, samples, values.times.detach()))
-        self.values.insert(place, values)
+        self.entries.append(_Entry(hits, primary, samples, values.times.detach()))
+        self.values.append(values)
 
-    def flat(self, like: Tensor) -> Logged:
-        """All entries, one after another."""
-        if not self.values:
+    def behind_first(self, fired: Fired, values: Logged) -> Log:
+        """The log of a solve before which something happened at its start, which no step has seen."""
+        out = Log(self.samples)
+        out.add(fired, values)
+        out.entries += self.entries
+        out.values += self.values
+        return out
+
+    def detached(self) -> Log:
+        """The same with times and states as constants."""
+        out = copy(self)
+        out.values = [Logged(*(x.detach() for x in one)) for one in self.values]
+        return out
+
+    def flat(self, like: Tensor, values: Sequence[Logged] | None = None) -> Logged:
+        """All entries, one after another; ``values`` are the same in another graph, if they are given."""
+        values = self.values if values is None else values
+        if not values:
             lane = like.shape if self.samples is None else like.shape[1:]
             none = like.new_empty((0, *lane))
             return Logged(torch.empty(0, dtype=torch.float64, device=like.device), none, none)
-        return Logged(*(torch.cat(pieces) for pieces in zip(*self.values, strict=True)))
+        return Logged(*(torch.cat(pieces) for pieces in zip(*values, strict=True)))
 
     def found(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """All entries' events, the one whose time is theirs, and their samples, in the order of :meth:`flat`."""

@@ -8,6 +8,7 @@ the graph), so that an adjoint can emit the same request again from a step that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -205,22 +206,28 @@ class Rows:
             self.requests.append(request)
             self.values.append(emit(trial.step, request, self.save))
 
-    def flat(self, y0: Tensor) -> Tensor:
-        """All emitted rows, one after another: first those that are the initial state, from ``y0``."""
-        rows = [*(first_rows(y0, request) for request in self.first), *self.values]
-        return torch.cat(rows) if rows else y0.new_empty((0, *self.shape))
+    def detached(self) -> Rows:
+        """The same with what was emitted as constants."""
+        out = copy(self)
+        out.values = [x.detach() for x in self.values]
+        return out
 
-    def assemble(self, flat: Tensor, like: Tensor) -> Tensor:
-        """The output ``(T, *state)`` from the emitted rows; NaN where nothing was emitted."""
+    def assemble(self, y0: Tensor, emitted: Sequence[Tensor] | None = None) -> Tensor:
+        """The output ``(T, *state)``: rows that are the initial state, emitted ones, NaN where nothing was emitted.
+
+        ``emitted`` are the same rows as :attr:`values` in another graph, if they are given.
+        """
+        values = [*(first_rows(y0, request) for request in self.first), *(self.values if emitted is None else emitted)]
+        flat = torch.cat(values) if values else y0.new_empty((0, *self.shape))
         if self.samples is None:
             count = len(self.save.times) if isinstance(self.save.times, list) else len(flat)
             missing = count - len(flat)
-            return flat if not missing else torch.cat([flat, like.new_full((missing, *self.shape), torch.nan)])
+            return flat if not missing else torch.cat([flat, y0.new_full((missing, *self.shape), torch.nan)])
         requests = [*self.first, *self.requests]
-        rows = torch.cat([torch.as_tensor(request.rows, device=like.device) for request in requests])
+        rows = torch.cat([torch.as_tensor(request.rows, device=y0.device) for request in requests])
         samples = torch.cat([request.samples for request in requests if request.samples is not None])
         count = self.save.times.shape[0] if isinstance(self.save.times, Tensor) else int(rows.max()) + 1
-        return like.new_full((count, *self.shape), torch.nan).index_put((rows, samples), flat)
+        return y0.new_full((count, *self.shape), torch.nan).index_put((rows, samples), flat)
 
 
 def _goes_on_behind(plan: Plan, trial: Trial) -> Scalar:
@@ -264,6 +271,16 @@ class Steps:
             self.accepts.append(widen(trial.accept, trial.rows, self.samples))
         if self.polynomials:
             self.coefficients.append(widen_pieces(polynomial(trial.step), trial.rows, self.samples))
+
+    def detached(self) -> Steps:
+        """The same with the polynomials as constants."""
+        return self.holding([x.detach() for x in self.coefficients])
+
+    def holding(self, coefficients: list[Tensor]) -> Steps:
+        """The same with other polynomials, or none."""
+        out = copy(self)
+        out.coefficients = coefficients
+        return out
 
     def dense(
         self,

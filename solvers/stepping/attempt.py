@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..core.norms import judged_error, largest, rms, scaled_error, tolerance
 from ..core.scalars import (
@@ -152,6 +153,11 @@ class Carry(NamedTuple):
     """How many of ``nfe`` the readers of steps made, regularizers and error estimates; kept in graphs for SDEs only."""
     looked: Scalar = 0
     """How often they have called an SDE's diffusion alone."""
+
+
+def without_graph(carry: Carry) -> Carry:
+    """The same carry as constants."""
+    return pytree.tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, carry)
 
 
 class OnHost(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde.adjoints.exact import discrete
+from neuralde.adjoints.exact import sweep
 from neuralde.adjoints.exact.checkpoints import first_checkpoint
 
 
@@ -38,7 +38,7 @@ def test_the_split_is_optimal():
 def count(steps, checkpoints, monkeypatch):
     """How many steps a backward pass advances, how many states are ever kept, and the gradient."""
     taken, most = [], [0]
-    advance, state_at = discrete.advance, discrete.Sweep.state_at
+    advance, state_at = sweep.advance, sweep.Sweep.state_at
 
     def counted(*args):
         taken.append(1)
@@ -50,8 +50,8 @@ def count(steps, checkpoints, monkeypatch):
         return y
 
     with monkeypatch.context() as patch:
-        patch.setattr(discrete, "advance", counted)
-        patch.setattr(discrete.Sweep, "state_at", watched)
+        patch.setattr(sweep, "advance", counted)
+        patch.setattr(sweep.Sweep, "state_at", watched)
         y0 = torch.tensor([0.3, 1.0], requires_grad=True)
         problem = nde.ODEProblem(lambda t, y: torch.sin(y), y0, (0.0, 1.0))
         adjoint = nde.DiscreteAdjoint(checkpoints=checkpoints)
