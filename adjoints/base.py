@@ -17,7 +17,6 @@ from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
 from neuralde.solvers.stepping.attempt import Plan
 from neuralde.solvers.stepping.quadrature import PathIntegral
-from neuralde.solvers.terms.ordinary import Field
 
 from .capabilities import Capabilities, who_has
 
@@ -77,7 +76,6 @@ class Job:
         schedules = [copy(ts) for ts in self._schedules]
         swap = {id(leaf): copy(leaf) for leaf in dict.fromkeys(self.arguments)}
         args = pytree.tree_map(lambda leaf: swap.get(id(leaf), leaf), self.args)
-        assert isinstance(plan.field, Field)
         field = plan.field.rebind(args)
         events = None if plan.events is None else plan.events.bind(args, schedules)
         plan = replace(plan, field=field, live_t0=live_t0, live_t1=live_t1, stops=stops, events=events)
@@ -142,9 +140,10 @@ class Adjoint(ABC):
         """Refuse what this adjoint cannot differentiate, by name."""
         can, save = self.capabilities, job.options.save
         costs = [cost for cost in job.plan.costs if cost.differentiable]
-        if job.plan.stochastic and "SDE" not in can.terms:
+        term = job.plan.field
+        if term.family not in can.terms:
             raise InvalidProblemError(
-                f"adjoint: {self.name} does not differentiate an SDEProblem; expected {who_has(terms='SDE')}"
+                f"adjoint: {self.name} does not differentiate {term.title}; expected {who_has(terms=term.family)}"
             )
         if not can.forward_mode and transformed():
             raise InvalidProblemError(

@@ -41,10 +41,8 @@ from neuralde.solvers.front.plan import check_samples, prepare_options, prepare_
 from neuralde.solvers.front.precision import check_products, check_size
 from neuralde.solvers.front.stochastic import default_controller, stochastic_method
 from neuralde.solvers.methods.stochastic.base import SDEMethod
-from neuralde.solvers.stepping.attempt import Carry, Plan
+from neuralde.solvers.stepping.attempt import Plan
 from neuralde.solvers.stepping.stiffness import stiff_advice
-from neuralde.solvers.terms.ordinary import Field
-from neuralde.solvers.terms.stochastic import SDEField
 
 from .listeners import announce, watched
 from .progress import ProgressBar
@@ -213,7 +211,6 @@ def solve(
     )
     probes = check_products(plan, y0) + (check_size(plan, y0) if driver is None else 0)
     y_start, first = start_changes(plan, y0)
-    assert isinstance(plan.field, Field)
     job = Job(plan=plan, y0=y_start, options=options, f=plan.field.functions, args=problem.args)
     job, peaks = watched(job)
     result = _run(adjoint, job, progress)
@@ -351,8 +348,8 @@ def _solution(
         regularizer.value(state, carry.accepted, plan)
         for regularizer, state in zip(regularizers, result.costs, strict=True)
     ]
+    noise = plan.field.noise
     nfe = carry.nfe + probes + sum(calls for _, calls in numbers)
-    noise = plan.field.noise if isinstance(plan.field, SDEField) else None
     return Solution(
         ts=ts,
         ys=packing.unpack(ys, lead=1),
@@ -362,7 +359,7 @@ def _solution(
             carry.steps,
             carry.accepted,
             carry.steps - carry.accepted,
-            diffusion_evaluations=_diffusion_evaluations(plan, carry),
+            diffusion_evaluations=plan.field.second_calls(plan.method, carry),
             masked=outcome.masked,
         ),
         status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
@@ -376,15 +373,6 @@ def _solution(
         dense=dense,
         _end=carry.t,
     )
-
-
-def _diffusion_evaluations(plan: Plan, carry: Carry) -> Any:
-    """How often the diffusion was called: with the drift, but in steps, whose counts are known; and to see its shape."""
-    if not isinstance(plan.method, SDEMethod):
-        return 0
-    assert isinstance(plan.field, SDEField)
-    in_steps = carry.steps * (plan.method.diffusion_calls - plan.method.drift_calls)
-    return carry.nfe - carry.asked + in_steps + carry.looked + plan.field.looks
 
 
 def _end(plan: Plan, y0: Tensor) -> Tensor:

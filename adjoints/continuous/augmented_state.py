@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from neuralde.solvers.methods.explicit.heun import Heun
 from neuralde.solvers.methods.runge_kutta import RungeKutta
 from neuralde.solvers.methods.stochastic.driven import DrivenRungeKutta
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
-from neuralde.solvers.terms.stochastic import Driven, DrivenField, SDEField
+from neuralde.solvers.terms.base import Term
+from neuralde.solvers.terms.stochastic import DrivenField, SDEField
 from neuralde.solvers.terms.stratonovich import StratonovichField, check_correctable
 
 from ..base import Job
@@ -40,8 +42,8 @@ class Pair(Sweep):
         state, a = z.unbind(self._pair_dim)
         return state, a
 
-    def slope(self, t: Scalar, z: Tensor) -> Tensor:
-        """The field of both."""
+    def __call__(self, t: Scalar, z: Tensor) -> Tensor:
+        """The slope of both."""
         y, a = z.unbind(self._pair_dim)
         slope, (pulled,) = self.pull(t, y, a, [])
         return torch.stack([slope, -pulled], dim=self._pair_dim)
@@ -74,10 +76,9 @@ class NoisyPair(Pair):
     plan: Plan
 
     @property
-    def field(self) -> VectorField:
+    def field(self) -> Term:
         """State and cotangent, without noise until a step asks for its interval."""
-        assert isinstance(self.plan.field, SDEField)
-        return _PairField(self.plan.field, self._slope_along, self.plan.direction)
+        return _PairField(cast(SDEField, self.plan.field), self._slope_along, self.plan.direction)
 
     def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Add a step's share, with the field of the step."""
@@ -99,8 +100,13 @@ class NoisyPair(Pair):
 SlopeAlong = Callable[[VectorField, Scalar, Tensor], Tensor]
 
 
-class _PairField(Driven):
-    """State and cotangent as a field that noise drives."""
+class _PairField(Term):
+    """State and cotangent as a term that noise drives."""
+
+    family = "SDE"
+    random = True
+    smooth = False
+    chains = False
 
     def __init__(self, field: SDEField, slope: SlopeAlong, direction: Scalar) -> None:
         self.of_state, self.slope, self.direction = field, slope, direction
@@ -109,7 +115,7 @@ class _PairField(Driven):
         """The drift's share."""
         return self.slope(self.of_state, t, z)
 
-    def driven(self, t0: Scalar, t1: Scalar) -> _DrivenPair:
+    def on(self, t0: Scalar, t1: Scalar) -> _DrivenPair:
         """Both along the straight line between the path's ends."""
         if corrected(self.of_state):
             return _DrivenPair(StratonovichField(self.of_state, t0, t1, self.direction), self.slope)
@@ -138,8 +144,7 @@ def corrected(field: SDEField) -> bool:
 
 def noisy_method(job: Job, solver: Method | None) -> Method:
     """The method of a stochastic backward solve, if the equation can be understood as a Stratonovich one."""
-    field = job.plan.field
-    assert isinstance(field, SDEField)
+    field = cast(SDEField, job.plan.field)
     if corrected(field):
         check_correctable(field, job.plan.t0, job.y0)
         field.looks += 2

@@ -85,8 +85,8 @@ class BacksolveAdjoint(ContinuousAdjoint):
 
     def sweep(self, plan: Plan) -> type[Sweep]:
         """State and cotangent together."""
-        return NoisyPair if plan.stochastic else Pair
+        return NoisyPair if plan.field.random else Pair
 
     def backward_method(self, job: Job) -> Method:
         """The method of the backward solve; of an SDE's one that solves Stratonovich equations."""
-        return noisy_method(job, self.solver) if job.plan.stochastic else super().backward_method(job)
+        return noisy_method(job, self.solver) if job.plan.field.random else super().backward_method(job)

@@ -9,7 +9,7 @@ integral is taken (a quadrature over the backward steps, or as a part of the bac
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ from neuralde.solvers.output.solution import failure
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 from neuralde.solvers.stepping.controllers import Controller
 from neuralde.solvers.stepping.stiffness import stiff_advice
-from neuralde.solvers.terms.ordinary import Field
+from neuralde.solvers.terms.base import Term
 
 from ..base import Adjoint, Job, Result
 from ..shared.captured_tensors import Unchanged, refuse_unknown
@@ -98,7 +98,6 @@ class ContinuousAdjoint(Adjoint):
 
     def _backward_plan(self, job: Job, method: Method) -> Plan:
         plan = job.plan
-        assert isinstance(plan.field, Field)
         packing = plan.field.packing
         rtol = plan.rtol if self.rtol is None else checked_tolerance(self.rtol, "rtol", packing, job.y0)
         atol = plan.atol if self.atol is None else checked_tolerance(self.atol, "atol", packing, job.y0)
@@ -147,7 +146,6 @@ class RunData:
         if keep and outcome.steps is not None:
             pieces = outcome.steps.coefficients
             coefficients = torch.stack(pieces) if pieces else None
-            assert isinstance(job.plan.field, Field)
             plan = replace(job.plan, live_t0=None, live_t1=None, stops=job.plan.stops.bind(None))
             self.path = outcome.steps.dense(plan, coefficients, job.plan.field.packing, job.y0)
             outcome = replace(outcome, steps=outcome.steps.holding([]))
@@ -185,8 +183,8 @@ class _Continuous(torch.autograd.Function):
         return None, *grads
 
 
-class Sweep(ABC):
-    """The backward solve, from one time at which a cotangent enters to the one before it."""
+class Sweep(Term):
+    """The backward solve, from one time at which a cotangent enters to the one before it, and the term that it solves."""
 
     def __init__(self, run_data: RunData, integrands: Integrands, logged: Sequence[Tensor | None] = ()) -> None:
         self.plan, self.data, self.integrands = run_data.backward_plan, run_data, integrands
@@ -222,14 +220,10 @@ class Sweep(ABC):
     def unpack(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """State and cotangent from the backward state where it arrived; ``y`` is the state where it started."""
 
-    @abstractmethod
-    def slope(self, t: Scalar, z: Tensor) -> Tensor:
-        """The backward state's derivative."""
-
     @property
-    def field(self) -> VectorField:
-        """The same as what a method is given."""
-        return self.slope
+    def field(self) -> Term:
+        """The term of the backward state: calling a sweep gives that state's slope."""
+        return self
 
     @abstractmethod
     def hear(self, plan: Plan, carry: Carry, trial: Trial) -> None:

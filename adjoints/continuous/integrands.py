@@ -17,7 +17,7 @@ from neuralde.solvers.errors import ConvergenceError
 from neuralde.solvers.methods.base import VectorField
 from neuralde.solvers.output.dense import DenseOutput
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
-from neuralde.solvers.stepping.quadrature import PathIntegral, as_field, gauss_points
+from neuralde.solvers.stepping.quadrature import PathIntegral, gauss_points
 
 
 class Integrands:
@@ -49,7 +49,7 @@ class Integrands:
         """What is pulled back at one time, and the cotangents: of the field, and a share of each integrand's."""
         pairs = [(slope, a)]
         for cost, g in self.pairs:
-            value = cost.density(as_field(self.field), t, y)
+            value = cost.density(self.field, t, y)
             pairs.append((value, (g * share).to(value.dtype).expand_as(value)))
         pairs = [(x, g) for x, g in pairs if x.requires_grad]
         return [x for x, _ in pairs], [g for _, g in pairs]
@@ -58,7 +58,7 @@ class Integrands:
         """How the loss changes when this end of the interval moves, from how it does by the state alone."""
         for cost, g in self.pairs:
             with torch.no_grad():
-                rate = (g * cost.density(as_field(self.field), t, y)).to(torch.float64)
+                rate = (g * cost.density(self.field, t, y)).to(torch.float64)
             along = along + (rate if self.per_sample else rate.sum())
         return along
 
@@ -94,7 +94,7 @@ class Quadrature:
         self.path, self.who = path, who
         self.total: list[Tensor | None] = [None] * len(self.parameters)
         # Fixed steps are the user's own, and the noise of an SDE is no function that smaller pieces would show.
-        self.checked = plan.controller.adaptive and not plan.stochastic
+        self.checked = plan.controller.adaptive and plan.field.smooth
         # n points integrate degree 2n - 1 exactly, so the quadrature is no less accurate than the steps.
         self.points = gauss_points(max(plan.method.order, _LEAST_ORDER) if self.checked else plan.method.order)
         self.wary = True

@@ -159,7 +159,7 @@ class _OnPath(Sweep):
         """The cotangent, and the state as it was: the saved one takes its place."""
         return y, z
 
-    def slope(self, t: Scalar, z: Tensor) -> Tensor:
+    def __call__(self, t: Scalar, z: Tensor) -> Tensor:
         """The cotangent's derivative."""
         return -self.pull(t, self.state(t), z, [])[1][0]
 
@@ -203,7 +203,7 @@ class _WithParameters(_OnPath):
             total += (share if total.is_complex() else share.real).sum(0).reshape(total.shape).to(total.dtype)
         return y, a
 
-    def slope(self, t: Scalar, z: Tensor) -> Tensor:
+    def __call__(self, t: Scalar, z: Tensor) -> Tensor:
         """The derivatives of both."""
         y = self.state(t)
         a, _ = self._split(z, y)

@@ -13,18 +13,18 @@ from neuralde.solvers.core.scalars import Scalar
 from neuralde.solvers.core.status import Status
 from neuralde.solvers.drivers.integrate import Options, integrate
 from neuralde.solvers.errors import InvalidProblemError
-from neuralde.solvers.methods.base import VectorField
 from neuralde.solvers.output.saving import SavePlan
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 from neuralde.solvers.stepping.stops import Stops
+from neuralde.solvers.terms.base import Term
 
 from ..base import Job
 
 Push = Callable[[Sequence[Tensor | None], Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor | None], set[int]]]
 
 
-class Variational:
-    r"""The field of state and sensitivities together, stacked in a new first dimension.
+class Variational(Term):
+    r"""The term of state and sensitivities together, stacked in a new first dimension.
 
     .. math:: y' = f(t, y), \qquad S' = \frac{\partial f}{\partial y} S + \frac{\partial f}{\partial p}
 
@@ -35,7 +35,7 @@ class Variational:
         push: gives the outputs' tangents from outputs, inputs and the inputs' tangents.
     """
 
-    def __init__(self, field: VectorField, inputs: Sequence[Tensor], fixed: Sequence[Tensor], push: Push) -> None:
+    def __init__(self, field: Term, inputs: Sequence[Tensor], fixed: Sequence[Tensor], push: Push) -> None:
         self.field, self.inputs, self.fixed, self.push = field, list(inputs), list(fixed), push
 
     def __call__(self, t: Scalar, z: Tensor) -> Tensor:

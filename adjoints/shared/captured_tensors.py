@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.functions.captured_objects import held
 from neuralde.solvers.functions.severed_gradients import made_inside, sequence_number
-from neuralde.solvers.stepping.quadrature import PathIntegral, as_field
-from neuralde.solvers.terms.ordinary import Field
+from neuralde.solvers.stepping.quadrature import PathIntegral
 
 from ..base import Job
 from .call_context import Setting
@@ -323,8 +322,8 @@ def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor])
 
     def call() -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
-            found = field.probe(plan.t0, y0) if isinstance(field, Field) else [field(plan.t0, y0)]
-            outputs[:] = *found, *(cost.density(as_field(plan.field), plan.t0, y0) for cost in integrals)
+            found = field.probe(plan.t0, y0)
+            outputs[:] = *found, *(cost.density(plan.field, plan.t0, y0) for cost in integrals)
         return y0, outputs
 
     captured, setting = captured_tensors(job.callables, call, copies, originals)

@@ -12,7 +12,6 @@ from torch import Tensor
 from neuralde.solvers import InvalidProblemError, Method
 from neuralde.solvers.checks import integer
 from neuralde.solvers.core.scalars import Scalar
-from neuralde.solvers.methods.stochastic.base import SDEMethod
 from neuralde.solvers.stepping.quadrature import gauss_points
 from neuralde.solvers.stepping.reductions import StepView
 
@@ -251,7 +250,7 @@ def _pushed(f: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tenso
 
 def refuse_noise(method: Method, name: str) -> None:
     """Refuse a method for stochastic equations, whose solutions have no time derivative."""
-    if isinstance(method, SDEMethod):
+    if "ODE" not in method.takes:
         raise InvalidProblemError(
             f"regularizers: got {name} with {method.name}, but a path driven by noise has no time derivative to integrate; "
             "expected ErrorEstimate(), or RunningCost of the drift"

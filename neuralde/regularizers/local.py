@@ -160,7 +160,7 @@ class Local(Regularizer):
             calls += 1
         else:
             h = minimum(solver_h.item() if plan.host else solver_h, longest)
-        step = plan.method.step(plan.field, time, time + plan.direction * h, y, None if plan.stochastic else start)
+        step = plan.method.step(plan.field, time, time + plan.direction * h, y, start if plan.field.chains else None)
         view = StepView(step, plan.method, plan.rtol, plan.atol, 0, plan.field)
         lanes = torch.zeros_like(t, dtype=real_dtype(y))
         measured = self.regularizer.update(self.regularizer.start(y, lanes, (t, t)), view)

@@ -14,7 +14,7 @@ from neuralde.solvers.functions.calls import Caller
 from neuralde.solvers.functions.severed_gradients import Cuts
 from neuralde.solvers.stepping.attempt import Plan
 from neuralde.solvers.stepping.quadrature import PathIntegral
-from neuralde.solvers.terms.ordinary import Field
+from neuralde.solvers.terms.base import Term
 
 from .base import Regularizer
 
@@ -74,7 +74,7 @@ class RunningCost(PathIntegral, Regularizer):
         self.caller = Caller(Cuts())
         return super().start(y0, lanes, span)
 
-    def density(self, field: Field, t: Scalar, y: Tensor) -> Tensor:
+    def density(self, field: Term, t: Scalar, y: Tensor) -> Tensor:
         """The integrand, checked."""
         samples = f"one for each of {len(y)} samples" if field.packing.per_sample else "0-d, or one for each sample"
 

@@ -18,7 +18,6 @@ from ..core.scalars import Scalar, select, transformed
 from ..errors import InvalidProblemError
 from ..output.saving import Rows, Steps
 from ..stepping.attempt import RUNNING, Carry, Plan, Trial
-from ..terms.ordinary import Field
 from .block import Attempts, Reading, Seen, block, read
 from .captured_block import Wants, captured_block
 from .cuda_graph import Cache, check_capture
@@ -71,7 +70,7 @@ class Blocks:
         if self.cuda_graph:
             check_capture(y0.device)
         for refused, what, why in (
-            (plan.stochastic, "an SDEProblem", "its noise is drawn by the host"),
+            (plan.field.random, plan.field.title, "its noise is drawn by the host"),
             (plan.events is not None, "events", "each is located on the host as it happens"),
             (compact, "compact=True", "the host drops finished samples between attempts"),
             (plan.through_steps, "through_steps=True", "the graph of step sizes does not go through a block"),
@@ -124,7 +123,7 @@ def _advance(
 
     # Of many lanes the numbers are read only where rows are saved, which the host places.
     numbers, size = joint or anyone(Rows), blocks.size
-    if blocks.cuda_graph and isinstance(plan.field, Field):
+    if blocks.cuda_graph and plan.field.captures:
         polynomials = anyone(Rows) or any(isinstance(x, Steps) and x.polynomials for x in listeners)
         stiffness = any(getattr(x, "reads_stiffness", False) for x in listeners) and plan.method.has_stiffness
         wants = Wants(numbers, bool(listeners), polynomials, stiffness)

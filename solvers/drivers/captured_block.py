@@ -13,7 +13,6 @@ from ..core.scalars import Scalar
 from ..errors import InvalidProblemError
 from ..methods.base import Step
 from ..stepping.attempt import Carry, Plan, Trial
-from ..terms.ordinary import Field
 from .block import CARRIED, JUDGED, Attempts, Reading, block, packed, unpacked
 from .cuda_graph import Cache, Captured, Layout, signature
 
@@ -74,7 +73,6 @@ def captured_block(
 ) -> Callable[[Carry], tuple[Attempts, Carry, Reading]]:
     """The captured block of a plan whose clock is in tensors: from the cache, or captured now."""
     field = plan.field
-    assert isinstance(field, Field)
     given = (carry, clock_of(plan), field.args)
     layout = Layout(given)
     tensors = [x.detach() for x in layout.tensors(given)]
@@ -86,10 +84,9 @@ def captured_block(
 def plan_key(plan: Plan, layout: Layout, tensors: list[Tensor]) -> list[Any]:
     """Everything but the inputs' values that a captured function of a plan depends on."""
     field = plan.field
-    assert isinstance(field, Field)
     key = [plan.method, plan.controller, plan.stops.ts, plan.stops.jumps, plan.max_steps]
     key += [plan.per_sample, plan.costs, field.packing, layout.spec, layout.constants]
-    return [*key, *signature(tensors, field.f, layout.constants, plan.costs)]
+    return [*key, *signature(tensors, *field.functions, layout.constants, plan.costs)]
 
 
 def clock_of(plan: Plan) -> tuple[Any, ...]:
@@ -99,7 +96,6 @@ def clock_of(plan: Plan) -> tuple[Any, ...]:
 
 def set_to(plan: Plan, clock: tuple[Any, ...], args: tuple[Any, ...]) -> Plan:
     """The plan with another clock and other arguments."""
-    assert isinstance(plan.field, Field)
     names = ("t0", "t1", "direction", "live_t0", "live_t1", "rtol", "atol")
     return replace(plan, field=plan.field.rebind(args), **dict(zip(names, clock, strict=True)))
 

@@ -12,10 +12,8 @@ from torch.utils import _pytree as pytree
 
 from ..core.scalars import Scalar, any_true, maximum, minimum
 from ..events.crossings import cut, follow, observe
-from ..methods.base import VectorField
 from ..stepping.attempt import RUNNING, TIME_RESOLUTION, Carry, Plan, Trial, attempt, begin, settle
-from ..stepping.initial_step import initial_step, noisy_initial_step
-from ..terms.stochastic import SDEField
+from ..terms.base import Term
 
 
 class Listener(Protocol):
@@ -36,10 +34,10 @@ def start(
     if plan.host and plan.t0 == plan.t1:
         return begin(plan, y0, None, 0.0, 0 if slope is None else 1, costs)
     estimate = dt is None and plan.controller.adaptive
-    carried = not plan.stochastic and (plan.host or (plan.method.fsal and len(plan.stops.jumps) == 0))
+    carried = plan.field.chains and (plan.host or (plan.method.fsal and len(plan.stops.jumps) == 0))
     calls = 0 if slope is None else 1
-    if plan.stochastic:
-        slope = None  # a step of a stochastic method cannot start with the drift alone
+    if not plan.field.chains:
+        slope = None
     if slope is None and (estimate or carried):
         slope, calls = _first_slope(plan, y0), calls + 1
     if estimate:
@@ -61,12 +59,9 @@ def start(
     return begin(plan, y0, slope if carried else None, h, calls, costs)
 
 
-def first_step(plan: Plan, field: VectorField, t: Scalar, state: Tensor, slope: Tensor, longest: Scalar) -> Scalar:
+def first_step(plan: Plan, field: Term, t: Scalar, state: Tensor, slope: Tensor, longest: Scalar) -> Scalar:
     """A step size to begin with at ``(t, state)``, for one more call of the field."""
-    norm, order = plan.norm_at(state), plan.method.error_order
-    if isinstance(field, SDEField):
-        return noisy_initial_step(field, t, state, slope, plan.direction, longest, order, norm)
-    return initial_step(field, t, state, slope, plan.direction, longest, order, norm)
+    return field.first_step(t, state, slope, plan.direction, longest, plan.method.error_order, plan.norm_at(state))
 
 
 def _first_slope(plan: Plan, y0: Tensor) -> Tensor:

@@ -6,16 +6,15 @@ Clocks are tensors and what is saved goes into buffers of fixed size, so nothing
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..core.legendre import evaluate
 from ..errors import InvalidProblemError
-from ..methods.stochastic.between import Between
 from ..output.saving import SavePlan
 from ..stepping.attempt import RUNNING, Carry, Plan, Trial, attempt, map_slope, settle
-from ..terms.stochastic import SDEField
 from .integrate import Options
 
 
@@ -32,9 +31,7 @@ class FlatSolve:
     def __init__(self, plan: Plan, options: Options, carry: Carry, ys: Tensor | None) -> None:
         self.plan, self.options = plan, options
         self.slope, self.saves = carry.slope, ys is not None
-        self.bridges = None
-        if self.saves and isinstance(plan.field, SDEField):
-            self.bridges = plan.field.noise.bridges(_times(options.save, live=False))
+        self.bridges = plan.field.bridges(_times(options.save, live=False)) if self.saves else None
         self.controls = len(carry.control)
         self.costs = [len(state) for state in carry.costs]
         self.first = self.flat(carry, ys)
@@ -44,7 +41,7 @@ class FlatSolve:
         slope = () if carry.slope is None else carry.slope if isinstance(carry.slope, tuple) else (carry.slope,)
         costs = [x for state in carry.costs for x in state]
         # Of the calls that readers of steps make, an SDE's tell how often its diffusion was called.
-        asked = (carry.asked, carry.looked) if self.plan.stochastic else ()
+        asked = (carry.asked, carry.looked) if self.plan.field.random else ()
         counts = (carry.status, carry.steps, carry.accepted, carry.nfe, *asked)
         tensors = (carry.t, carry.h, carry.y, *slope, *carry.control, *costs, *counts)
         return tuple(x.clone() for x in (tensors if ys is None else (*tensors, ys)))
@@ -57,7 +54,7 @@ class FlatSolve:
         control = tuple([next(rest) for _ in range(self.controls)])
         costs = tuple([tuple([next(rest) for _ in range(count)]) for count in self.costs])
         status, steps, accepted, nfe = [next(rest) for _ in range(4)]
-        asked, looked = (next(rest), next(rest)) if self.plan.stochastic else (0, 0)
+        asked, looked = (next(rest), next(rest)) if self.plan.field.random else (0, 0)
         return Carry(t, h, y, slope, control, costs, status, steps, accepted, nfe, asked=asked, looked=looked)
 
     def ys(self, flat: tuple[Tensor, ...]) -> Tensor | None:
@@ -118,7 +115,7 @@ def write_rows(
     plan: Plan, save: SavePlan, carry: Carry, trial: Trial, rows: Tensor, bridges: Callable[..., Tensor] | None
 ) -> Tensor:
     """The rows after a step: those whose times lie in it are filled from its dense output, along ``bridges`` of the path."""
-    times, step = _times(save, live=False), trial.step
+    times, step = _times(save, live=False), cast(Any, trial.step)
     after = (times - trial.t) * plan.direction > 0
     if save.live is not None or plan.live_t0 is not None:
         after = after | ((times == trial.t) & (carry.accepted == 0))
@@ -126,7 +123,6 @@ def write_rows(
     length = torch.where(inside, step.t1 - step.t0, 1.0)
     theta = torch.where(inside, (_times(save, live=True) - step.t0) / length, 0.0)
     if bridges is not None:
-        assert isinstance(step, Between)
         value = step.between(theta, bridges(step.t0, theta, step.w))
         value = torch.where(_lanes(times == trial.t_end, carry.y, plan.per_sample), step.y, value)
         return torch.where(_lanes(inside, carry.y, plan.per_sample), value, rows)

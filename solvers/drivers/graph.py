@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidProblemError
-from ..methods.stochastic.base import SDEMethod
 from ..stepping.attempt import Carry, Plan, map_slope
-from ..terms.ordinary import Field
 from .eager import start
 from .flat import FlatSolve, refuse_growing, row_buffer
 from .integrate import Options, Outcome
@@ -69,10 +67,9 @@ def _anchored_by(plan: Plan, carry: Carry, y0: Tensor) -> tuple[Carry, Tensor]:
     """The anchor of a solve; where no slope is carried yet, one call of the field at the start tells what it depends on."""
     if carry.slope is not None:
         return carry, _anchor(y0, carry.slope)
-    chained = isinstance(plan.method, SDEMethod) and plan.method.chains and len(plan.stops.jumps) == 0
+    chained = plan.method.chains and len(plan.stops.jumps) == 0
     if not chained and not torch.is_grad_enabled():
         return carry, _anchor(y0)
-    assert isinstance(plan.field, Field)
     reached = plan.field.probe(plan.t0, plan.method.lower(y0))
     carry = carry._replace(nfe=carry.nfe + 1, slope=tuple(reached) if chained else None)
     return carry, _anchor(y0, *reached)

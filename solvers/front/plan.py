@@ -227,7 +227,7 @@ def prepare_options(
     if saveat_side not in ("left", "right"):
         raise InvalidProblemError(f'saveat_side: got {saveat_side!r}; expected "left" or "right"')
     save = replace(save, right=saveat_side == "right")
-    if plan.stochastic and save.live is not None:
+    if not plan.field.smooth and save.live is not None:
         raise InvalidProblemError(
             "saveat: requires grad; expected constant times, since the solution of an SDE has no slope"
         )

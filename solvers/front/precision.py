@@ -48,7 +48,7 @@ def check_size(plan: Plan, y0: Tensor) -> int:
     state out of that within the interval: a source does, and makes what was there at the start of no account. The check
     waits for the device, so solves in blocks go without it.
     """
-    small = not torch.compiler.is_compiling() and not transformed() and plan.controller.adaptive and not plan.stochastic
+    small = not torch.compiler.is_compiling() and not transformed() and plan.controller.adaptive and plan.field.smooth
     state = plan.method.lower(y0).detach()
     if not small or not state.numel():
         return 0

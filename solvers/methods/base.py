@@ -42,6 +42,8 @@ class Step(ABC):
     """How often its readers have."""
     looked: int = 0
     """How often its readers have called the diffusion alone, of a stochastic equation."""
+    follows_path: bool = False
+    """Whether the solution between the ends follows a path, so that a method ``emit`` of the step gives its rows there."""
 
     @property
     @abstractmethod
@@ -114,6 +116,10 @@ class Method(ABC):
     """How far the stability region reaches along the negative real axis."""
     dense_order: int
     """The order of the dense output."""
+    takes: tuple[str, ...] = ("ODE",)
+    """The families of terms that it steps, :attr:`Term.family`."""
+    chains: bool = False
+    """Whether a step can start with all that the term's functions gave at the end of the one before it, :meth:`Term.probe`."""
     reversible: bool = False
     """Whether :meth:`back` takes a step back, algebraically."""
     fixed_because: str = "it estimates no error"

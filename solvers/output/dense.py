@@ -1,4 +1,4 @@
-"""The solution between the steps, as one piecewise polynomial."""
+"""The solution between the steps, as one piecewise polynomial, or along the path that drives it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class DenseOutput:
             rounding are that one.
         right: whether the solution at such a time is the one behind the event.
         start_slope: the field at the start, which is the derivative where an interval has no length; NaN without it.
+        along: what evaluates the steps' pieces where they are no polynomials, but follow a path.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class DenseOutput:
         jumps: Tensor | None = None,
         right: bool = False,
         start_slope: Callable[[], Tensor] | None = None,
+        along: Any = None,
     ) -> None:
         self.starts, self.ends, self.coefficients = starts, ends, coefficients
         self.accepted, self.packing, self.direction, self.span = accepted, packing, direction, span
-        self.jumps, self.right, self.start_slope = jumps, right, start_slope
+        self.jumps, self.right, self.start_slope, self.along = jumps, right, start_slope, along
 
     def __call__(self, t: float | Tensor, slope: bool = False) -> Any:
         """The state, or its time derivative, at ``t``; the shape of ``t`` leads.
@@ -61,6 +63,8 @@ class DenseOutput:
         Per sample a number and times ``(T,)`` are those of all samples, as with ``saveat``, and times ``(..., T, B)`` are
         each sample's own.
         """
+        if slope and self.along is not None:
+            self.along.refuse_slope()
         times = read_times(t, "t", "a time or times").in_graph.to(self.starts.device)
         lead, eps = times.shape, resolution(t)
         if self.accepted is None:
@@ -81,7 +85,7 @@ class DenseOutput:
 
     def packed(self, t: Any) -> Tensor:
         """The packed state at one clock number, ``(B,)`` per sample; no graph leads to a Python number's."""
-        if isinstance(t, float) and self.accepted is None:
+        if isinstance(t, float) and self.accepted is None and self.along is None:
             starts, ends, reached = self._on_host
             if reached[0] <= t * self.direction <= reached[-1]:
                 index = bisect_left(reached, t * self.direction, lo=1) - 1
@@ -165,6 +169,9 @@ class DenseOutput:
 
     def _evaluate(self, coefficients: Tensor, start: Tensor, end: Tensor, t: Tensor, slope: bool) -> Tensor:
         """The state at ``t``, or its derivative; ``coefficients`` is ``(degree + 1, T, ...)``."""
+        if self.along is not None:
+            rows: Tensor = self.along.rows(coefficients, start, end, t)
+            return rows
         shape = (*t.shape, *[1] * (coefficients.dim() - 1 - t.dim()))
         empty = end == start
         length = torch.where(empty, 1.0, end - start)

@@ -21,11 +21,8 @@ from ..core.legendre import evaluate
 from ..core.packing import Packing
 from ..core.scalars import Scalar, any_true, as_clock, both, differentiated, negate, shaped
 from ..methods.base import Step
-from ..methods.stochastic.between import Between, emit_between
 from ..stepping.attempt import Carry, Plan, Trial
-from ..terms.stochastic import SDEField
 from .dense import DenseOutput
-from .noisy_dense import NoisyDense
 from .solution import Trace
 
 
@@ -62,8 +59,10 @@ class Request(NamedTuple):
 
 def emit(step: Step, request: Request, save: SavePlan) -> Tensor:
     """The states that a request asks of a step, ``(n, *lane)``."""
-    if isinstance(step, Between) and request.theta is not None:
-        return emit_between(step, request, save)
+    if step.follows_path and request.theta is not None:
+        along: Any = step
+        rows: Tensor = along.emit(request, save)
+        return rows
     if request.lanes is None:
         return torch.stack(_emit_joint(step, request, save))
     if request.theta is None:
@@ -330,10 +329,8 @@ class Steps:
         if moved is not None:
             starts, ends = (moved(knots, accepted) for knots in (starts, ends))
         given = starts, ends, coefficients, accepted, packing, plan.direction, (t0, t1), jumps, right
-        if isinstance(plan.field, SDEField):
-            return NoisyDense(plan.field.noise, plan.field.elementwise, *given)
         start = plan.t0 if plan.live_t0 is None else plan.live_t0
-        return DenseOutput(*given, partial(plan.field, start, y0))
+        return DenseOutput(*given, partial(plan.field, start, y0), plan.field.along())
 
     def times(self, t0: Scalar) -> Tensor:
         """The start and the end of every accepted step: ``(N + 1,)``, or ``(N + 1, B)`` with NaN behind a lane's last."""

@@ -20,10 +20,10 @@ from ..errors import InvalidProblemError
 from ..front.plan import prepare_plan
 from ..methods.base import Method
 from ..methods.explicit.tsit5 import Tsit5
-from ..methods.stochastic.base import SDEMethod
 from ..problems import ODEProblem, SteadyStateProblem
 from ..stepping.attempt import Carry, Plan
 from ..stepping.controllers import Controller
+from ..terms.base import Term
 from ..terms.ordinary import Field
 from .flow import Flow, Judge
 
@@ -76,6 +76,23 @@ class Residual:
             return x if self.packing.per_sample else x.reshape(-1)
         shape = self.packing.shapes[0]
         return x.reshape((len(x), *shape[1:]) if self.packing.per_sample else shape)
+
+
+class Standing(Term):
+    """The term of the flow towards a steady state: the residual, whatever its own clock says, in a unit of time.
+
+    Args:
+        residual: the field, whose own time stands still.
+        unit: of the clock, in units of time, for each lane; None is one.
+    """
+
+    def __init__(self, residual: Residual, unit: Scalar | None) -> None:
+        self.residual, self.unit = residual, unit
+
+    def __call__(self, t: Scalar, y: Tensor) -> Tensor:
+        """The slope in that unit."""
+        value = self.residual.at(t, y)
+        return value if self.unit is None else value * spread(self.unit, value)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -203,7 +220,7 @@ class DynamicSS(SteadyStateMethod):
         check: bool = True,
     ) -> None:
         self.solver = Tsit5() if solver is None else solver
-        if not isinstance(self.solver, Method) or isinstance(self.solver, SDEMethod) or self.solver.reversible:
+        if not isinstance(self.solver, Method) or "ODE" not in self.solver.takes or self.solver.reversible:
             raise InvalidProblemError(
                 f"solver: got {solver!r}; expected a method for ODEs such as Tsit5(), not a Reversible one"
             )
@@ -274,10 +291,7 @@ class DynamicSS(SteadyStateMethod):
         unit = _unit(y0, first, packing.per_sample) if own else 1.0
 
         def in_unit(unit: Scalar, prepared: Plan) -> tuple[Plan, Tensor, Carry]:
-            def field(t: Scalar, y: Tensor) -> Tensor:
-                value = residual.at(t, y)
-                return value * spread(unit, value) if own else value
-
+            field = Standing(residual, unit if own else None)
             plan, slope = replace(prepared, field=field), first * spread(unit, first) if own else first
             return plan, slope, start(plan, y0, self._first_step(plan), slope)
 

@@ -36,9 +36,8 @@ from ..core.scalars import (
 from ..core.status import Status
 from ..core.tolerances import Tolerance, for_each_entry
 from ..core.vmap import refuse_lanes, shared
-from ..methods.base import Method, Step, VectorField
-from ..terms.ordinary import Field
-from ..terms.stochastic import Driven
+from ..methods.base import Method, Step
+from ..terms.base import Term
 from .controllers import Controller, constant_for_gradient
 from .reductions import Cost, StepView
 from .stops import Stops
@@ -64,7 +63,7 @@ SMALLEST_FRACTION = 1e-30
 class Plan:
     """Everything that stays the same during a solve."""
 
-    field: VectorField
+    field: Term
     method: Method
     controller: Controller
     stops: Stops
@@ -85,11 +84,6 @@ class Plan:
     def host(self) -> bool:
         """Whether clock numbers are Python's."""
         return not isinstance(self.t0, Tensor)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether noise drives the problem."""
-        return isinstance(self.field, Driven)
 
     def read(self, x: Tensor) -> Scalar:
         """A lane's number, as the controller takes it; the one host sync of an attempt in a joint eager solve."""
@@ -112,7 +106,7 @@ class Plan:
         """The plan of some of the samples."""
         return replace(
             self,
-            field=self.field.take(rows) if isinstance(self.field, Field) else self.field,
+            field=self.field.take(rows),
             t0=self.t0[rows],
             t1=self.t1[rows],
             direction=self.direction[rows],
@@ -150,7 +144,7 @@ class Carry(NamedTuple):
     nfe: Scalar
     events: EventState | None = None
     asked: Scalar = 0
-    """How many of ``nfe`` the readers of steps made, regularizers and error estimates; kept in graphs for SDEs only."""
+    """How many of ``nfe`` the readers of steps made, regularizers and error estimates; kept in graphs of random terms only."""
     looked: Scalar = 0
     """How often they have called an SDE's diffusion alone."""
 
@@ -239,7 +233,7 @@ def _error_ratio(plan: Plan, step: Step) -> Scalar:
     with outside:
         ends = step.error, step.y0, step.y, plan.rtol, plan.atol
         # Noise may take a path anywhere in one step.
-        scaled = scaled_error(*ends) if plan.stochastic else judged_error(*ends, plan.per_sample)
+        scaled = judged_error(*ends, plan.per_sample) if plan.field.smooth else scaled_error(*ends)
         return plan.read(rms(scaled, plan.per_sample))
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.scalars import Scalar
-from ..methods.base import VectorField
-from ..terms.ordinary import Field
+from ..terms.base import Term
 from .reductions import Cost, StepView
 
 
@@ -42,7 +41,7 @@ class PathIntegral(Cost):
     """
 
     @abstractmethod
-    def density(self, field: Field, t: Scalar, y: Tensor) -> Tensor:
+    def density(self, field: Term, t: Scalar, y: Tensor) -> Tensor:
         """The integrand at a packed state of the problem: 0-d, or one number for each sample ``(B,)``."""
 
     def start(self, y0: Tensor, lanes: Tensor, span: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -57,11 +56,5 @@ class PathIntegral(Cost):
         share = torch.zeros_like(total)
         for node, weight in gauss_points(view.method.order):
             y = view.method.lower(view.step.at(node))
-            share = share + weight * self.density(as_field(view.vector_field), view.t0 + node * length, y)
+            share = share + weight * self.density(view.term, view.t0 + node * length, y)
         return (total + (share * length).to(total.dtype),)
-
-
-def as_field(field: VectorField | None) -> Field:
-    """The user's field, of which the integrand needs the arguments and the layout of the state."""
-    assert isinstance(field, Field)
-    return field

@@ -9,7 +9,8 @@ from torch import Tensor
 from ..core.norms import largest, rms, scaled_error
 from ..core.scalars import Scalar, real_dtype, spread
 from ..core.tolerances import Tolerance
-from ..methods.base import Method, Step, VectorField
+from ..methods.base import Method, Step
+from ..terms.base import Term
 
 
 class StepView:
@@ -21,7 +22,7 @@ class StepView:
         rtol: relative tolerance.
         atol: absolute tolerance.
         index: how many steps were accepted before this one.
-        vector_field: what was integrated.
+        term: what was integrated.
     """
 
     def __init__(
@@ -31,10 +32,10 @@ class StepView:
         rtol: Tolerance,
         atol: Tolerance,
         index: Scalar,
-        vector_field: VectorField | None = None,
+        term: Term,
     ) -> None:
         self.step, self.method, self.rtol, self.atol, self.index = step, method, rtol, atol, index
-        self.vector_field = vector_field
+        self.term = term
         self.t0, self.t1, self.y0, self.y1 = step.t0, step.t1, step.y0, step.y
 
     @property

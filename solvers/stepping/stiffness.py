@@ -29,7 +29,7 @@ def stiff_advice(plan: Plan, carry: Carry) -> str:
     the product; of several samples the failed ones count. Their calls of the field are not in the solution's counts.
     """
     method = plan.method
-    if not (plan.controller.adaptive and method.has_stiffness) or plan.stochastic or transformed():
+    if not (plan.controller.adaptive and method.has_stiffness) or not plan.field.smooth or transformed():
         return ""
     failed = (carry.status == int(Status.MAX_STEPS)) | (carry.status == int(Status.STEP_UNDERFLOW))
     if not any_true(failed):

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.scalars import Scalar, as_time, graph_constants, in_order
-from ..methods.base import VectorField
-from ..terms.ordinary import Field, OneSided
-from ..terms.stochastic import Driven
+from ..terms.base import Term
 
 
 class Stops:
@@ -118,7 +116,7 @@ class Stops:
             self._tensors[key] = torch.tensor(sorted(getattr(self, name)), dtype=like.dtype, device=like.device)
         return self._tensors[key]
 
-    def one_sided(self, field: VectorField, t: Scalar, t_end: Scalar, like: Tensor) -> VectorField:
+    def one_sided(self, field: Term, t: Scalar, t_end: Scalar, like: Tensor) -> Term:
         """The field on ``[t, t_end]``, seen from inside where an end is a discontinuity."""
         if len(self.jumps) == 0:
             return field
@@ -132,7 +130,7 @@ class Stops:
         crossed = torch.where(forward, last < first, last > first)
         first, last = torch.where(crossed & ~leaves, last, first), torch.where(crossed & leaves, first, last)
         bounds = torch.minimum(first, last), torch.maximum(first, last)
-        return field.one_sided(*bounds) if isinstance(field, (Field, Driven)) else OneSided(field, *bounds)
+        return field.one_sided(*bounds)
 
 
 def _flag(value: Scalar, like: Tensor) -> Tensor:

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..core.packing import Packing
-from ..core.scalars import Scalar, as_time
+from ..core.scalars import Scalar
 from ..errors import InvalidProblemError
 from ..functions.calls import Caller
 from ..functions.severed_gradients import Cuts
+from .base import Term
 
 
-class Field:
+class Field(Term):
     """``field(t, y)`` for packed states.
 
     Args:
@@ -26,8 +26,7 @@ class Field:
         caller: what calls it; of the same solve, where there is one.
     """
 
-    name = "f"
-    """What messages call the user's function."""
+    captures = True
 
     def __init__(
         self, f: Callable[..., Any], packing: Packing, args: tuple[Any, ...] = (), caller: Caller | None = None
@@ -53,42 +52,6 @@ class Field:
         """The user's functions."""
         return (self.f,)
 
-    def probe(self, t: Scalar, y: Tensor) -> list[Tensor]:
-        """Everything that the user's functions return at one point, the slope first."""
-        return [self(t, y)]
-
     def rebind(self, args: tuple[Any, ...]) -> Field:
         """The same field with other arguments."""
         return Field(self.f, self.packing, args, self.caller)
-
-    def take(self, rows: Tensor) -> Field:
-        """The field of some of the samples."""
-        del rows
-        return self
-
-    def one_sided(self, low: Scalar, high: Scalar) -> Callable[[Scalar, Tensor], Tensor]:
-        """The field seen from inside an interval."""
-        return OneSided(self, low, high)
-
-
-class OneSided:
-    """A field seen from inside an interval: times are clamped between two bounds.
-
-    At a discontinuity the step that ends there must see the field's left limit and the step that starts there its
-    right limit, in the precision in which the field receives the time.
-    """
-
-    def __init__(self, field: Callable[[Scalar, Tensor], Tensor], low: Scalar, high: Scalar) -> None:
-        self.field, self.low, self.high = field, low, high
-
-    def __call__(self, t: Scalar, y: Tensor) -> Tensor:
-        """The derivative at the nearest time inside the bounds."""
-        return self.field(clamped(t, y, self.low, self.high), y)
-
-
-def clamped(t: Scalar, y: Tensor, low: Scalar, high: Scalar) -> Tensor:
-    """The nearest time inside the bounds, in the precision in which the field receives it."""
-    time, low, high = (torch.as_tensor(as_time(x, y)) for x in (t, low, high))
-    inside = torch.minimum(torch.maximum(time, low), high)
-    # The bounds are often the time itself, where the gradient of a minimum would be split between the two.
-    return time + (inside - time).detach()

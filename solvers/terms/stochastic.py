@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -15,22 +14,13 @@ from ..core.scalars import Scalar, spread
 from ..errors import InvalidProblemError
 from ..paths.brownian.path import Increment
 from ..paths.increments import Noise
-from .ordinary import Field, clamped
+from .along_path import AlongPath
+from .base import clamped
+from .noisy_first_step import noisy_initial_step
+from .ordinary import Field
 
 
-class Driven(ABC):
-    """A field that noise drives: on each interval it is another one."""
-
-    @abstractmethod
-    def driven(self, t0: Scalar, t1: Scalar) -> Callable[[Scalar, Tensor], Tensor]:
-        """The field along the straight line between the path's ends on one interval."""
-
-    @abstractmethod
-    def one_sided(self, low: Scalar, high: Scalar) -> Driven:
-        """The same, seen from inside an interval."""
-
-
-class SDEField(Field, Driven):
+class SDEField(Field):
     """Drift and diffusion for packed states; calling it gives the drift.
 
     Args:
@@ -45,9 +35,14 @@ class SDEField(Field, Driven):
         calculus: likewise.
     """
 
+    family = "SDE"
+    random = True
+    smooth = False
+    chains = False  # a step needs the diffusion at its start as well
+    captures = False
+    title = "an SDEProblem"
     name = "drift"
-    looks: int = 0
-    """How often the diffusion was called before the solve, to see its shape."""
+    noise: Noise
 
     def __init__(
         self,
@@ -106,7 +101,7 @@ class SDEField(Field, Driven):
         """W and H on the interval; no graph leads to them."""
         return self.noise(t0, t1)
 
-    def driven(self, t0: Scalar, t1: Scalar) -> DrivenField:
+    def on(self, t0: Scalar, t1: Scalar) -> DrivenField:
         """The field along the straight line between the path's ends."""
         return DrivenField(self, t0, t1)
 
@@ -125,6 +120,32 @@ class SDEField(Field, Driven):
     def one_sided(self, low: Scalar, high: Scalar) -> SDEField:
         """Drift and diffusion seen from inside an interval."""
         return self._like(self.args, self.noise, (low, high))
+
+    def first_step(
+        self,
+        t: Scalar,
+        y: Tensor,
+        slope: Tensor,
+        direction: Scalar,
+        longest: Scalar,
+        order: float,
+        norm: Callable[[Tensor], Scalar],
+    ) -> Scalar:
+        """A step size to begin with, for one more call of the drift and two of the diffusion."""
+        return noisy_initial_step(self, t, y, slope, direction, longest, order, norm)
+
+    def along(self) -> AlongPath:
+        """What evaluates kept steps between their ends."""
+        return AlongPath(self.noise, self.elementwise)
+
+    def bridges(self, times: Tensor) -> Callable[..., Tensor]:
+        """What the path does at the times, beside its share of a step."""
+        return self.noise.bridges(times)
+
+    def second_calls(self, method: Any, counts: Any) -> Any:
+        """How often the diffusion was called: with the drift, but in steps, whose counts are known; and to see its shape."""
+        in_steps = counts.steps * (method.diffusion_calls - method.drift_calls)
+        return counts.nfe - counts.asked + in_steps + counts.looked + self.looks
 
     def _like(self, args: tuple[Any, ...], noise: Noise, bounds: tuple[Tensor, Tensor] | None) -> SDEField:
         like = SDEField(self.f, self.g, self.packing, args, self.columns, noise, bounds, self.kind, self.calculus)

@@ -14,8 +14,8 @@ import neuralde as nde
 from neuralde.solvers.core.norms import judged_error, scaled_error
 from neuralde.solvers.stepping import attempt as attempts
 from neuralde.solvers.stepping.attempt import RUNNING, Plan, attempt, begin, settle
-from neuralde.solvers.stepping.initial_step import initial_step
 from neuralde.solvers.stepping.stops import Stops
+from neuralde.solvers.terms.base import Term
 
 D = torch.float64
 METHODS = [nde.Heun(), nde.Bosh3(), nde.Tsit5(), nde.Dopri5(), nde.Dopri8(), nde.Vern7(), nde.Vern9()]
@@ -120,9 +120,10 @@ def peaks(method, y0, parameters, family, rtol, atol, max_steps=400):
     def plan_of(lanes):
         counts, rows = torch.bincount(family[lanes], minlength=len(FIELDS)).tolist(), parameters[lanes]
 
-        def field(t, y):
-            parts = zip(FIELDS, y.split(counts), rows.split(counts), strict=True)
-            return torch.cat([f(part, p) for f, part, p in parts])
+        class Families(Term):
+            def __call__(self, t, y):
+                parts = zip(FIELDS, y.split(counts), rows.split(counts), strict=True)
+                return torch.cat([f(part, p) for f, part, p in parts])
 
         zero = torch.zeros(len(lanes), dtype=D)
         controller = nde.PIController().bind(method)
@@ -130,13 +131,13 @@ def peaks(method, y0, parameters, family, rtol, atol, max_steps=400):
         tolerances = {"rtol": rtol[lanes].unsqueeze(1), "atol": atol[lanes].unsqueeze(1)}
         stops = Stops((), ())
         return Plan(
-            field=field, method=method, controller=controller, stops=stops, max_steps=max_steps, per_sample=True,
+            field=Families(), method=method, controller=controller, stops=stops, max_steps=max_steps, per_sample=True,
             **ends, **tolerances,
         )  # fmt: skip
 
     plan = plan_of(lanes)
     slope = plan.field(plan.t0, y0)
-    h = initial_step(plan.field, plan.t0, y0, slope, plan.direction, plan.t1, method.error_order, plan.norm_at(y0))
+    h = plan.field.first_step(plan.t0, y0, slope, plan.direction, plan.t1, method.error_order, plan.norm_at(y0))
     carry = begin(plan, y0, slope if method.fsal else None, h, 2)
     for number in range(1, max_steps + 1):
         trial = attempt(plan, carry)

@@ -87,6 +87,7 @@ class SDEMethod(Method):
         ('stratonovich', 1.0, 0.5, 'none')
     """
 
+    takes = ("SDE",)
     calculus: str
     """Which integral it converges to: ``"ito"``, ``"stratonovich"``, or ``"any"`` where it takes additive noise only."""
     orders: Mapping[str, float]
@@ -97,8 +98,6 @@ class SDEMethod(Method):
     """How often a step calls the drift."""
     diffusion_calls: int = 1
     """How often a step calls the diffusion."""
-    chains: bool = False
-    """Whether a step can start with the drift and the diffusion at the end of the one before it."""
     embedded_order: float | None = None
     fsal = False
     stability_radius = 2.0

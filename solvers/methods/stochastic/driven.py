@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ...core.scalars import Scalar
 from ...errors import InvalidProblemError
-from ...terms.stochastic import Driven, SDEField
+from ...terms.base import Term
+from ...terms.stochastic import SDEField
 from ..base import VectorField
 from ..runge_kutta import RungeKutta, RungeKuttaStep
 from .base import COMMUTATIVE, SDEMethod, Unchained
@@ -64,4 +65,4 @@ class DrivenRungeKutta(SDEMethod):
 
     def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> _DrivenStep:
         """One step from ``t0`` to ``t1``."""
-        return _DrivenStep(self.tableau, cast(Driven, field).driven(t0, t1), t0, t1, y0, None)
+        return _DrivenStep(self.tableau, cast(Term, field).on(t0, t1), t0, t1, y0, None)
