@@ -18,9 +18,7 @@ NO_TIMES = {
         "[live is not None for live in self.live]",
     },
     "solvers/events/log.py": {"[fired.hits]", "[fired.primary]"},
-    "solvers/terms/base.py": {
-        "as_time(x, y)"
-    },  # a tensor already, in the precision in which a field receives the time
+    "solvers/terms/base.py": {"as_time(x, y)"},  # a tensor already, in the precision in which a field receives the time
     "solvers/front/precision.py": {"plan.norm_at(state)(rounded - exact)"},
     "solvers/stepping/stiffness.py": {"trial.accept", "failed"},
     "solvers/stepping/stops.py": {
