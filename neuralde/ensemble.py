@@ -50,6 +50,9 @@ class EnsembleSolution:
         seed: of the noise.
         batches: what each batch left, by number.
 
+    Units:
+        Moments and quantiles in those of the state, the variance in their square; times in those of ``tspan``.
+
     Example:
         >>> import torch, neuralde as nde
         >>> ornstein = nde.SDEProblem(lambda t, y: -y, lambda t, y: torch.ones_like(y), torch.zeros(1), (0.0, 1.0))
@@ -192,6 +195,10 @@ def solve_ensemble(
     Raises:
         InvalidProblemError: an argument is wrong; the message names it.
 
+    When to take it:
+        For moments and quantiles of more paths than fit into memory, or over several processes. :func:`neuralde.solve`
+        with a batch of states where the paths themselves, or gradients, are wanted.
+
     Example:
         >>> import torch, neuralde as nde
         >>> growth = nde.SDEProblem(lambda t, y: 0.5 * y, lambda t, y: 0.2 * y, torch.ones(1), (0.0, 1.0))
@@ -199,8 +206,10 @@ def solve_ensemble(
         >>> bool((ensemble.mean - 1.6487).abs() < 4 * ensemble.standard_error + 0.02), ensemble.mean.shape
         (True, torch.Size([1, 1]))
     """
+    if not isinstance(problem, SDEProblem):
+        raise InvalidProblemError(f"problem: got {type(problem).__name__}; expected an SDEProblem")
     y0 = problem.y0
-    if not isinstance(problem, SDEProblem) or not isinstance(y0, Tensor) or y0.dim() != 1:
+    if not isinstance(y0, Tensor) or y0.dim() != 1:
         got = tuple(y0.shape) if isinstance(y0, Tensor) else type(y0).__name__
         raise InvalidProblemError(
             f"problem: got a state {got}; expected an SDEProblem whose y0 is (d,), one path's state"

@@ -136,6 +136,11 @@ def solve(
         SolveError: the solve failed (``MaxStepsError``, ``StepSizeError``, ``NonFiniteError``, ``ConvergenceError``);
             its ``.solution`` holds what was computed before.
 
+    When to take it:
+        For one problem at a time. :class:`neuralde.NeuralODE` and :class:`neuralde.NeuralSDE` hold a field and the
+        options as a layer, and compile the solve; :func:`neuralde.solve_ensemble` sums up many paths of an SDE without
+        keeping them.
+
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y, k: -k * y, torch.ones(2), (0.0, 1.0), args=(torch.tensor(3.0),))

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 class NeuralDEError(Exception):
     """The base of every error raised by neuralde.
 
+    Raised by:
+        Everything below; caught to tell the library's errors from all others. :class:`TableauError` is a plain
+            ``ValueError``.
+
     Example:
         >>> import neuralde as nde
         >>> issubclass(nde.InvalidProblemError, nde.NeuralDEError)
@@ -20,6 +24,10 @@ class NeuralDEError(Exception):
 
 class InvalidProblemError(NeuralDEError, ValueError):
     """An argument is wrong. The message names the argument, what was passed and what is accepted.
+
+    Raised by:
+        Constructors and solves, before anything is computed where that can be known, at the call of a function
+            otherwise.
 
     Example:
         >>> import torch, neuralde as nde
@@ -37,6 +45,9 @@ class PrecisionWarning(UserWarning):
     their units differ. Below the rounding, the error estimate measures rounding.
     Steps are then rejected for noise, and a regularizer on the estimate trains against noise. Use float64, or a relative
     tolerance above four units of rounding (about 5e-7 in float32).
+
+    Raised by:
+        :func:`neuralde.solve`, as a warning, before the first step.
 
     Example:
         >>> import torch, warnings, neuralde as nde
@@ -56,6 +67,10 @@ class SolveError(NeuralDEError, RuntimeError):
         message: what happened, where, and what usually helps.
         solution: the partial solution; rows that were not reached are NaN.
 
+    Raised by:
+        :func:`neuralde.solve` unless ``throw=False``, :meth:`Solution.raise_on_failure`, and backward solves of
+            continuous adjoints.
+
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: y**2, torch.tensor(1.0), (0.0, 2.0))
@@ -74,6 +89,11 @@ class SolveError(NeuralDEError, RuntimeError):
 class MaxStepsError(SolveError):
     """``max_steps`` attempts were made before the end of the interval.
 
+    Small steps everywhere mean a stiff field or a tolerance below rounding: otherwise a larger ``max_steps`` helps.
+
+    Raised by:
+        A solve with the status ``MAX_STEPS``.
+
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: -y, torch.tensor(1.0), (0.0, 1.0))
@@ -84,6 +104,11 @@ class MaxStepsError(SolveError):
 
 class StepSizeError(SolveError):
     """The step size fell below the smallest one allowed (``dtmin``, or the resolution of time).
+
+    The solution may be singular there, or the field jump: give known jumps as ``jump_ts`` of the controller.
+
+    Raised by:
+        A solve with the status ``STEP_UNDERFLOW``.
 
     Example:
         >>> import torch, neuralde as nde
@@ -96,6 +121,11 @@ class StepSizeError(SolveError):
 class NonFiniteError(SolveError):
     """The field returned NaN or infinity, and no smaller step avoided it.
 
+    A division, root or logarithm outside its domain, or parameters that have diverged.
+
+    Raised by:
+        A solve with the status ``NON_FINITE``.
+
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: y / (t < 0.5), torch.tensor(1.0), (0.0, 1.0))
@@ -106,6 +136,10 @@ class NonFiniteError(SolveError):
 
 class ConvergenceError(SolveError):
     """A steady state was not found, or has no gradient, or a continuous adjoint's integral; the message says which, and why.
+
+    Raised by:
+        A steady state's solve with the status ``NOT_CONVERGED``; the backward passes of :class:`ImplicitAdjoint` and
+            :class:`GaussAdjoint`.
 
     Example:
         >>> import torch, neuralde as nde

@@ -24,7 +24,7 @@ class ODEProblem:
     .. math:: y'(t) = f(t, y(t), \text{args}), \qquad y(t_0) = y_0, \qquad t \text{ from } t_0 \text{ to } t_1
 
     Args:
-        f: the field, ``f(t, y, *args) -> dy`` with the structure and shapes of ``y``. ``t`` is a 0-d tensor of the
+        f: the vector field, ``f(t, y, *args) -> dy`` with the structure and shapes of ``y``. ``t`` is a 0-d tensor of the
             state's real dtype on its device (shape ``(B, 1, ...)`` when every sample has its own clock).
         y0: the initial state: a tensor of any shape, float32, float64, complex64 or complex128, or a pytree of them.
         tspan: ``(t0, t1)``, floats or 0-d tensors, to which gradients flow; ``t1 < t0`` integrates backwards. With
@@ -34,8 +34,20 @@ class ODEProblem:
             the time has shape ``(B, 1)``, at which a path of torchcde returns every sample at every time,
             ``(B, B, 1, c)``: take ``path.derivative(t).diagonal(dim1=0, dim2=1).movedim(-1, 0)[:, 0]``.
 
+    Shapes:
+        Any, and any pytree of them: a joint solve has one clock for all of it. With ``per_sample`` the first dimension,
+        common to all leaves, counts independent systems.
+
+    Units:
+        ``f`` in those of the state per time; tolerances and entries of the state may have units of their own.
+
     Raises:
         InvalidProblemError: an argument is wrong; the message names it.
+
+    When to take it:
+        For everything that a deterministic vector field moves: neural ODEs, flows, a control that is given as a
+        function of time. :class:`SDEProblem` where noise drives it; :class:`SteadyStateProblem` where only the rest
+        state matters.
 
     Example:
         >>> import torch, neuralde as nde
@@ -91,8 +103,22 @@ class SDEProblem:
         noise: see the table.
         calculus: ``"ito"`` or ``"stratonovich"``.
 
+    Shapes:
+        The drift as ``y``; the diffusion as the table says; the increments of the path as the columns of ``g``, with
+        the leading dimensions of ``y``.
+
+    Units:
+        Drift in state per time, diffusion in state per square root of time: a Brownian path has the unit of the square
+        root of time.
+
     Raises:
         InvalidProblemError: an argument is wrong; the message names it.
+
+    When to take it:
+        Where noise acts all along the way. Take ``"ito"`` where ``g`` is a volatility of data that is not looked ahead,
+        ``"stratonovich"`` where the noise stands for a smooth one, and for the gradients of :class:`BacksolveAdjoint`;
+        the noise as narrow as it is, since higher strong orders rest on it. A random start or random parameters alone
+        are an :class:`ODEProblem`.
 
     Example:
         >>> import torch, neuralde as nde
@@ -143,8 +169,18 @@ class SteadyStateProblem:
         t: the time that ``f`` is given, whatever the clock of an integration says; it matters only to a field that
             depends on time.
 
+    Shapes:
+        As for an :class:`ODEProblem`; the solution's ``ts`` has one entry, ``ys`` a leading 1.
+
+    Units:
+        ``f`` in those of the state per time; the stopping rule needs no unit of time.
+
     Raises:
         InvalidProblemError: an argument is wrong; the message names it.
+
+    When to take it:
+        For equilibria, fixed points and deep-equilibrium layers, whose gradient needs no transient. An
+        :class:`ODEProblem` over a long time is dearer, and its gradient is that of the transient.
 
     Example:
         >>> import torch, neuralde as nde

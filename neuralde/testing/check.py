@@ -20,7 +20,20 @@ TOLERANCE = 0.1
 
 
 class SolverCostError(AssertionError):
-    """A solve costs more than the file allows, or the file has no entry for it."""
+    """A solve costs more than the file allows, or the file has no entry for it.
+
+    Raised by:
+        :meth:`SolverCost.check`.
+
+    Example:
+        >>> import tempfile, pathlib, neuralde as nde
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "costs.json"
+        >>> try:
+        ...     nde.testing.SolverCost(path, update=True).check("nothing", lambda: None)
+        ... except nde.testing.SolverCostError as error:
+        ...     print(str(error).split(",")[0])
+        solver cost of 'nothing': nothing was solved inside
+    """
 
 
 class SolverCost:
@@ -36,6 +49,15 @@ class SolverCost:
     Attributes:
         improved: a line for every check that found fewer calls than are pinned.
         written: the entries that updating has measured, by name.
+
+    Raises:
+        InvalidProblemError: ``tolerance`` is no number from 0 on; in :meth:`check`, a name or a function that is none,
+            or a file that is not one of pinned counts.
+        SolverCostError: in :meth:`check`, a count rose, or there is no entry, or nothing was solved.
+
+    When to take it:
+        In the tests of a model, so that a change that makes it dearer is seen. :class:`CostRecorder` where the counts
+        are read by other code; :class:`CostLogger` during a training.
 
     Example:
         >>> import tempfile, pathlib, torch, neuralde as nde

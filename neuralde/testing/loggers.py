@@ -22,6 +22,13 @@ class CostLogger:
         every: hand over at every so many steps; the numbers are then those of all steps since.
         prefix: what stands before the names.
 
+    Raises:
+        InvalidProblemError: ``log`` is not callable, or ``every`` no positive int.
+
+    When to take it:
+        To plot the solver's cost beside the loss, with any training loop; :func:`lightning_callback` does it for
+        Lightning.
+
     Example:
         >>> import torch, neuralde as nde
         >>> model = nde.NeuralODE(nde.models.TimeConditionedMLP(2, hidden=[8]))
@@ -71,10 +78,23 @@ def lightning_callback(*, prefix: str = "solver/", progress_bar: bool = False) -
         prefix: what stands before the names, those of :class:`CostLogger`; in validation ``val_`` before that.
         progress_bar: show the field calls in the progress bar.
 
+    Returns:
+        A ``lightning.pytorch.Callback``.
+
     Raises:
         InvalidProblemError: Lightning is not installed.
 
     Usage: ``Trainer(callbacks=[neuralde.testing.lightning_callback()])``.
+
+    When to take it:
+        With Lightning; :class:`CostLogger` with any other loop.
+
+    Example:
+        >>> import neuralde as nde
+        >>> try:
+        ...     callbacks = [nde.testing.lightning_callback(progress_bar=True)]  # for Trainer(callbacks=...)
+        ... except nde.InvalidProblemError:
+        ...     callbacks = []  # Lightning is not installed
     """
     try:
         from lightning.pytorch import Callback

@@ -113,6 +113,10 @@ class CostRecorder:
     Attributes:
         solves: a :class:`SolveCost` for each solve, in the order in which they finished.
 
+    When to take it:
+        To read the cost of a piece of code; :class:`SolverCost` compares it with a file, :class:`CostLogger` sums it
+        per step.
+
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))

@@ -6,6 +6,10 @@ from enum import IntEnum
 class Status(IntEnum):
     """How a solve, or one sample of it, ended.
 
+    Attributes:
+        ``SUCCESS`` (0), ``EVENT`` (1), ``MAX_STEPS`` (2), ``STEP_UNDERFLOW`` (3), ``NON_FINITE`` (4), ``NOT_CONVERGED``
+            (5); those above 1 are failures.
+
     Example:
         >>> import torch, neuralde as nde
         >>> status = nde.solve(nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))).status

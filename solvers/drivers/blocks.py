@@ -47,6 +47,15 @@ class Blocks:
         size: attempts in a block.
         cuda_graph: capture the block; needs a state on a CUDA device.
 
+    Raises:
+        InvalidProblemError: ``size`` is no positive int, or ``cuda_graph`` no bool; in the solve, what is refused
+            above, or ``cuda_graph`` for a state that is not on a CUDA device.
+
+    When to take it:
+        On a GPU, for small fields, where waiting for the device takes longer than the calls; with ``cuda_graph`` where
+        launching them does. On a CPU the eager loop is faster. A solve that compiles (``torch.compile``) gains more,
+        and cannot use it.
+
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(2), (0.0, 1.0))

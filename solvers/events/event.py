@@ -70,8 +70,20 @@ class Event:
     solution after it, one at the very time what ``solve(..., saveat_side=)`` says. An infinite number of events before
     some time (Zeno) ends the solve with ``STEP_UNDERFLOW`` or ``MAX_STEPS``. Where ``fn`` is NaN nothing fires.
 
+    Shapes:
+        ``fn`` gives 0-d, or ``(k,)`` for k events; with ``per_sample`` ``(B,)`` or ``(B, k)``. ``apply`` gives the
+        state's shapes.
+
+    Units:
+        Any for ``fn``, since only its sign and its zero count; times in those of ``tspan``.
+
     Raises:
         InvalidProblemError: an argument is wrong; the message names it.
+
+    When to take it:
+        Where the time is a consequence of the solution: a threshold, an impact, a stopping time.
+        :class:`ScheduledEvent` where it is known before; ``jump_ts`` of the controller where the field jumps and the
+        state does not.
 
     References:
         Chen, Amos, Nickel: Learning Neural Event Functions for Ordinary Differential Equations. ICLR 2021.
@@ -113,10 +125,12 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class ScheduledEvent:
-    """A change of the state at given times: a dose, a pulse, a reset.
+    r"""A change of the state at given times: a dose, a pulse, a reset.
 
     The solve lands on each of the times, applies the change there and goes on. Gradients flow to the times that require
     grad, in a tensor or in a list.
+
+    .. math:: y(t_k^+) = a\bigl(t_k, y(t_k^-), \text{args}\bigr)
 
     Args:
         ts: when, a sequence or a 1-D tensor in any order; with ``per_sample`` also ``(T, B)``, each sample's own times, with
@@ -131,6 +145,19 @@ class ScheduledEvent:
             ``useValuesFromTriggerTime``).
         indexed: give ``apply`` the keyword ``index``: which of ``ts`` it is, an int, or ``(B,)`` int64 with
             ``per_sample``.
+
+    Shapes:
+        ``ts`` ``(T,)``, with ``per_sample`` also ``(T, B)``; ``apply`` gives the state's shapes.
+
+    Units:
+        ``ts`` in those of ``tspan``.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; the message names it.
+
+    When to take it:
+        For doses, resets and switches whose times are known; cheaper and more exact than an :class:`Event`, whose time
+        has to be found. Where only the field changes at known times ``jump_ts`` of the controller is enough.
 
     Example:
         >>> import torch, neuralde as nde

@@ -20,7 +20,7 @@ LINEAR = ("auto", "dense", "gmres")
 DENSE_UP_TO = 128
 _ONCE_ONLY = (
     "f: uses an autograd.Function marked once_differentiable, and products with its Jacobian differentiate its backward "
-    'pass; expected a field without one, Newton(linear="dense"), or Anderson(beta=..., check=False)'
+    'pass; expected a field without one, Newton(linear="dense"), or Anderson(check=False)'
 )
 
 

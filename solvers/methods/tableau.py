@@ -47,6 +47,9 @@ TOLERANCE = 1e-12
 class TableauError(ValueError):
     """A tableau contradicts itself or its claims; the message names the part, the row or tree, and both numbers.
 
+    Raised by:
+        :class:`ButcherTableau` and the tableaus of stochastic methods, when they are made.
+
     Example:
         >>> import neuralde as nde
         >>> nde.ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), c=(0.0, 0.4), order=2)

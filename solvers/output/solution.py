@@ -76,6 +76,9 @@ class Trace:
         stiffness: the raw stiffness quotient, 1/time; NaN for methods without estimate.
         accepted: the verdict.
 
+    Units:
+        ``t`` and ``dt`` in time, ``stiffness`` in 1/time, ``error`` in units of the tolerance.
+
     Example:
         >>> import torch, neuralde as nde
         >>> sol = nde.solve(nde.ODEProblem(lambda t, y: -50 * y, torch.ones(1), (0.0, 1.0)), trace=True)
@@ -102,6 +105,9 @@ class EventLog:
         index: which of ``events`` they were, int64; a function with k values counts as k.
         ys: the states there, ``(N, *y0.shape)``, before any change.
         after: the states with which the solve went on.
+
+    Units:
+        ``ts`` in those of ``tspan``, the states in their own.
 
     Example:
         >>> import torch, neuralde as nde
@@ -143,6 +149,9 @@ class Solution:
             are conserved, say, or lies at a bifurcation.
         seed: of an SDE's noise, given or drawn; None where a path was given.
         path: an SDE's noise: ``path(s, t)`` gives its increments, between the steps as well.
+
+    Units:
+        Times in those of ``tspan``, states in those of ``y0``, ``residual`` in state per time.
 
     Example:
         >>> import torch, neuralde as nde

@@ -40,6 +40,18 @@ class Newton(SteadyStateMethod):
         max_iter: the largest number of linearizations.
         norm: of the stopping rule: ``"rms"``, ``"max"`` or ``"l2"``.
 
+    Units:
+        None: the iteration does not change when time is measured in another unit.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; in the solve with GMRES, a field that uses a ``once_differentiable``
+            function.
+        ConvergenceError: in the solve, no equilibrium was found.
+
+    When to take it:
+        With a good start: a continuation from a neighbouring parameter, or the end of :class:`DynamicSS`. It does not
+        ask whether the equilibrium is stable.
+
     References:
         Eisenstat, Walker: Choosing the forcing terms in an inexact Newton method. SIAM J. Sci. Comput. 17 (1996).
         Knoll, Keyes: Jacobian-free Newton-Krylov methods. J. Comput. Phys. 193 (2004).
@@ -230,6 +242,18 @@ class Anderson(SteadyStateMethod):
         norm: of the rule: ``"rms"``, ``"max"`` or ``"l2"``.
         check: False believes the next move. It saves the linear system at the end (by GMRES, a few backward passes for a
             contraction), and may stop where a slow mode hides behind fast ones.
+
+    Units:
+        ``beta`` in units of time.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; in the solve, unless ``check`` is False, a field that uses a
+            ``once_differentiable`` function.
+        ConvergenceError: in the solve, no equilibrium was found.
+
+    When to take it:
+        For deep-equilibrium layers and other contractions, where linear algebra costs more than calls. For a stiff
+        field :class:`Newton` or :class:`DynamicSS`.
 
     References:
         Walker, Ni: Anderson acceleration for fixed-point iterations. SIAM J. Numer. Anal. 49 (2011).

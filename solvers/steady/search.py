@@ -146,6 +146,12 @@ def no_counts(x: Tensor) -> dict[str, Tensor]:
 class SteadyStateMethod(ABC):
     """How to find a steady state: pass an instance of a subclass as the ``solver`` of a :class:`SteadyStateProblem`.
 
+    Raises:
+        InvalidProblemError: in the solve, if it is given for another problem than a :class:`SteadyStateProblem`.
+
+    When to take it:
+        To write another search: :meth:`find` moves real rows until the rule is met, and counts what it did.
+
     Example:
         >>> import neuralde as nde
         >>> [isinstance(how, nde.solvers.SteadyStateMethod) for how in (nde.DynamicSS(), nde.Newton(), nde.Anderson())]
@@ -195,6 +201,17 @@ class DynamicSS(SteadyStateMethod):
         check: False believes the rate that the last step has seen. It saves the linearizations (one call of the field and n
             products each; GMRES above 128 unknowns), and may stop on a slow manifold, or at a saddle. Fields without
             derivatives, such as those that call NumPy, are not checked.
+
+    Units:
+        ``t_max`` and ``dt`` in units of time; without them none is needed.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; the message names it.
+        ConvergenceError: in the solve, no equilibrium was reached.
+
+    When to take it:
+        First, and where only the state to which the system itself goes will do. :class:`Newton` is faster near an
+        equilibrium and finds unstable ones too; ``polish=Newton()`` has both; :class:`Anderson` for contractions.
 
     References:
         Rackauckas, Nie: DifferentialEquations.jl. J. Open Research Software 5 (2017), whose name this has.

@@ -80,6 +80,17 @@ class Controller(ABC):
         dtmin: the solve ends with ``STEP_UNDERFLOW`` rather than take a smaller step.
         dtmax: no step is longer, to the rounding of the clock.
 
+    Units:
+        All in units of time.
+
+    Raises:
+        InvalidProblemError: a time is not finite, ``dtmin`` is negative, or ``dtmax`` is below it; in the solve, steps
+            that are adapted by a method without an embedded error estimate.
+
+    When to take it:
+        To write a controller: :meth:`start` and :meth:`decide` see numbers only, never the state, the field or the
+        method.
+
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: torch.sign(0.5 - t) + 0.0 * y, torch.zeros(1), (0.0, 1.0))
@@ -138,7 +149,19 @@ class Controller(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantStep(Controller):
-    """Steps of ``dt``, the last one shortened to end at ``t1``; what a method without error estimate uses by itself.
+    r"""Steps of ``dt``, the last one shortened to end at ``t1``; what a method without error estimate uses by itself.
+
+    .. math:: t_{n+1} = \min(t_n + \Delta t,\; t_1)
+
+    Units:
+        ``dt``, which is given to the solve, in units of time.
+
+    Raises:
+        InvalidProblemError: as :class:`Controller`; in the solve, no ``dt``.
+
+    When to take it:
+        For convergence studies, comparisons at equal steps, and methods without error estimate. :class:`StepTo` where
+        the grid is not even; an adaptive controller for everything else.
 
     Example:
         >>> import torch, neuralde as nde
@@ -161,10 +184,22 @@ class ConstantStep(Controller):
 
 @dataclass(frozen=True, kw_only=True)
 class StepTo(ConstantStep):
-    """One step between each two neighbours of the given times, and to ``t1``.
+    r"""One step between each two neighbours of the given times, and to ``t1``.
+
+    .. math:: t_{n+1} = \min\{\, s \in \text{ts} \cup \{t_1\} : s > t_n \,\}
 
     Args:
         ts: the times to step to, in any order; those outside the interval are passed over. Gradients flow to them.
+
+    Units:
+        ``ts`` in units of time.
+
+    Raises:
+        InvalidProblemError: as :class:`Controller`; a time of ``ts`` is not finite.
+
+    When to take it:
+        For data on an uneven grid, one step between each two points, and to repeat the steps of another solve
+        (``saveat="steps"`` gives them).
 
     Example:
         >>> import torch, neuralde as nde
@@ -264,6 +299,17 @@ class IController(_ErrorController):
         factor_max: the strongest increase, 10; after the first step 10,000.
         beta: the exponents, if not the standard ones.
 
+    Units:
+        Factors and exponents are pure numbers; ``dtmin`` and ``dtmax`` in units of time.
+
+    Raises:
+        InvalidProblemError: as :class:`Controller`; a factor, ``safety`` or ``beta`` is out of range; in the solve, a
+            method without an embedded error estimate.
+
+    When to take it:
+        The classic rule, with nothing remembered from the step before. Near the limit of stability its step sizes
+        oscillate, which :class:`PIController` damps.
+
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
@@ -291,6 +337,21 @@ class PIController(_ErrorController):
         factor_max: the strongest increase, 10; after the first step 10,000.
         beta: :math:`(\beta_1, -\beta_2)`, if not the method's.
 
+    Units:
+        Factors and exponents are pure numbers; ``dtmin`` and ``dtmax`` in units of time.
+
+    Raises:
+        InvalidProblemError: as :class:`Controller`; a factor, ``safety`` or ``beta`` is out of range; in the solve, a
+            method without an embedded error estimate.
+
+    When to take it:
+        First, and nearly always; with other factors or exponents for a field that jumps often. :class:`PIDController`
+        where stability limits the steps.
+
+    References:
+        Gustafsson: Control theoretic techniques for stepsize selection in explicit Runge-Kutta methods. ACM Trans.
+        Math. Softw. 17 (1991). Hairer, Wanner: Solving Ordinary Differential Equations II, IV.2.
+
     Example:
         >>> import torch, neuralde as nde
         >>> problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
@@ -313,6 +374,22 @@ class PIDController(_ErrorController):
         factor_min: the strongest decrease, 0.2.
         factor_max: the strongest increase, 10; after the first step 10,000.
         beta: the exponents, already divided by :math:`k`, if not the standard ones.
+
+    Units:
+        Factors and exponents are pure numbers; ``dtmin`` and ``dtmax`` in units of time.
+
+    Raises:
+        InvalidProblemError: as :class:`Controller`; a factor, ``safety`` or ``beta`` is out of range; in the solve, a
+            method without an embedded error estimate.
+
+    When to take it:
+        For discretised partial differential equations and other mildly stiff fields, where stability limits the steps
+        and a smooth sequence of them saves rejections. Otherwise it costs what :class:`PIController` does.
+
+    References:
+        Söderlind: Digital filters in adaptive time-stepping. ACM Trans. Math. Softw. 29 (2003). Ranocha, Dalcin,
+        Parsani, Ketcheson: Optimized Runge-Kutta methods with automatic step size control for compressible
+        computational fluid dynamics. Commun. Appl. Math. Comput. 4 (2022).
 
     Example:
         >>> import torch, neuralde as nde

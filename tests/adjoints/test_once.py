@@ -61,6 +61,4 @@ def test_products_with_the_jacobian_refuse_it(share):
             nde.solve(problem, how)
     exact = nde.solve(problem, nde.Newton(linear="dense"), rtol=1e-10, atol=1e-10).y1
     assert torch.allclose(SHARES[share](exact), 3.0 * exact - 1.0, rtol=1e-9)
-    assert torch.allclose(
-        nde.solve(problem, nde.Anderson(beta=0.3, check=False), rtol=1e-10, atol=1e-10).y1, exact, rtol=1e-6
-    )
+    assert torch.allclose(nde.solve(problem, nde.Anderson(check=False), rtol=1e-10, atol=1e-10).y1, exact, rtol=1e-6)

@@ -5,8 +5,11 @@ provokes one of them, and a claim without a line, or a line without a claim, fai
 """
 
 import inspect
+import math
 import re
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -296,7 +299,142 @@ ADJOINTS: dict[str, list[Provoked]] = {
     ],
 }
 
-TABLE: dict[str, list[Provoked]] = {**REGULARIZERS, **MODELS, **ADJOINTS}
+NEVER = nde.SteadyStateProblem(lambda t, y: 1.0 + y**2, ONE)
+STEPS = nde.ConstantStep()
+
+
+def once_only(method: nde.solvers.SteadyStateMethod) -> Callable[[], object]:
+    return solved(method, problem=nde.SteadyStateProblem(lambda t, y: _Once.apply(y) - 0.3 * y.sin() + 2.0, ONE))
+
+
+PROBLEMS: dict[str, list[Provoked]] = {
+    "ODEProblem": [
+        wrong(lambda: nde.ODEProblem(1.0, ONE, (0.0, 1.0))),  # type: ignore[arg-type]
+        wrong(lambda: nde.ODEProblem(DECAY.f, 1.0, (0.0, 1.0))),
+        wrong(lambda: nde.ODEProblem(DECAY.f, ONE, (0.0, 1.0), [ONE])),  # type: ignore[arg-type]
+        wrong(lambda: nde.ODEProblem(DECAY.f, ONE, 1.0)),  # type: ignore[arg-type]
+    ],
+    "SDEProblem": [
+        wrong(lambda: nde.SDEProblem(DECAY.f, 0.1, ONE, (0.0, 1.0))),  # type: ignore[arg-type]
+        wrong(lambda: nde.SDEProblem(DECAY.f, DECAY.f, ONE, (0.0, 1.0), noise="white")),
+        wrong(lambda: nde.SDEProblem(DECAY.f, DECAY.f, ONE, (0.0, torch.tensor(1.0, requires_grad=True)))),
+    ],
+    "SteadyStateProblem": [
+        wrong(lambda: nde.SteadyStateProblem(DECAY.f, ONE, t=math.nan)),
+        wrong(lambda: nde.SteadyStateProblem(DECAY.f, ONE, [])),  # type: ignore[arg-type]
+    ],
+    "Event": [
+        wrong(lambda: nde.Event(1.0)),  # type: ignore[arg-type]
+        wrong(lambda: nde.Event(DECAY.f, direction="left")),
+        wrong(lambda: nde.Event(DECAY.f, apply=DECAY.f)),
+        wrong(lambda: nde.Event(DECAY.f, probes=-1)),
+    ],
+    "ScheduledEvent": [
+        wrong(lambda: nde.ScheduledEvent([0.5], None)),  # type: ignore[arg-type]
+        wrong(lambda: nde.ScheduledEvent([math.inf], DECAY.f)),
+        wrong(lambda: nde.ScheduledEvent([0.5], DECAY.f, indexed=True)),
+    ],
+    "Controller": [
+        wrong(lambda: nde.PIController(step_ts=[math.nan])),
+        wrong(lambda: nde.PIController(dtmin=-1.0)),
+        wrong(lambda: nde.PIController(dtmin=0.1, dtmax=0.01)),
+        wrong(solved(nde.RK4(), controller=nde.PIController())),
+    ],
+    "ConstantStep": [wrong(lambda: nde.ConstantStep(dtmin=-1.0)), wrong(solved(controller=STEPS))],
+    "StepTo": [wrong(lambda: nde.StepTo([math.inf])), wrong(lambda: nde.StepTo([0.5], dtmax=0.0))],
+    "IController": [
+        wrong(lambda: nde.IController(safety=2.0)),
+        wrong(solved(nde.Euler(), controller=nde.IController())),
+    ],
+    "PIController": [wrong(lambda: nde.PIController(factor_min=1.0)), wrong(lambda: nde.PIController(beta=(0.0, 0.1)))],
+    "PIDController": [
+        wrong(lambda: nde.PIDController(factor_max=0.5)),
+        wrong(solved(nde.Euler(), controller=nde.PIDController())),
+    ],
+    "BrownianPath": [
+        wrong(lambda: nde.BrownianPath((1,), 0, 0.0, 0.0)),
+        wrong(lambda: nde.BrownianPath((1,), 0, 0.0, 1.0, "space")),
+        wrong(lambda: nde.BrownianPath((1,), 0, 0.0, 1.0)(0.5, 1.5)),
+    ],
+    "Blocks": [
+        wrong(lambda: nde.Blocks(size=0)),
+        wrong(lambda: nde.Blocks(cuda_graph=1)),  # type: ignore[arg-type]
+        wrong(solved(driver=nde.Blocks(cuda_graph=True))),
+        wrong(solved(problem=NOISY, driver=nde.Blocks())),
+        wrong(solved(events=FALL, driver=nde.Blocks())),
+    ],
+    "SteadyStateMethod": [wrong(solved(nde.Newton())), wrong(solved(nde.DynamicSS(), problem=NOISY))],
+    "DynamicSS": [
+        wrong(lambda: nde.DynamicSS(nde.SOSRI())),
+        wrong(lambda: nde.DynamicSS(path_rtol=1.0)),
+        failing(nde.ConvergenceError, solved(nde.DynamicSS(t_max=0.1), problem=NEVER)),
+    ],
+    "Newton": [
+        wrong(lambda: nde.Newton(max_iter=0)),
+        wrong(once_only(nde.Newton(linear="gmres"))),
+        failing(nde.ConvergenceError, solved(nde.Newton(), problem=NEVER)),
+    ],
+    "Anderson": [
+        wrong(lambda: nde.Anderson(0)),
+        wrong(once_only(nde.Anderson())),
+        failing(nde.ConvergenceError, solved(nde.Anderson(max_iter=3), problem=NEVER)),
+    ],
+}
+
+
+def pinned(name: object, run: object, text: str | None = None, **options: object) -> Callable[[], object]:
+    """A check of costs against a file that does not exist, or holds a text."""
+
+    def call() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "costs.json"
+            if text is not None:
+                path.write_text(text, encoding="utf-8")
+            nde.testing.SolverCost(path, **options).check(name, run)  # type: ignore[arg-type]
+
+    return call
+
+
+def without_lightning() -> None:
+    with patch.dict("sys.modules", {"lightning": None, "lightning.pytorch": None}):
+        nde.testing.lightning_callback()
+
+
+FUNCTIONS: dict[str, list[Provoked]] = {
+    "solve": [
+        wrong(solved(rtol=-1.0)),
+        wrong(solved("Tsit5")),
+        wrong(solved(saveat=[2.0])),
+        wrong(solved(adjoint="direct")),
+        wrong(solved(problem=1.0)),
+        failing(nde.MaxStepsError, solved(**SHORT)),
+        failing(nde.StepSizeError, solved(problem=nde.ODEProblem(lambda t, y: y**2, ONE, (0.0, 2.0)))),
+        failing(nde.NonFiniteError, solved(problem=nde.ODEProblem(lambda t, y: y * math.nan, ONE, (0.0, 2.0)))),
+        failing(nde.ConvergenceError, solved(nde.Newton(), problem=NEVER)),
+    ],
+    "solve_ensemble": [
+        wrong(lambda: nde.solve_ensemble(DECAY, paths=10)),  # type: ignore[arg-type]
+        wrong(lambda: nde.solve_ensemble(1.0, paths=10)),  # type: ignore[arg-type]
+        wrong(lambda: nde.solve_ensemble(NOISY, paths=0, dt=0.1)),
+        wrong(lambda: nde.solve_ensemble(NOISY, paths=10, dt=0.1, per_sample=True)),
+        wrong(lambda: nde.solve_ensemble(NOISY, paths=10, dt=0.1, starts=lambda numbers: ONE)),
+    ],
+    "SolverCost": [
+        wrong(lambda: nde.testing.SolverCost("costs.json", tolerance=-1.0)),
+        wrong(pinned("", lambda: None)),
+        wrong(pinned("decay", 1.0)),
+        wrong(pinned("decay", solved(), text="{}")),
+        failing(nde.testing.SolverCostError, pinned("decay", solved())),
+        failing(nde.testing.SolverCostError, pinned("nothing", lambda: None, update=True)),
+    ],
+    "CostLogger": [
+        wrong(lambda: nde.testing.CostLogger(1.0)),  # type: ignore[arg-type]
+        wrong(lambda: nde.testing.CostLogger(print, every=0)),
+    ],
+    "lightning_callback": [wrong(without_lightning)],
+}
+
+TABLE: dict[str, list[Provoked]] = {**REGULARIZERS, **MODELS, **ADJOINTS, **PROBLEMS, **FUNCTIONS}
 
 ROOMS = (nde, nde.solvers, nde.adjoints, regularizers, models, nde.testing)
 
@@ -328,6 +466,11 @@ def test_the_wrong_thing_raises_what_is_claimed(name: str, place: int) -> None:
 
 def test_every_claim_is_provoked_and_nothing_else() -> None:
     told = claimed()
-    provoked = {name: {error.__name__ for error, _ in lines} for name, lines in TABLE.items()}
+    provoked = {name: {_claim(error, told.get(name, set())) for error, _ in lines} for name, lines in TABLE.items()}
     assert {name: errors for name, errors in told.items() if provoked.get(name, errors) != errors} == {}
     assert sorted(set(provoked) - set(told)) == []
+
+
+def _claim(error: type[Exception], told: set[str]) -> str:
+    """Under which name an error is claimed: its own, or that of its kind."""
+    return next((one.__name__ for one in error.__mro__ if one.__name__ in told), error.__name__)

@@ -79,6 +79,20 @@ class BrownianPath:
         dtype: float32 or float64, of what is returned; torch's default if None. Everything is computed in float64.
         device: where.
 
+    Shapes:
+        Of an increment: ``shape``; times may be 0-d, or ``(B,)`` for one interval of each sample.
+
+    Units:
+        Times in those of the solve; increments and areas in the square root of time.
+
+    Raises:
+        InvalidProblemError: an argument is wrong; at a query, a time outside the interval.
+
+    When to take it:
+        To drive several solves by one path (a fine and a coarse one, two methods), or parts of an ensemble in several
+        processes. A single solve makes its own from ``seed``. ``levy_area="space-time"`` where a method of strong order
+        1.5 will read it.
+
     References:
         Foster, Oberhauser, Lyons: An optimal polynomial approximation of Brownian motion. SIAM J. Numer. Anal. 58
         (2020). Alpert: A class of bases in L2 for the sparse representation of integral operators. SIAM J. Math. Anal.
