@@ -5,7 +5,6 @@ if __name__ != "neuralde.adjoints":
 
 from .base import Adjoint
 from .capabilities import Capabilities, table
-from .check import check
 from .composability import composability
 from .continuous.backsolve import BacksolveAdjoint
 from .continuous.interpolating import GaussAdjoint, InterpolatingAdjoint
@@ -26,7 +25,6 @@ __all__ = [
     "ImplicitAdjoint",
     "InterpolatingAdjoint",
     "ReversibleAdjoint",
-    "check",
     "composability",
     "table",
 ]

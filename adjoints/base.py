@@ -18,7 +18,7 @@ from neuralde.solvers.events.log import Logged
 from neuralde.solvers.stepping.attempt import Plan
 from neuralde.solvers.stepping.quadrature import PathIntegral
 
-from .capabilities import Capabilities, who_has
+from .capabilities import Capabilities, register, who_has
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,6 +110,11 @@ class Adjoint(ABC):
     the numerical solution, exact to rounding (``capabilities.exact``). *Optimise-then-discretise* solves the adjoint
     equation of the continuous problem with a method of its own: the gradient converges with the tolerance.
 
+    A subclass says in ``capabilities`` what it can do and implements :meth:`solve`; that is all. It is then refused what it
+    cannot do, by name, stands in ``neuralde.adjoints.table()``, and messages recommend it where it can what another
+    cannot. ``class Mine(Adjoint, rank=20)`` stands behind those of a smaller rank; the library's have 0 to 7, and 10 is
+    usual.
+
     When to take it:
         To add a way to differentiate; of those that there are, ``neuralde.adjoints.table()`` says what each can do.
 
@@ -128,6 +133,15 @@ class Adjoint(ABC):
     own_steps: bool = False
     """Whether this instance may take other steps than the solve without a gradient."""
 
+    def __init_subclass__(cls, *, rank: int = 10, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "capabilities" in vars(cls):  # one that inherits them is a variant of another
+            if not isinstance(cls.capabilities, Capabilities):
+                raise InvalidProblemError(
+                    f"capabilities: {cls.__name__} has {cls.capabilities!r}; expected Capabilities(...)"
+                )
+            register(cls, rank)
+
     @property
     def name(self) -> str:
         """The name that messages use."""
@@ -138,6 +152,10 @@ class Adjoint(ABC):
 
     def check(self, job: Job) -> None:
         """Refuse what this adjoint cannot differentiate, by name."""
+        if not hasattr(self, "capabilities"):
+            raise InvalidProblemError(
+                f"adjoint: {self.name} does not say what it can do; expected capabilities in its class"
+            )
         can, save = self.capabilities, job.options.save
         costs = [cost for cost in job.plan.costs if cost.differentiable]
         term = job.plan.field

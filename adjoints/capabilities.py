@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import weakref
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .base import Adjoint
@@ -58,17 +58,27 @@ class Capabilities:
     through_steps: bool = False
 
 
+class _Known(NamedTuple):
+    rank: int
+    kind: weakref.ref[type[Adjoint]]
+
+
+_KNOWN: dict[tuple[str, str], _Known] = {}
+
+
+def register(kind: type[Adjoint], rank: int) -> None:
+    """Put an adjoint into the tables and messages; one that is defined again, in a notebook's cell, takes its own place."""
+    _KNOWN[kind.__module__, kind.__qualname__] = _Known(rank, weakref.ref(kind))
+
+
 def every_adjoint() -> list[type[Adjoint]]:
-    """The library's adjoints, the default first.
+    """Every adjoint that there is, in the order of their ranks, and of their definitions where these are the same.
 
     >>> [kind.__name__ for kind in every_adjoint()][:2]
     ['DiscreteAdjoint', 'DirectAdjoint']
     """
-    layer = sys.modules[__package__]  # complete by now
-    first = ["DiscreteAdjoint", "DirectAdjoint"]
-    names = first + [name for name in layer.__all__ if name not in first and name.endswith("Adjoint")]
-    names += [name for name in layer.__all__ if name.endswith("Sensitivity")]
-    return [getattr(layer, name) for name in names if name != "Adjoint"]
+    kinds = (known.kind() for known in sorted(_KNOWN.values(), key=lambda known: known.rank))
+    return [kind for kind in kinds if kind is not None]
 
 
 def who_has(terms: str = "ODE", **wanted: object) -> str:

@@ -80,7 +80,7 @@ def composability() -> str:
     Example:
         >>> import neuralde as nde
         >>> print(nde.adjoints.composability().splitlines()[2])
-        | `torch.func.vmap` over `y0` | yes | no | yes | no | no | no | no | yes | no |
+        | `torch.func.vmap` over `y0` | yes | no | yes | no | yes | no | no | no | no |
     """
     kinds = columns()
     names = ["`None`" if kind is None else f"`{kind.__name__}`" for kind in kinds]

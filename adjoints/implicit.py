@@ -31,7 +31,7 @@ from .shared.single_backward import once, refuse_batches
 _TRUSTED = 0.1
 
 
-class ImplicitAdjoint(Adjoint):
+class ImplicitAdjoint(Adjoint, rank=7):
     r"""Not exact: the gradient of the equilibrium itself, for steady states only, in error by as much as ``y1`` is.
 
     At an equilibrium :math:`f(y^*, \theta) = 0`, so :math:`dy^* = -J^{-1}\, \partial_\theta f\, d\theta` with

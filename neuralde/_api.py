@@ -31,5 +31,5 @@ __all__ = [
     "solvers",
     "testing",
 ]
-__all__ += [name for name in _adjoints if name not in ("check", "table")]  # nde.adjoints.table reads better
+__all__ += [name for name in _adjoints if name != "table"]  # nde.adjoints.table reads better
 __all__ += _solvers

@@ -11,7 +11,7 @@ from .augmented_state import NoisyPair, Pair, noisy_method
 from .base import ContinuousAdjoint, Sweep
 
 
-class BacksolveAdjoint(ContinuousAdjoint):
+class BacksolveAdjoint(ContinuousAdjoint, rank=6):
     r"""Not exact (optimise-then-discretise): solves the adjoint equation backwards, reconstructing the state; O(1) memory.
 
     .. math:: \dot a = -a^\top \frac{\partial f}{\partial y}, \qquad

@@ -16,7 +16,7 @@ from .base import ContinuousAdjoint, Sweep
 from .integrands import Quadrature
 
 
-class GaussAdjoint(ContinuousAdjoint):
+class GaussAdjoint(ContinuousAdjoint, rank=4):
     r"""Not exact (optimise-then-discretise): solves the adjoint equation on the dense output; parameters by Gauss quadrature.
 
     .. math:: \dot a = -a^\top \frac{\partial f}{\partial y}(t, u(t)), \qquad
@@ -82,7 +82,7 @@ class GaussAdjoint(ContinuousAdjoint):
         return _OnPath
 
 
-class InterpolatingAdjoint(GaussAdjoint):
+class InterpolatingAdjoint(GaussAdjoint, rank=5):
     r"""Not exact (optimise-then-discretise): solves the adjoint equation on the dense output, parameters' integral included.
 
     As :class:`GaussAdjoint`, but the parameters' integral is part of the backward state, where the error control sees it:

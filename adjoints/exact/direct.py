@@ -14,7 +14,7 @@ from ..shared.outputs import result_of
 from .replay import Recorder, retake
 
 
-class DirectAdjoint(Adjoint):
+class DirectAdjoint(Adjoint, rank=1):
     r"""Exact (discretise-then-optimise); autograd records every accepted step, so memory grows with stages times steps.
 
     The gradient is that of the numerical solution for the steps taken. It supports everything: double backward, forward

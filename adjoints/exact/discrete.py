@@ -23,7 +23,7 @@ DEFAULT_BUDGET = 256 * 2**20
 """How many bytes of graphs :class:`DiscreteAdjoint` keeps where it is not told."""
 
 
-class DiscreteAdjoint(Adjoint):
+class DiscreteAdjoint(Adjoint, rank=0):
     r"""Exact (discretise-then-optimise), the default; keeps as many steps' graphs as a budget allows, and takes the others again.
 
     The gradient is the one that :class:`DirectAdjoint` gives, to rounding, and as fast where all graphs fit. Memory: one

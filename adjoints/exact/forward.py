@@ -36,7 +36,7 @@ _ONCE_ONLY = (
 )
 
 
-class ForwardSensitivity(Adjoint):
+class ForwardSensitivity(Adjoint, rank=3):
     r"""Exact (discretise-then-optimise); carries the derivative with respect to every input number forward with the solve.
 
     .. math:: S_{n+1} = \frac{\partial y_{n+1}}{\partial y_n} S_n + \frac{\partial y_{n+1}}{\partial p}, \qquad

@@ -14,7 +14,7 @@ from .replay import retreat
 from .sweep import Sweep
 
 
-class ReversibleAdjoint(DiscreteAdjoint):
+class ReversibleAdjoint(DiscreteAdjoint, rank=2):
     r"""Exact (discretise-then-optimise), for reversible methods; keeps no states and takes each step back to differentiate it.
 
     The gradient is the one that :class:`DirectAdjoint` gives for the same method, up to the rounding that taking steps

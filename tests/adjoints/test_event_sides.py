@@ -158,7 +158,7 @@ def test_against_finite_differences(per_sample):
         nde.Event(lambda t, y, sizes: y - number(1.4, 1.8), apply=give, indexed=True, terminal=False, direction="down"),
     ]
     problem = nde.ODEProblem(lambda t, y, sizes: -y * (1 + 0.1 * y), y0, (0.0, 1.0), (sizes,))
-    report = nde.adjoints.check(
+    report = nde.testing.check_gradients(
         problem,
         adjoint=nde.DiscreteAdjoint(),
         events=events,

@@ -141,7 +141,7 @@ class TestInErrorNorm:
         problem = nde.ODEProblem(
             lambda t, y, k: torch.sin(w * y + k * t), torch.ones(2), (0.0, 2.0), (torch.tensor(2.0),)
         )
-        result = nde.adjoints.check(
+        result = nde.testing.check_gradients(
             problem, adjoint=nde.ForwardSensitivity(in_error_norm=True), saveat=[0.4, 1.5], show=False
         )
         assert {row.verdict for row in result.rows} == {"right"}

@@ -438,7 +438,7 @@ def test_a_value_that_autograd_cannot_follow_is_refused_when_its_gradient_is_ask
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_what_is_detached_in_plain_sight_is_a_constant(adjoint):
-    """As under DirectAdjoint, and as everywhere in torch; ``nde.adjoints.check`` finds it."""
+    """As under DirectAdjoint, and as everywhere in torch; ``nde.testing.check_gradients`` finds it."""
 
     def field(t, x, W):
         return by_numpy(t, x, W) - 0.5 * (x @ W)

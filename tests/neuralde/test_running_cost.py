@@ -119,7 +119,7 @@ def test_like_the_augmented_state_and_right_by_differences(name, per_sample):
     options = {"rtol": 1e-5, "atol": 1e-7, "per_sample": per_sample, "saveat": [0.5, 1.5]}
     regularizers = [nde.RunningCost(rate)]
     extra = {"loss": loss, "regularizers": regularizers, "directions": 1, "show": False}
-    result = nde.adjoints.check(problem, solver, adjoint, **extra, **options)
+    result = nde.testing.check_gradients(problem, solver, adjoint, **extra, **options)
     assert result.ok, str(result)
     assert {row.name for row in result.rows} == {"y0", "args[0]", "k", "fn.w", "t0", "t1"}
     right = "right" if adjoint.capabilities.exact else "right to the tolerance"

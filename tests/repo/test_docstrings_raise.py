@@ -229,10 +229,10 @@ def at_a_fold() -> None:
 FALL = nde.Event(lambda t, y: y[0] - 0.5)
 
 ADJOINTS: dict[str, list[Provoked]] = {
-    "check": [
-        wrong(lambda: nde.adjoints.check(1.0)),  # type: ignore[arg-type]
-        wrong(lambda: nde.adjoints.check(DECAY, directions=0)),
-        failing(nde.SolveError, lambda: nde.adjoints.check(DECAY, show=False, **SHORT)),  # type: ignore[arg-type]
+    "check_gradients": [
+        wrong(lambda: nde.testing.check_gradients(1.0)),  # type: ignore[arg-type]
+        wrong(lambda: nde.testing.check_gradients(DECAY, directions=0)),
+        failing(nde.SolveError, lambda: nde.testing.check_gradients(DECAY, show=False, **SHORT)),  # type: ignore[arg-type]
     ],
     "BacksolveAdjoint": [
         wrong(lambda: nde.BacksolveAdjoint(solver="rk4")),  # type: ignore[arg-type]

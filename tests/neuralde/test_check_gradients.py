@@ -1,4 +1,4 @@
-"""nde.adjoints.check: right gradients pass, broken fields and broken adjoints are flagged, and by name."""
+"""nde.testing.check_gradients: right gradients pass, broken fields and broken adjoints are flagged, and by name."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from torch import nn
 
 import neuralde as nde
 
-check = nde.adjoints.check
+check = nde.testing.check_gradients
 EXACT = {
     "direct": (nde.DirectAdjoint(), nde.Tsit5()),
     "discrete": (nde.DiscreteAdjoint(checkpoints=3), nde.Tsit5()),

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.solvers import InvalidProblemError, Method, ODEProblem, SDEProblem, Solution
 from neuralde.solvers.checks import integer
 from neuralde.solvers.core.tolerances import loosest, scaled
 
-from .base import Adjoint
-from .exact.direct import DirectAdjoint
-from .exact.discrete import DiscreteAdjoint
-from .exact.frozen_steps import Input, Subject
+from .frozen_steps import Input, Subject
 
 # How far an exact gradient may be from finite differences, relative to the largest derivative of the same input: the
 # differences' own error in float64; in float32 the rounding of a few hundred operations over a step of eps^(1/5).
@@ -53,7 +51,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientCheck:
-    """What :func:`check` found; printed, it is a table."""
+    """What :func:`check_gradients` found; printed, it is a table."""
 
     adjoint: str
     rows: tuple[Compared, ...]
@@ -85,7 +83,7 @@ class GradientCheck:
         return "\n".join([f"{self.adjoint} against finite differences of the frozen steps", *body])
 
 
-def check(
+def check_gradients(
     problem: ODEProblem | SDEProblem,
     solver: Method | None = None,
     adjoint: Adjoint | None = None,
@@ -147,10 +145,12 @@ def check(
         >>> k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
         >>> y0 = torch.ones(2, dtype=torch.float64)
         >>> good = nde.ODEProblem(lambda t, y: -k * y * torch.cos(t), y0, (0.0, 1.0))
-        >>> [row.name for row in nde.adjoints.check(good, show=False).rows], nde.adjoints.check(good, show=False).ok
-        (['y0', 'k', 't0', 't1'], True)
+        >>> [row.name for row in nde.testing.check_gradients(good, show=False).rows]
+        ['y0', 'k', 't0', 't1']
+        >>> nde.testing.check_gradients(good, show=False).ok
+        True
         >>> bad = nde.ODEProblem(lambda t, y: -k * y.detach() * torch.cos(t), y0, (0.0, 1.0))
-        >>> [row.name for row in nde.adjoints.check(bad, show=False).wrong]
+        >>> [row.name for row in nde.testing.check_gradients(bad, show=False).wrong]
         ['y0', 'k', 't0', 't1']
     """
     if not isinstance(problem, (ODEProblem, SDEProblem)):

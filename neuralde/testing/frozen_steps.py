@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from neuralde.adjoints import Adjoint, DirectAdjoint
+from neuralde.adjoints.base import Job, Result
+from neuralde.adjoints.exact.direct import again, recorded
+from neuralde.adjoints.exact.replay import Recorder
+from neuralde.adjoints.shared.captured_tensors import held_tensors
+from neuralde.adjoints.shared.tensor_names import names_of
 from neuralde.solvers import ODEProblem, SDEProblem, Solution, StepTo
 from neuralde.solvers.core.scalars import Scalar, real_dtype
 from neuralde.solvers.drivers.integrate import Outcome
@@ -19,11 +24,7 @@ from neuralde.solvers.events.event import Arrive, Events, gradient
 from neuralde.solvers.stepping.attempt import Plan, start_costs
 from neuralde.solvers.stepping.controllers import as_list
 
-from ..base import Adjoint, Job, Result
-from ..shared.captured_tensors import held_tensors
-from ..shared.tensor_names import names_of
-from .direct import DirectAdjoint, again, recorded
-from .replay import Recorder
+from ..solving import solve
 
 # Steps by which the root of an event's function follows inputs that move by a thousandth.
 _NEWTON = 5
@@ -90,8 +91,6 @@ class Subject:
 
     def run(self, **extra: Any) -> Solution:
         """The solution, with other options beside the user's."""
-        # The entry point is in the layer above: it is looked up where a user would find it, not known to this layer.
-        solve = import_module("neuralde").solve
         devices = [self.inputs[0].tensor.device] if self.inputs[0].tensor.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.seed)
