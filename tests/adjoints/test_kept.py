@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import neuralde as nde
-from neuralde.bench.harness import peak_bytes
+from neuralde.testing.counting import peak_bytes
 
 D = torch.float64
 BUDGETS = {"all": None, "some": 6_000, "few": 3_000, "none": 0}

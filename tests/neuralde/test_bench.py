@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from neuralde import bench, cli
-from neuralde.bench import harness
-from neuralde.bench.detest import PROBLEMS, ours
-from neuralde.bench.detest_exact import EXACT
+from neuralde.commands import bench, cli
+from neuralde.commands.benchmarks import measuring
+from neuralde.commands.benchmarks.detest import PROBLEMS, ours
+from neuralde.commands.benchmarks.detest_exact import EXACT
 from neuralde.solvers import Vern9
+from neuralde.testing import counting
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -112,9 +113,9 @@ def test_events(tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore")
 def test_cuda_benchmark(tmp_path, capsys):
     """On the CPU what it measures is measured all the same; the command says that it needs a GPU."""
-    from neuralde.bench import cuda
+    from neuralde.commands.benchmarks import cuda
 
-    result = cuda.measured(harness.Settings(quick=True))
+    result = cuda.measured(measuring.Settings(quick=True))
     rows = {(row["solve"], row["what"]): row for row in result["rows"]}
     for what in ("forward", "forward+backward"):
         assert rows["blocks", what]["syncs"] < rows["eager loop", what]["syncs"] < rows["torchdiffeq", what]["syncs"]
@@ -127,10 +128,10 @@ def test_cuda_benchmark(tmp_path, capsys):
 
 def test_host_syncs_and_peaks_are_counted():
     x = torch.ones(1000)
-    assert harness.host_syncs(lambda: [x.sum().item(), bool(x[0] > 0), x.tolist(), x + 1]) == 3
-    assert harness.peak_bytes(lambda: x.add(1.0).add(1.0)) == 8000
-    assert harness.peak_bytes(lambda: [x.add(1.0) for _ in range(5)]) == 20000
-    assert harness.peak_bytes(lambda: x.view(10, 100)) == 0
+    assert counting.host_syncs(lambda: [x.sum().item(), bool(x[0] > 0), x.tolist(), x + 1]) == 3
+    assert counting.peak_bytes(lambda: x.add(1.0).add(1.0)) == 8000
+    assert counting.peak_bytes(lambda: [x.add(1.0) for _ in range(5)]) == 20000
+    assert counting.peak_bytes(lambda: x.view(10, 100)) == 0
 
 
 def test_options(capsys, tmp_path, monkeypatch):

@@ -4,10 +4,10 @@ import dataclasses
 
 import torch
 
-from neuralde import cli
-from neuralde.experiments.papers import TABLES
-from neuralde.experiments.tasks.classify_sde import EVALUATION, Config, NoisyClassifier, Run
-from neuralde.experiments.tasks.data import digits
+from neuralde.commands import cli
+from neuralde.commands.experiments.papers import TABLES
+from neuralde.commands.experiments.tasks.classify_sde import EVALUATION, Config, NoisyClassifier, Run
+from neuralde.commands.experiments.tasks.data import digits
 
 TABLE = TABLES["regnde-mnist-sde"]
 

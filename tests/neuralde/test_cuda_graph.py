@@ -15,9 +15,9 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import neuralde as nde
-from neuralde.bench import harness
 from neuralde.regularizers import ErrorEstimate, StiffnessEstimate
 from neuralde.solvers.drivers import cuda_graph
+from neuralde.testing import counting
 
 D = torch.float64
 
@@ -31,7 +31,7 @@ class Operators:
 
     def capture(self, function, inputs):
         traced = []
-        syncs = harness.host_syncs(lambda: traced.append(make_fx(lambda *xs: function(*xs))(*inputs)))
+        syncs = counting.host_syncs(lambda: traced.append(make_fx(lambda *xs: function(*xs))(*inputs)))
         assert syncs == 0, "the captured function waits for the device"
         fresh = [node for node in traced[0].graph.nodes if "lift_fresh" in str(node.target)]
         assert not fresh, "the captured function copies a number from the host"

@@ -7,9 +7,8 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from neuralde import cli
-from neuralde.experiments import train
-from neuralde.experiments.tasks import mocap
+from neuralde.commands import cli, train
+from neuralde.commands.experiments.tasks import mocap
 
 SMALL = ["--epochs", "2", "--batch-size", "4", "--hidden", "8", "--seeds", "1", "--quiet"]
 TINY = mocap.Config(epochs=1, iterations=6, batch_size=16, window=12, hidden=16, paths=4)

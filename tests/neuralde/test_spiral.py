@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from neuralde import cli
-from neuralde.experiments.adabelief import AdaBelief
-from neuralde.experiments.papers import TABLES
-from neuralde.experiments.tasks import spiral
+from neuralde.commands import cli
+from neuralde.commands.experiments.adabelief import AdaBelief
+from neuralde.commands.experiments.papers import TABLES
+from neuralde.commands.experiments.tasks import spiral
 
 SMALL = ["--epochs", "2", "--batch-size", "8", "--hidden", "4", "--seeds", "1", "--quiet"]
 TINY = spiral.Config(epochs=2, iterations=6, batch_size=16, simulated=300, hidden=8)

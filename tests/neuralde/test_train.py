@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from neuralde import cli
-from neuralde.experiments.arms import ARMS
-from neuralde.experiments.tasks import classify
-from neuralde.experiments.tasks.data import DataError, digits, mnist, read_idx
+from neuralde.commands import cli
+from neuralde.commands.experiments.arms import ARMS
+from neuralde.commands.experiments.tasks import classify
+from neuralde.commands.experiments.tasks.data import DataError, digits, mnist, read_idx
 
 SMALL = ["--epochs", "2", "--batch-size", "512", "--hidden", "8", "--tolerance", "1e-3", "--seeds", "1", "--quiet"]
 
@@ -167,7 +167,7 @@ def test_an_interruption_anywhere_ends_without_a_traceback(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neuralde.bench.default_out", interrupted)
+    monkeypatch.setattr("neuralde.commands.bench.default_out", interrupted)
     assert cli.main(["bench", "overhead", "--quick"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -183,3 +183,23 @@ def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "neuralde", "--version"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("neuralde ")
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        (["train", "digits"], "sklearn", "train"),
+        (["train", "latent-sde", "--data", "setup.cfg"], "scipy", "train"),
+        (["bench", "events", "--quick"], "scipy", "bench"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    command, package, extra, tmp_path, monkeypatch, capsys
+):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "setup.cfg").touch()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert f"{package}: not installed; expected pip install 'neuralde[{extra}]'" in capsys.readouterr().err

@@ -8,13 +8,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import neuralde as nde
-from neuralde.bench.harness import host_syncs
 from neuralde.regularizers import ErrorEstimate, StiffnessEstimate
 from neuralde.solvers.core.packing import Packing
 from neuralde.solvers.drivers.block import block, packed
 from neuralde.solvers.drivers.blocks import in_tensors
 from neuralde.solvers.drivers.eager import start
 from neuralde.solvers.front.plan import prepare_plan
+from neuralde.testing.counting import host_syncs
 
 D = torch.float64
 SIZE = 4

@@ -1,0 +1,1 @@
+"""The programs of ``neuralde bench``, each with ``run``, ``show`` and ``draw``."""
