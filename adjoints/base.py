@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.core.scalars import transformed
-from neuralde.solvers.drivers.integrate import Options, Outcome
+from neuralde.solvers.drivers.integrate import Options, Result
 from neuralde.solvers.errors import InvalidProblemError
-from neuralde.solvers.events.log import Logged
 from neuralde.solvers.stepping.attempt import Plan
 from neuralde.solvers.stepping.quadrature import PathIntegral
 
@@ -87,20 +85,6 @@ class Job:
         plan = self.plan
         ends = [plan.live_t0, plan.live_t1, self.options.save.live, plan.stops.live, *self._schedules]
         return [tensor for tensor in ends if tensor is not None] + list(dict.fromkeys(self.arguments))
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A finished solve's differentiable outputs, packed, and the rest of what it left behind."""
-
-    y1: Tensor
-    ys: Tensor | None
-    """The states at the save times, where there are any."""
-    costs: tuple[tuple[Tensor, ...], ...]
-    coefficients: Tensor | None
-    outcome: Outcome
-    logged: Logged | None = None
-    """The times and states of the events, where there may be any."""
 
 
 class Adjoint(ABC):
@@ -201,12 +185,3 @@ class Adjoint(ABC):
     @abstractmethod
     def solve(self, job: Job) -> Result:
         """Run the job, with gradients."""
-
-
-def plain(outcome: Outcome, y0: Tensor) -> Result:
-    """The result of a solve whose outputs are in the graph already, or need no graph."""
-    steps, rows = outcome.steps, outcome.rows
-    coefficients = torch.stack(steps.coefficients) if steps is not None and steps.coefficients else None
-    ys = rows.assemble(y0) if rows is not None else None
-    events = None if outcome.log is None else outcome.log.flat(y0)
-    return Result(outcome.carry.y, ys, outcome.carry.costs, coefficients, outcome, events)

@@ -14,6 +14,7 @@ from neuralde.solvers.checks import fraction, integer
 from neuralde.solvers.core.packing import Packing
 from neuralde.solvers.core.scalars import transformed
 from neuralde.solvers.core.status import Status
+from neuralde.solvers.drivers.integrate import Result
 from neuralde.solvers.errors import ConvergenceError, InvalidProblemError
 from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.linear.jacobian import Dense, Linearized, LinearSolver, check_linear, linear_solver
@@ -21,7 +22,7 @@ from neuralde.solvers.linear.spectrum import Anchored, beside, conserved_totals,
 from neuralde.solvers.problems import SteadyStateProblem
 from neuralde.solvers.steady.search import Found, Residual, Stop
 
-from .base import Adjoint, Job, Result
+from .base import Adjoint, Job
 from .capabilities import Capabilities, who_has
 from .shared.call_context import Setting, muted, uncached_casts
 from .shared.captured_tensors import Unchanged, captured_tensors, refuse_unknown

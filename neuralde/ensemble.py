@@ -13,7 +13,9 @@ from torch import Tensor
 
 from neuralde.solvers import BrownianPath, ConstantStep, InvalidProblemError, Method, SDEProblem, Status
 from neuralde.solvers.checks import integer
-from neuralde.solvers.front.stochastic import default_controller, stochastic_method
+from neuralde.solvers.front.kinds import kind_of
+from neuralde.solvers.front.options import SolveOptions
+from neuralde.solvers.front.stochastic import stochastic_method
 from neuralde.solvers.paths.brownian.arguments import integer_seed
 from neuralde.solvers.paths.brownian.random import draw_seed
 
@@ -206,7 +208,7 @@ def solve_ensemble(
         >>> bool((ensemble.mean - 1.6487).abs() < 4 * ensemble.standard_error + 0.02), ensemble.mean.shape
         (True, torch.Size([1, 1]))
     """
-    if not isinstance(problem, SDEProblem):
+    if not getattr(problem, "random", False):
         raise InvalidProblemError(f"problem: got {type(problem).__name__}; expected an SDEProblem")
     y0 = problem.y0
     if not isinstance(y0, Tensor) or y0.dim() != 1:
@@ -255,7 +257,7 @@ class _Run:
         self.noises = g.shape[-1]
         self.levy_area = method.levy_area
         adaptive = method.bound(problem.noise, None if g.dim() == 2 else self.noises).adaptive
-        controller = default_controller(solver, dt, options.get("controller"))
+        controller = kind_of(problem).controller(solver, SolveOptions(dt=dt, controller=options.get("controller")))
         self.together = isinstance(controller, ConstantStep) or (controller is None and not adaptive)
         self.ts = torch.as_tensor([problem.tspan[1]] if saveat is None else saveat, dtype=torch.float64)
         if self.ts.dim() != 1 or not len(self.ts):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
-from neuralde.adjoints.base import Job, Result
+from neuralde.adjoints.base import Job
 from neuralde.adjoints.shared.call_context import uncached_casts
 from neuralde.solvers import (
     Blocks,
@@ -24,33 +23,21 @@ from neuralde.solvers import (
     ScheduledEvent,
     SDEProblem,
     Solution,
-    Stats,
-    Status,
     SteadyStateMethod,
     SteadyStateProblem,
-    Tsit5,
 )
-from neuralde.solvers.core.packing import Packing
-from neuralde.solvers.core.scalars import choose, transformed
+from neuralde.solvers.core.scalars import transformed
 from neuralde.solvers.drivers.graph import compiling, integrate_in_graph
-from neuralde.solvers.drivers.integrate import Options
-from neuralde.solvers.events.crossings import start_changes
-from neuralde.solvers.events.event import Fired
-from neuralde.solvers.events.log import Logged, logged
-from neuralde.solvers.front.plan import check_samples, prepare_options, prepare_plan
-from neuralde.solvers.front.precision import check_products, check_size
-from neuralde.solvers.front.stochastic import default_controller, stochastic_method
-from neuralde.solvers.methods.stochastic.base import SDEMethod
-from neuralde.solvers.stepping.attempt import Plan
-from neuralde.solvers.stepping.stiffness import stiff_advice
+from neuralde.solvers.drivers.integrate import Result
+from neuralde.solvers.front.assemble import assemble, judged
+from neuralde.solvers.front.kinds import entry_for
+from neuralde.solvers.front.prepare import prepare
 
 from .listeners import announce, watched
+from .options import Options
 from .progress import ProgressBar
 from .regularizers.base import Regularizer
 from .steady import solve_steady
-
-# As ints: in a graph a tensor is never equal to a member of an enumeration (torch 2.13).
-_SUCCESS, _EVENT = int(Status.SUCCESS), int(Status.EVENT)
 
 
 def solve(
@@ -148,107 +135,47 @@ def solve(
         >>> sol.y1, sol.status.name
         (tensor([0.0498, 0.0498]), 'SUCCESS')
     """
-    if isinstance(problem, SteadyStateProblem):
-        return solve_steady(
-            problem,
-            solver,
-            rtol=rtol,
-            atol=atol,
-            dt=dt,
-            saveat=saveat,
-            dense=dense,
-            events=events,
-            controller=controller,
-            adjoint=adjoint,
-            per_sample=per_sample,
-            compact=compact,
-            regularizers=regularizers,
-            trace=trace,
-            seed=seed,
-            path=path,
-            max_steps=max_steps,
-            driver=driver,
-            progress=progress,
-            throw=throw,
-        )
-    if isinstance(problem, SDEProblem):
-        controller = default_controller(solver, dt, controller)
-    solver = _solver_for(problem, solver, seed, path)
-    _check_kinds(controller, adjoint, driver, regularizers)
-    for regularizer in regularizers:
-        given, problem = problem, regularizer.prepare(problem)
-        saveat = regularizer.save_times(saveat, given, problem)
-    assert not isinstance(problem, SteadyStateProblem)
-    adjoint = _default_adjoint() if adjoint is None else adjoint
-
-    if per_sample:
-        check_samples(problem.y0)
-    packing = Packing(problem.y0, per_sample)
-    y0 = solver.lift(packing.pack(problem.y0, "y0"))
-    plan = prepare_plan(
-        problem,
-        packing,
-        y0,
-        solver,
-        controller,
+    asked = Options(
         rtol=rtol,
         atol=atol,
-        max_steps=max_steps,
-        dt=dt,
-        seed=seed,
-        path=path,
-        per_sample=per_sample,
-        costs=tuple(regularizers),
-        through_steps=adjoint.through_steps,
-        tensors=compiling(),
-        events=events,
-    )
-    options, shown = prepare_options(
-        plan,
-        y0,
         dt=dt,
         saveat=saveat,
         saveat_side=saveat_side,
         dense=dense,
-        trace=trace,
+        events=events,
+        controller=controller,
+        adjoint=adjoint,
+        per_sample=per_sample,
         compact=compact,
+        regularizers=regularizers,
+        trace=trace,
+        seed=seed,
+        path=path,
+        max_steps=max_steps,
         driver=driver,
+        progress=progress,
+        throw=throw,
     )
-    probes = check_products(plan, y0) + (check_size(plan, y0) if driver is None else 0)
-    y_start, first = start_changes(plan, y0)
-    job = Job(plan=plan, y0=y_start, options=options, f=plan.field.functions, args=problem.args)
-    job, peaks = watched(job)
-    result = _run(adjoint, job, progress)
-    if first is not None:
-        result = _with_first_events(plan, result, first, y0, y_start)
-    solution = _solution(plan, options, packing, y_start, result, shown, regularizers, probes)
-    announce(problem, solver, solution, rtol, atol, peaks)
-    looks = throw or (driver is None and isinstance(solution.status, Status))  # at what a host knows, or must learn
-    if looks and not compiling() and solution.failed():
-        solution = replace(solution, _advice=stiff_advice(plan, result.outcome.carry))
-        if throw:
-            solution.raise_on_failure()
-    return solution
+    return (entry_for(problem, WAYS) or solve_in_time)(problem, solver, asked)
 
 
-def _solver_for(problem: Any, solver: Any, seed: Any, path: Any) -> Method:
-    """The method that steps this problem; refuses what is no problem, and noise where there is none."""
-    if solver is not None:
-        _check_kind(solver, Method, "solver", "such as Tsit5()")
-    if isinstance(problem, SDEProblem):
-        return stochastic_method(problem, solver)
-    if not isinstance(problem, ODEProblem):
-        raise InvalidProblemError(
-            f"problem: got {type(problem).__name__}; expected an ODEProblem, SDEProblem or SteadyStateProblem"
-        )
-    for name, value in (("seed", seed), ("path", path)):
-        if value is not None:
-            raise InvalidProblemError(f"{name}: got {value!r} with an ODEProblem, which has no noise; expected None")
-    if isinstance(solver, SDEMethod):
-        raise InvalidProblemError(
-            f"solver: got {solver!r} with an ODEProblem; expected a method for it, such as Tsit5()"
-        )
-    return Tsit5() if solver is None else solver
+def solve_in_time(problem: Any, solver: Any, asked: Options) -> Solution:
+    """Integrate over the problem's interval: check, step as the adjoint has it, and show what came of it."""
+    asked.check_kinds()
+    if asked.regularizers:
+        problem, asked = asked.for_problem(problem)
+    adjoint = _default_adjoint() if asked.adjoint is None else asked.adjoint
+    ready = prepare(problem, solver, asked, adjoint.through_steps)
+    functions = ready.plan.field.functions
+    job, peaks = watched(Job(plan=ready.plan, y0=ready.y0, options=ready.keep, f=functions, args=problem.args))
+    result = _run(adjoint, job, asked.progress)
+    solution = assemble(ready, result)
+    announce(problem, ready.method, solution, asked.rtol, asked.atol, peaks)
+    return judged(solution, ready, result, asked.throw)
+
+
+WAYS: dict[type, Callable[[Any, Any, Options], Solution]] = {SteadyStateProblem: solve_steady}
+"""How problems are solved that have no interval of time, by their class."""
 
 
 def _run(adjoint: Adjoint, job: Job, progress: bool) -> Result:
@@ -281,107 +208,6 @@ def _with_progress(adjoint: Adjoint, job: Job) -> Result:
         bar.close(done)
 
 
-def _with_first_events(plan: Plan, result: Result, fired: Fired, before: Tensor, after: Tensor) -> Result:
-    """The result with what was scheduled for the start, which no step has seen."""
-    log, later = result.outcome.log, result.logged
-    assert log is not None
-    assert later is not None
-    entries = logged(fired, plan.ends(plan.t0, plan.t1, True, False)[0], before, after)
-    outcome = replace(result.outcome, log=log.behind_first(fired, entries))
-    return replace(
-        result, outcome=outcome, logged=Logged(*(torch.cat(pair) for pair in zip(entries, later, strict=True)))
-    )
-
-
-def _check_kinds(controller: Any, adjoint: Any, driver: Any, regularizers: Any) -> None:
-    """Refuse classes in the place of instances, and what is neither."""
-    _check_kind(controller, (Controller, type(None)), "controller", "such as PIController()")
-    _check_kind(adjoint, (Adjoint, type(None)), "adjoint", "such as DiscreteAdjoint()")
-    _check_kind(driver, (Blocks, type(None)), "driver", "such as Blocks(size=8), or None")
-    if not isinstance(regularizers, (tuple, list)):
-        raise InvalidProblemError(f"regularizers: got {regularizers!r}; expected a tuple, such as (ErrorEstimate(),)")
-    for regularizer in regularizers:
-        _check_kind(regularizer, Regularizer, "regularizers", "such as ErrorEstimate()")
-
-
-def _check_kind(value: Any, kind: Any, name: str, example: str) -> None:
-    if not isinstance(value, kind):
-        got = f"the class {value.__name__}" if isinstance(value, type) else f"{type(value).__name__} {value!r}"[:80]
-        raise InvalidProblemError(f"{name}: got {got}; expected an instance, {example}")
-
-
 def _default_adjoint() -> Adjoint:
     """The default is exact either way; inside a function transform (vmap, jvp, ...) only autograd itself reaches."""
     return DirectAdjoint() if transformed() else DiscreteAdjoint()
-
-
-def _solution(
-    plan: Plan,
-    options: Options,
-    packing: Packing,
-    y0: Tensor,
-    result: Result,
-    shown: Tensor | None,
-    regularizers: Sequence[Regularizer],
-    probes: int,
-) -> Solution:
-    """The user's view of a packed result."""
-    outcome, carry, save, lower = result.outcome, result.outcome.carry, options.save, plan.method.lower
-    y1 = lower(result.y1)
-    if result.ys is not None:
-        ys = lower(result.ys)
-    else:
-        arrived = (carry.status == _SUCCESS) | ((carry.status == _EVENT) & (carry.t == plan.t1))
-        ys = choose(arrived, y1, torch.full_like(y1, torch.nan)).unsqueeze(0)
-    if shown is None:
-        ts = outcome.steps.times(plan.t0).to(y0.device) if save.every and outcome.steps is not None else _end(plan, y0)
-    else:
-        ts = shown
-    log, moved, event_time, event_index = outcome.log, None, None, None
-    if log is not None and result.logged is not None:
-        assert plan.events is not None
-        moved = partial(log.moved, times=result.logged.times)
-        event_time, event_index = log.ending(result.logged.times, carry.status, plan.events.terminal)
-        if save.every and save.right:
-            ys = log.behind(ys, ts, result.logged)
-    dense = None
-    if save.dense and outcome.steps is not None:
-        pieces = None if result.coefficients is None else lower(result.coefficients)
-        jumps = None if log is None or result.logged is None else log.view(result.logged, packing).ts.detach()
-        dense = outcome.steps.dense(plan, pieces, packing, lower(y0), moved, jumps, save.right)
-    numbers = [
-        regularizer.value(state, carry.accepted, plan)
-        for regularizer, state in zip(regularizers, result.costs, strict=True)
-    ]
-    noise = plan.field.noise
-    nfe = carry.nfe + probes + sum(calls for _, calls in numbers)
-    return Solution(
-        ts=ts,
-        ys=packing.unpack(ys, lead=1),
-        y1=packing.unpack(y1),
-        stats=Stats(
-            nfe,
-            carry.steps,
-            carry.accepted,
-            carry.steps - carry.accepted,
-            diffusion_evaluations=plan.field.second_calls(plan.method, carry),
-            masked=outcome.masked,
-        ),
-        status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
-        regularization=tuple(value for value, _ in numbers),
-        trace=outcome.tracer.trace(y0.device) if outcome.tracer is not None else None,
-        event_time=event_time,
-        event_index=event_index,
-        events=log.view(result.logged, packing) if log is not None and result.logged is not None else None,
-        seed=None if noise is None else noise.seed,
-        path=None if noise is None else noise.path,
-        dense=dense,
-        _end=carry.t,
-    )
-
-
-def _end(plan: Plan, y0: Tensor) -> Tensor:
-    """The one save time of a solve that saves its end only."""
-    live = plan.live_t1
-    end = torch.as_tensor(plan.t1, dtype=torch.float64, device=y0.device) if live is None else live
-    return end.unsqueeze(0)

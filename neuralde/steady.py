@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from neuralde.adjoints import Adjoint, ImplicitAdjoint
+from neuralde.adjoints import ImplicitAdjoint
 from neuralde.solvers import (
     DynamicSS,
     InvalidProblemError,
@@ -25,50 +26,45 @@ from neuralde.solvers.front.plan import check_samples
 from neuralde.solvers.steady.search import COUNTS, Found, Residual, Stop
 
 from .listeners import announce
+from .options import Options
+
+# Of the options those that a steady state takes; the others belong to a path.
+_TAKEN = ("rtol", "atol", "dt", "controller", "adjoint", "per_sample", "max_steps", "throw")
 
 
-def solve_steady(
-    problem: SteadyStateProblem,
-    solver: Method | SteadyStateMethod | None,
-    *,
-    rtol: float | Tensor,
-    atol: float | Tensor,
-    adjoint: Adjoint | None,
-    per_sample: bool,
-    max_steps: int,
-    throw: bool,
-    **others: Any,
-) -> Solution:
-    """Find a steady state; the rest of what ``solve`` takes belongs to a path, and is refused."""
-    how = _method(solver, others.pop("dt"), others.pop("controller"))
-    adjoint = ImplicitAdjoint() if adjoint is None else adjoint
+def solve_steady(problem: SteadyStateProblem, solver: Method | SteadyStateMethod | None, asked: Options) -> Solution:
+    """Find a steady state; what belongs to a path is refused."""
+    how = _method(solver, asked.dt, asked.controller)
+    adjoint = ImplicitAdjoint() if asked.adjoint is None else asked.adjoint
     if not isinstance(adjoint, ImplicitAdjoint):
         raise InvalidProblemError(
             f"adjoint: got {adjoint!r} for a SteadyStateProblem; expected ImplicitAdjoint(), the gradient of a steady state"
         )
-    for name, value in others.items():
-        if not (value is None or value is False or (isinstance(value, (tuple, list)) and not value)):
+    for option in fields(asked):
+        value = getattr(asked, option.name)
+        empty = value is None or value is False or (isinstance(value, (tuple, list)) and not value)
+        if option.name not in _TAKEN and not empty and not (isinstance(value, str) and value == option.default):
             raise InvalidProblemError(
-                f"{name}: got {value!r} for a SteadyStateProblem; expected none, because its solution has no path (an "
-                "ODEProblem has)"
+                f"{option.name}: got {value!r} for a SteadyStateProblem; expected none, because its solution has no path "
+                "(an ODEProblem has)"
             )
     if torch.compiler.is_compiling() or transformed():
         raise InvalidProblemError(
             "problem: a SteadyStateProblem cannot be compiled or transformed by torch.func; expected an eager solve"
         )
-    max_steps = integer(max_steps, "max_steps")
-    if per_sample:
+    max_steps = integer(asked.max_steps, "max_steps")
+    if asked.per_sample:
         check_samples(problem.y0)
-    packing = Packing(problem.y0, per_sample)
+    packing = Packing(problem.y0, asked.per_sample)
     y0 = packing.pack(problem.y0, "y0")
-    stop = Stop(rtol=_tolerance(rtol, "rtol"), atol=_tolerance(atol, "atol"), norm=how.norm)
+    stop = Stop(rtol=_tolerance(asked.rtol, "rtol"), atol=_tolerance(asked.atol, "atol"), norm=how.norm)
     residual = Residual(problem, packing)
     with torch.no_grad():
         found = how.find(problem, residual, residual.flat(y0.detach()), stop, max_steps)
     y1 = adjoint.attach(problem, packing, y0, found, stop)
     solution = _solution(packing, found, y1)
-    announce(problem, how, solution, rtol, atol)
-    if throw:
+    announce(problem, how, solution, asked.rtol, asked.atol)
+    if asked.throw:
         solution.raise_on_failure()
     return solution
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,8 +17,28 @@ from .errors import InvalidProblemError
 from .functions.hints import check_order
 
 
+class Problem:
+    """What a problem says of itself; how it is solved is in :mod:`neuralde.solvers.front.kinds`."""
+
+    title: ClassVar[str]
+    """What messages call it, with its article."""
+    smooth: ClassVar[bool] = True
+    """Whether its solution has a slope, so that times can be differentiated and events located."""
+    random: ClassVar[bool] = False
+    """Whether noise drives it."""
+    parts: ClassVar[tuple[str, ...]] = ("f",)
+    """The attributes that are the user's functions."""
+    declared: ClassVar[tuple[str, ...]] = ()
+    """The attributes, other than the state, the times and the arguments, that say more about these."""
+
+    @property
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """The user's functions by name."""
+        return {name: getattr(self, name) for name in self.parts}
+
+
 @dataclass(frozen=True, eq=False)
-class ODEProblem:
+class ODEProblem(Problem):
     r"""An initial value problem for an ordinary differential equation.
 
     .. math:: y'(t) = f(t, y(t), \text{args}), \qquad y(t_0) = y_0, \qquad t \text{ from } t_0 \text{ to } t_1
@@ -56,6 +76,7 @@ class ODEProblem:
         tensor([0.1353])
     """
 
+    title = "an ODEProblem"
     f: Callable[..., Any]
     y0: Any
     tspan: tuple[Any, Any]
@@ -71,7 +92,7 @@ CALCULI = ("ito", "stratonovich")
 
 
 @dataclass(frozen=True, eq=False)
-class SDEProblem:
+class SDEProblem(Problem):
     r"""An initial value problem for a stochastic differential equation.
 
     .. math:: dy = f(t, y, \text{args})\, dt + g(t, y, \text{args})\, dW_t \quad (\text{Ito}), \qquad
@@ -129,6 +150,11 @@ class SDEProblem:
         (True, 100)
     """
 
+    title = "an SDEProblem"
+    smooth = False
+    random = True
+    parts = ("drift", "diffusion")
+    declared = ("noise", "calculus")
     drift: Callable[..., Any]
     diffusion: Callable[..., Any]
     y0: Any
@@ -151,7 +177,7 @@ class SDEProblem:
 
 
 @dataclass(frozen=True, eq=False)
-class SteadyStateProblem:
+class SteadyStateProblem(Problem):
     r"""A state at which a differential equation stands still.
 
     .. math:: f(t, y^*, \text{args}) = 0, \qquad t \text{ held fixed}
@@ -191,6 +217,7 @@ class SteadyStateProblem:
         (tensor(1.4142, dtype=torch.float64), tensor(0.3536, dtype=torch.float64))
     """
 
+    title = "a SteadyStateProblem"
     f: Callable[..., Any]
     y0: Any
     args: tuple[Any, ...] = ()

@@ -23,7 +23,7 @@ from neuralde.solvers.core.norms import rms
 from neuralde.solvers.core.scalars import Scalar, any_true, choose, negate, select, spread
 from neuralde.solvers.core.status import Status
 from neuralde.solvers.core.tolerances import Tolerance, checked_tolerance, for_each_entry, geometric_mean
-from neuralde.solvers.drivers.integrate import Outcome, drive, integrate
+from neuralde.solvers.drivers.integrate import Outcome, Result, drive, integrate
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.methods.base import Method, VectorField
@@ -34,7 +34,7 @@ from neuralde.solvers.stepping.controllers import Controller
 from neuralde.solvers.stepping.stiffness import stiff_advice
 from neuralde.solvers.terms.base import Term
 
-from ..base import Adjoint, Job, Result
+from ..base import Adjoint, Job
 from ..shared.captured_tensors import Unchanged, refuse_unknown
 from ..shared.dependencies import Opening, opened
 from ..shared.outputs import Cotangents, Outputs, outputs_of, result_of

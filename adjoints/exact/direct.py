@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from neuralde.solvers.drivers.integrate import Outcome, integrate
+from neuralde.solvers.drivers.integrate import Outcome, Result, integrate, plain
 from neuralde.solvers.stepping.attempt import start_costs
 
-from ..base import Adjoint, Job, Result, plain
+from ..base import Adjoint, Job
 from ..capabilities import Capabilities
 from ..shared.carried import Costs, carried_at
 from ..shared.outputs import result_of

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from neuralde.solvers.checks import integer
 from neuralde.solvers.core.scalars import transformed
+from neuralde.solvers.drivers.integrate import Result
 
-from ..base import Adjoint, Job, Result
+from ..base import Adjoint, Job
 from ..capabilities import Capabilities
 from ..shared.dependencies import opened
 from ..shared.outputs import Cotangents, Outputs, outputs_of, result_of

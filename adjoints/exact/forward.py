@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.core.derivative_order import refuse_once
-from neuralde.solvers.drivers.integrate import Outcome, integrate
+from neuralde.solvers.drivers.integrate import Outcome, Result, integrate
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
 from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 
-from ..base import Adjoint, Job, Result
+from ..base import Adjoint, Job
 from ..capabilities import Capabilities
 from ..shared.call_context import freed_is_named, gradients_of_many, muted
 from ..shared.carried import replayable

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.core.scalars import transformed
-from neuralde.solvers.drivers.integrate import integrate
+from neuralde.solvers.drivers.integrate import Result, integrate, plain
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.stepping.attempt import start_costs
 
-from ..base import Job, Result, plain
+from ..base import Job
 from .call_context import Setting
 from .captured_tensors import Captured, First, captured_by
 from .carried import Carried, Costs, carried_at

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuralde.solvers.drivers.integrate import Outcome
+from neuralde.solvers.drivers.integrate import Outcome, Result
 from neuralde.solvers.events.log import Logged
 from neuralde.solvers.stepping.attempt import Plan
 
-from ..base import Job, Result
+from ..base import Job
 from .carried import Carried, carried_at, merged
 
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from neuralde.adjoints import Adjoint
-from neuralde.solvers import BrownianPath, InvalidProblemError, ODEProblem, SDEProblem, Solution, Stats, Status, Tsit5
+from neuralde.solvers import BrownianPath, InvalidProblemError, ODEProblem, SDEProblem, Solution, Stats, Status
 from neuralde.solvers.checks import as_number
 from neuralde.solvers.core.packing import Packing
 from neuralde.solvers.core.scalars import as_clock, real_dtype
-from neuralde.solvers.front.plan import checked_dt
-from neuralde.solvers.front.stochastic import check_one_noise, noise_columns, stochastic_method
-from neuralde.solvers.methods.stochastic.base import SDEMethod
+from neuralde.solvers.front.kinds import kind_of
+from neuralde.solvers.front.options import checked_dt
+from neuralde.solvers.front.stochastic import check_one_noise, noise_columns
 from neuralde.solvers.paths.brownian.arguments import checked_seed
 from neuralde.solvers.paths.increments import check_path_compiles, checked_path, seed_of
 from neuralde.solvers.terms.stochastic import noise_shape
@@ -56,11 +56,9 @@ def solve_compiled(
     """:func:`neuralde.solve` as the model's own graph; numbers go in as tensors, so that new values need no new graph."""
     per_sample = bool(options.get("per_sample"))
     solver = options.pop("solver")
-    if isinstance(problem, SDEProblem):
-        solver = stochastic_method(problem, solver)
+    solver = kind_of(problem).method(problem, solver)
+    if problem.random:
         seed = _checked_noise(problem, solver, seed, path, per_sample, first=model not in _GRAPHS)
-    elif solver is None:
-        solver = Tsit5()
     step = checked_dt(dt)
     single = isinstance(problem.y0, Tensor)
     numbers = [_as_tensors(x, single) for x in (*problem.tspan, rtol, atol, step)]
@@ -81,7 +79,7 @@ def solve_compiled(
     return solution
 
 
-def _checked_noise(problem: SDEProblem, solver: SDEMethod, seed: Any, path: Any, per_sample: bool, first: bool) -> Any:
+def _checked_noise(problem: Any, solver: Any, seed: Any, path: Any, per_sample: bool, first: bool) -> Any:
     """The seed, drawn here where there is none; what a graph cannot look at is checked before it runs."""
     check_one_noise(seed, path)
     packing = Packing(problem.y0, per_sample)
@@ -95,11 +93,10 @@ def _checked_noise(problem: SDEProblem, solver: SDEMethod, seed: Any, path: Any,
     return None
 
 
-def _parts(problem: ODEProblem | SDEProblem) -> tuple[tuple[Any, ...], tuple[str, ...], Any, tuple[Any, ...]]:
-    """What a graph makes the problem of again: functions, what they are, the state and the arguments."""
-    if isinstance(problem, SDEProblem):
-        return (problem.drift, problem.diffusion), (problem.noise, problem.calculus), problem.y0, problem.args
-    return (problem.f,), (), problem.y0, problem.args
+def _parts(problem: Any) -> tuple[type, dict[str, Any], Any, tuple[Any, ...]]:
+    """What a graph makes the problem of again: its class, functions and what is declared of them, state, arguments."""
+    said = problem.functions | {name: getattr(problem, name) for name in problem.declared}
+    return type(problem), said, problem.y0, problem.args
 
 
 def _as_tensors(x: Any, single: bool = True) -> Any:
@@ -113,8 +110,8 @@ def _as_tensors(x: Any, single: bool = True) -> Any:
 
 
 def _outputs(
-    functions: tuple[Any, ...],
-    kind: tuple[str, ...],
+    kind: type,
+    said: dict[str, Any],
     y0: Any,
     args: tuple[Any, ...],
     numbers: list[Any],
@@ -126,11 +123,7 @@ def _outputs(
 ) -> tuple[Any, ...]:
     """A solve's tensors, as a graph can return them; its counts; what its path was made with, if it was made here."""
     t0, t1, rtol, atol, dt = numbers
-    problem: ODEProblem | SDEProblem
-    if kind:
-        problem = SDEProblem(functions[0], functions[1], y0, (t0, t1), args, kind[0], kind[1])
-    else:
-        problem = ODEProblem(functions[0], y0, (t0, t1), args)
+    problem = kind(**said, y0=y0, tspan=(t0, t1), args=args)
     solution = solve(problem, solver, rtol=rtol, atol=atol, dt=dt, saveat=saveat, seed=seed, path=path, **options)
     stats, noise = solution.stats, solution.path
     names = ("nfe", "steps", "accepted", "rejected", "diffusion_evaluations")

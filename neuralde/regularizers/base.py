@@ -48,10 +48,6 @@ class Regularizer(Cost):
         del given, problem
         return saveat
 
-    @abstractmethod
-    def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Plan) -> tuple[Tensor, int]:
-        """The number, 0-d or ``(B,)``, from the reduction's last state; and how many calls of the field it took."""
-
 
 class StepReduction(Regularizer):
     r"""One number per accepted step, :math:`v_j |h_j|^p`, reduced over the steps.

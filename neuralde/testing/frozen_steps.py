@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.adjoints import Adjoint, DirectAdjoint
-from neuralde.adjoints.base import Job, Result
+from neuralde.adjoints.base import Job
 from neuralde.adjoints.exact.direct import again, recorded
 from neuralde.adjoints.exact.replay import Recorder
 from neuralde.adjoints.shared.captured_tensors import held_tensors
 from neuralde.adjoints.shared.tensor_names import names_of
 from neuralde.solvers import ODEProblem, SDEProblem, Solution, StepTo
 from neuralde.solvers.core.scalars import Scalar, real_dtype
-from neuralde.solvers.drivers.integrate import Outcome
+from neuralde.solvers.drivers.integrate import Outcome, Result
 from neuralde.solvers.events.event import Arrive, Events, gradient
 from neuralde.solvers.stepping.attempt import Plan, start_costs
 from neuralde.solvers.stepping.controllers import as_list
@@ -59,12 +59,11 @@ class Subject:
         y0 = self._copied("y0", problem.y0, copies)
         args = self._copied("args", problem.args, copies)
         self.problem, ends = replace(problem, y0=y0, args=args), {}
-        if isinstance(self.problem, ODEProblem):  # a solution of an SDE has no derivative in time
+        if problem.smooth:  # a solution of an SDE has no derivative in time
             for name, t in zip(("t0", "t1"), problem.tspan, strict=True):
                 ends[name] = torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_()
             self.problem = replace(self.problem, tspan=(ends["t0"], ends["t1"]))
-        names = ("f",) if isinstance(problem, ODEProblem) else ("drift", "diffusion")
-        roots = [*((name, getattr(problem, name)) for name in names), ("args", args)]
+        roots = [*problem.functions.items(), ("args", args)]
         events = options.get("events")
         for place, event in enumerate(events if isinstance(events, (list, tuple)) else [events]):
             roots += [(f"events[{place}]", getattr(event, name, None)) for name in ("fn", "apply", "ts")]
@@ -161,7 +160,7 @@ class Subject:
     @property
     def accuracy(self) -> tuple[str, ...]:
         """The options by which the solve becomes more accurate: tolerances, or the step of an SDE."""
-        fixed = isinstance(self.problem, SDEProblem) and self.options.get("dt") is not None
+        fixed = self.problem.random and self.options.get("dt") is not None
         return ("dt",) if fixed else ("rtol", "atol")
 
     @property

@@ -15,6 +15,7 @@ from neuralde.adjoints import Adjoint, DirectAdjoint, DiscreteAdjoint
 from neuralde.solvers import InvalidProblemError, Method, ODEProblem, SDEProblem, Solution
 from neuralde.solvers.checks import integer
 from neuralde.solvers.core.tolerances import loosest, scaled
+from neuralde.solvers.front.kinds import kind_of
 
 from .frozen_steps import Input, Subject
 
@@ -153,8 +154,7 @@ def check_gradients(
         >>> [row.name for row in nde.testing.check_gradients(bad, show=False).wrong]
         ['y0', 'k', 't0', 't1']
     """
-    if not isinstance(problem, (ODEProblem, SDEProblem)):
-        raise InvalidProblemError(f"problem: got {type(problem).__name__}; expected an ODEProblem or SDEProblem")
+    kind_of(problem)
     for name in ("throw", "progress", "adjoint"):
         if name in options:
             raise InvalidProblemError(f"{name}: got {options[name]!r}; expected no such argument in a check")
@@ -165,7 +165,7 @@ def check_gradients(
             f"adjoint: got {type(adjoint).__name__}; expected an instance, such as DiscreteAdjoint()"
         )
     options = options | {"solver": solver, "rtol": rtol, "atol": atol}
-    if isinstance(problem, SDEProblem) and options.get("path") is None:
+    if problem.random and options.get("path") is None:
         options["seed"] = seed
     subject = Subject(problem, options, _combination(seed) if loss is None else loss, seed, adjoint)
     result = _compare(subject, adjoint, directions, seed)

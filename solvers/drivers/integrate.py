@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..core.scalars import Scalar
-from ..events.log import Log
+from ..events.log import Log, Logged
 from ..output.saving import Rows, SavePlan, Steps, Tracer
 from ..stepping.attempt import Carry, Plan, without_graph
 from .blocks import Blocks, run_blocks
@@ -49,6 +50,20 @@ class Outcome:
             steps=None if self.steps is None else self.steps.detached(),
             log=None if self.log is None else self.log.detached(),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished solve's differentiable outputs, packed, and the rest of what it left behind."""
+
+    y1: Tensor
+    ys: Tensor | None
+    """The states at the save times, where there are any."""
+    costs: tuple[tuple[Tensor, ...], ...]
+    coefficients: Tensor | None
+    outcome: Outcome
+    logged: Logged | None = None
+    """The times and states of the events, where there may be any."""
 
 
 class Recorded(Protocol):
@@ -111,3 +126,12 @@ def drive(
     if options.driver is not None:
         return run_blocks(plan, y0, options.dt, options.driver, listeners, slope, costs)
     return run(plan, start(plan, y0, options.dt, slope, costs), listeners, options.compact, recording), 0
+
+
+def plain(outcome: Outcome, y0: Tensor) -> Result:
+    """The result of a solve whose outputs are in the graph already, or need no graph."""
+    steps, rows = outcome.steps, outcome.rows
+    coefficients = torch.stack(steps.coefficients) if steps is not None and steps.coefficients else None
+    ys = rows.assemble(y0) if rows is not None else None
+    events = None if outcome.log is None else outcome.log.flat(y0)
+    return Result(outcome.carry.y, ys, outcome.carry.costs, coefficients, outcome, events)

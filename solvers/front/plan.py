@@ -9,100 +9,63 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..checks import integer, number
+from ..checks import integer
 from ..core.packing import Packing
-from ..core.scalars import Scalar, graph_constant, is_finite, transformed
+from ..core.scalars import Scalar, graph_constant, transformed
 from ..core.ties import resolution
-from ..core.times import read_times, refuse_live
-from ..core.tolerances import checked_tolerance, for_each_entry, refuse_zero
-from ..core.vmap import refuse_lanes
-from ..drivers.blocks import Blocks
+from ..core.times import read_times
+from ..core.tolerances import Tolerance, checked_tolerance, for_each_entry, refuse_zero
 from ..drivers.integrate import Options
 from ..errors import InvalidProblemError
 from ..events.event import Events, ScheduledEvent, as_events
 from ..events.functions import Functions
 from ..methods.base import Method
-from ..methods.stochastic.base import SDEMethod
 from ..output.saving import SavePlan
-from ..problems import ODEProblem, SDEProblem
 from ..stepping.attempt import Plan
-from ..stepping.controllers import ConstantStep, Controller, PIController, StepTo, as_list
-from ..stepping.reductions import Cost
+from ..stepping.controllers import ConstantStep, PIController, StepTo, as_list
 from ..stepping.stops import Stops
-from ..terms.ordinary import Field
+from ..terms.base import Term
+from .kinds import kind_of
+from .knots import find_knots
+from .options import SolveOptions, checked_dt
 from .precision import check_tolerances
-from .stochastic import stochastic_field
 
 
 def prepare_plan(
-    problem: ODEProblem | SDEProblem,
-    packing: Packing,
-    y0: Tensor,
-    method: Method,
-    controller: Controller | None,
-    *,
-    dt: Any = None,
-    seed: Any = None,
-    path: Any = None,
-    rtol: Any,
-    atol: Any,
-    max_steps: int,
-    per_sample: bool,
-    costs: tuple[Cost, ...] = (),
-    through_steps: bool = False,
-    tensors: bool = False,
-    events: Any = None,
+    problem: Any, packing: Packing, y0: Tensor, method: Method, options: SolveOptions, through_steps: bool = False
 ) -> Plan:
-    """The plan of a solve; ``tensors`` keeps a joint clock in tensors, as graphs need it."""
-    t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, tensors or through_steps)
-    field: Field
-    functions = (problem.drift, problem.diffusion) if isinstance(problem, SDEProblem) else (problem.f,)
-    knots, live = _knots(functions, problem.args)
-    live = [*live, *(() if controller is None else controller.live)]
-    controller = None if controller is None else controller.constant()
-    if isinstance(problem, SDEProblem):
-        assert isinstance(method, SDEMethod)
-        _check_stochastic(events, through_steps)
-        state = method.lower(y0)
-        step = checked_dt(dt)
-        field, method = stochastic_field(
-            problem, packing, state, method, controller, (t0, t1), dt=step, seed=seed, path=path, knots=bool(knots)
-        )
-    else:
-        field = Field(problem.f, packing, problem.args)
-    for cost in costs:
-        cost.check(method)
+    """The plan of a solve; in a graph, and where steps are differentiated, with a joint clock in tensors."""
+    per_sample, given = options.per_sample, options.controller
+    t0, t1, live_t0, live_t1 = _ends(problem.tspan, y0, per_sample, torch.compiler.is_compiling() or through_steps)
+    controller = None if given is None else given.constant()
+    if not problem.smooth:
+        _refuse_times(problem, options.events, through_steps)
     state = method.lower(y0)
-    rtol, atol = (checked_tolerance(x, name, packing, state) for x, name in ((rtol, "rtol"), (atol, "atol")))
-    refuse_zero(rtol, atol)
-    if method.adaptive:
-        check_tolerances(rtol, atol, state)
-        rtol, atol = (method.lift(x) if for_each_entry(x) else x for x in (rtol, atol))
+    term, method = kind_of(problem).term(problem, packing, state, method, controller, (t0, t1), options)
+    for cost in options.regularizers:
+        cost.check(method)
+    rtol, atol = _tolerances(options, packing, method, state)
+    knots, live = find_knots(term.controls)
+    live = [*live, *(() if given is None else given.live)]
     controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
-    if isinstance(t0, Tensor):
-        direction: Scalar = torch.where(t1 < t0, -1.0, 1.0).to(torch.float64)
-    else:
-        direction = -1.0 if t1 < t0 else 1.0
-    watched = _events(events, packing, problem, method, y0, through_steps, (t0, t1))
-    landed = watched.scheduled() if watched is not None else set()
-    landed_each = watched.scheduled_each() if watched is not None else None
+    watched = _events(options.events, packing, problem, method, y0, through_steps, (t0, t1))
     return Plan(
-        field=field,
+        field=term,
         method=method,
         controller=controller.bind(method),
         stops=Stops(
-            (*as_list(controller.step_ts), *landed),
+            (*as_list(controller.step_ts), *(set() if watched is None else watched.scheduled())),
             (*as_list(controller.jump_ts), *knots),
-            landed_each,
-            _live_stops(live, problem, y0, through_steps),
+            None if watched is None else watched.scheduled_each(),
+            _live_stops(live, term, y0, through_steps),
         ),
         t0=t0,
         t1=t1,
-        direction=direction,
+        direction=_direction(t0, t1),
         rtol=rtol,
         atol=atol,
-        max_steps=integer(max_steps, "max_steps"),
-        costs=costs,
+        max_steps=integer(options.max_steps, "max_steps"),
+        costs=tuple(options.regularizers),
         per_sample=per_sample,
         through_steps=through_steps,
         live_t0=live_t0,
@@ -111,10 +74,28 @@ def prepare_plan(
     )
 
 
+def _direction(t0: Scalar, t1: Scalar) -> Scalar:
+    if isinstance(t0, Tensor):
+        return torch.where(t1 < t0, -1.0, 1.0).to(torch.float64)
+    return -1.0 if t1 < t0 else 1.0
+
+
+def _tolerances(options: SolveOptions, packing: Packing, method: Method, y0: Tensor) -> tuple[Tolerance, Tolerance]:
+    """The tolerances, for each entry of the state that the method steps where they are given for each."""
+    rtol, atol = (
+        checked_tolerance(x, name, packing, y0) for x, name in ((options.rtol, "rtol"), (options.atol, "atol"))
+    )
+    refuse_zero(rtol, atol)
+    if method.adaptive:
+        check_tolerances(rtol, atol, y0)
+        rtol, atol = (method.lift(x) if for_each_entry(x) else x for x in (rtol, atol))
+    return rtol, atol
+
+
 def _events(
     events: Any,
     packing: Packing,
-    problem: ODEProblem | SDEProblem,
+    problem: Any,
     method: Method,
     y0: Tensor,
     through_steps: bool,
@@ -148,23 +129,23 @@ def _events(
     return watched
 
 
-def _check_stochastic(events: Any, through_steps: bool) -> None:
-    """Refuse what a solve along a path cannot do."""
+def _refuse_times(problem: Any, events: Any, through_steps: bool) -> None:
+    """Refuse what needs the solution's slope, where there is none."""
     if events is not None and not (isinstance(events, (list, tuple)) and not events):
-        raise InvalidProblemError("events: got some with an SDEProblem; expected none, or an ODEProblem")
+        raise InvalidProblemError(f"events: got some with {problem.title}; expected none, or an ODEProblem")
     if through_steps:
         raise InvalidProblemError(
-            "adjoint: got through_steps=True with an SDEProblem; expected step sizes that are constants, since a path "
+            f"adjoint: got through_steps=True with {problem.title}; expected step sizes that are constants, since a path "
             "cannot be differentiated in time"
         )
 
 
-def _live_stops(live: list[Tensor], problem: ODEProblem | SDEProblem, y0: Tensor, through_steps: bool) -> Tensor | None:
+def _live_stops(live: list[Tensor], term: Term, y0: Tensor, through_steps: bool) -> Tensor | None:
     """Given times to land on that are differentiated, as one tensor; refused where no gradient could reach them."""
     if not live or not torch.is_grad_enabled():
         return None
     for refused, where in (
-        (isinstance(problem, SDEProblem), "an SDEProblem, whose path has no slope"),
+        (not term.smooth, f"{term.title}, whose path has no slope"),
         (through_steps, "through_steps=True, whose clock runs in the graph already"),
         (torch.compiler.is_compiling(), "torch.compile, where they are constants of the graph"),
     ):
@@ -177,61 +158,22 @@ def _live_stops(live: list[Tensor], problem: ODEProblem | SDEProblem, y0: Tensor
     return torch.cat([times.reshape(-1).to(y0.device) for times in live])
 
 
-def _knots(functions: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[list[float], list[Tensor]]:
-    """Where controls among the arguments, or the field itself, say that they are not smooth; and what is live of that.
-
-    They say so with an attribute ``knots``, or ``grid_points`` as the paths of torchcde do.
-    """
-    found: list[float] = []
-    live: list[Tensor] = []
-    for owner in (*functions, *pytree.tree_leaves(args)):
-        if isinstance(owner, (Tensor, int, float, str)):
-            continue
-        name = "knots" if getattr(owner, "knots", None) is not None else "grid_points"
-        knots = getattr(owner, name, None)
-        if knots is None:
-            continue
-        if torch.compiler.is_compiling() and not isinstance(knots, Tensor):
-            found.extend(as_list(knots))
-            continue
-        try:
-            read = read_times(knots, name, many=True)
-        except InvalidProblemError as error:
-            raise InvalidProblemError(f"args: got {type(owner).__name__}.{name} = {knots!r}; {error}") from error
-        found.extend(read.numbers.reshape(-1).tolist())
-        if read.live is not None:
-            live.append(read.live[read.numbers.isfinite()])
-    found = [knot for knot in found if is_finite(knot)]
-    return found if torch.compiler.is_compiling() else list(dict.fromkeys(found)), live
-
-
-def prepare_options(
-    plan: Plan,
-    y0: Tensor,
-    *,
-    dt: Any,
-    saveat: Any,
-    dense: bool,
-    trace: bool,
-    compact: bool,
-    driver: Blocks | None,
-    saveat_side: str = "left",
-) -> tuple[Options, Tensor | None]:
+def prepare_outputs(plan: Plan, y0: Tensor, options: SolveOptions) -> tuple[Options, Tensor | None]:
     """What to keep, and the save times as the solution shows them (None: the end, or every step)."""
-    if compact and not plan.per_sample:
+    if options.compact and not plan.per_sample:
         raise InvalidProblemError("compact: got True without per_sample; expected per_sample=True, which it is about")
-    if driver is not None:
-        driver.check(plan, y0, compact)
-    step = _first_step(dt, plan)
-    save, shown = _save_plan(saveat, dense, plan, y0)
-    if saveat_side not in ("left", "right"):
-        raise InvalidProblemError(f'saveat_side: got {saveat_side!r}; expected "left" or "right"')
-    save = replace(save, right=saveat_side == "right")
+    if options.driver is not None:
+        options.driver.check(plan, y0, options.compact)
+    step = _first_step(options.dt, plan)
+    save, shown = _save_plan(options.saveat, options.dense, plan, y0)
+    if options.saveat_side not in ("left", "right"):
+        raise InvalidProblemError(f'saveat_side: got {options.saveat_side!r}; expected "left" or "right"')
+    save = replace(save, right=options.saveat_side == "right")
     if not plan.field.smooth and save.live is not None:
         raise InvalidProblemError(
             "saveat: requires grad; expected constant times, since the solution of an SDE has no slope"
         )
-    return Options(dt=step, save=save, trace=trace, compact=compact, driver=driver), shown
+    return Options(dt=step, save=save, trace=options.trace, compact=options.compact, driver=options.driver), shown
 
 
 def check_samples(y0: Any) -> None:
@@ -279,18 +221,6 @@ def _first_step(dt: Any, plan: Plan) -> Scalar | None:
             )
         return None
     return checked_dt(dt)
-
-
-def checked_dt(dt: Any) -> Scalar | None:
-    """The step size as a float, in a graph a constant or a tensor; refuses what is no positive, finite number."""
-    if dt is None:
-        return None
-    refuse_lanes(dt, "dt", "a number")
-    refuse_live(dt, "dt", "a step size, which is a constant for every gradient")
-    if torch.compiler.is_compiling():
-        return dt.detach().to(torch.float64).reshape(()) if isinstance(dt, Tensor) else graph_constant(dt)
-    value = dt.reshape(()) if isinstance(dt, Tensor) and dt.numel() == 1 else dt
-    return number(value, "dt", "a positive, finite number (the direction follows from tspan)", above=0.0)
 
 
 def _save_plan(saveat: Any, dense: bool, plan: Plan, y0: Tensor) -> tuple[SavePlan, Tensor | None]:

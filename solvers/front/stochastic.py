@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,11 @@ from ..paths.grid import GridNoise
 from ..paths.increments import Noise, checked_path, seed_of
 from ..problems import SDEProblem
 from ..stepping.controllers import ConstantStep, Controller, StepTo
+from ..terms.base import Term
 from ..terms.stochastic import SDEField, diffusion_leaves, noise_shape
+from .kind import Kind
+from .knots import find_knots
+from .options import SolveOptions, checked_dt
 
 
 def stochastic_method(problem: SDEProblem, solver: Method | None) -> SDEMethod:
@@ -45,30 +49,48 @@ def stochastic_method(problem: SDEProblem, solver: Method | None) -> SDEMethod:
     return method
 
 
-def default_controller(solver: Any, dt: Any, controller: Controller | None) -> Controller | None:
-    """Constant steps where a ``dt`` is all that is said about the steps: neither a method that adapts them nor a controller."""
-    return ConstantStep() if solver is None and dt is not None and controller is None else controller
+class Stochastic(Kind):
+    """Drift, diffusion and the noise that drives them."""
+
+    def method(self, problem: SDEProblem, solver: Method | None) -> SDEMethod:
+        """The solver as it steps this problem; one that is right for the noise if there is none."""
+        return stochastic_method(problem, solver)
+
+    def check(self, problem: SDEProblem, options: SolveOptions) -> None:
+        """Refuse a seed beside a path."""
+        check_one_noise(options.seed, options.path)
+
+    def controller(self, solver: Method | None, options: SolveOptions) -> Controller | None:
+        """Constant steps where a ``dt`` is all that is said about them: neither a method that adapts them nor a controller."""
+        only_dt = solver is None and options.dt is not None and options.controller is None
+        return ConstantStep() if only_dt else options.controller
+
+    def term(
+        self,
+        problem: SDEProblem,
+        packing: Packing,
+        y0: Tensor,
+        method: Method,
+        controller: Controller | None,
+        ends: tuple[Scalar, Scalar],
+        options: SolveOptions,
+    ) -> tuple[Term, Method]:
+        """The field with its noise, and the method bound to the noise."""
+        return _field(problem, packing, y0, cast(SDEMethod, method), controller, ends, options)
 
 
-def stochastic_field(
+def _field(
     problem: SDEProblem,
     packing: Packing,
     y0: Tensor,
     method: SDEMethod,
     controller: Controller | None,
     ends: tuple[Scalar, Scalar],
-    *,
-    dt: Any,
-    seed: Any,
-    path: Any,
-    knots: bool = False,
+    options: SolveOptions,
 ) -> tuple[SDEField, SDEMethod]:
-    """The field with its noise, and the method bound to the noise.
-
-    ``y0`` is the packed state of the problem; ``knots`` says that steps end at further times than those of the controller.
-    """
+    dt, seed, path = checked_dt(options.dt), options.seed, options.path
+    knots, _ = find_knots((*problem.functions.values(), *pytree.tree_leaves(problem.args)))
     columns = noise_columns(problem, packing, y0, ends)
-    check_one_noise(seed, path)
     method = method.bound(problem.noise, columns)
     shape = noise_shape(y0, columns, packing)
     if path is not None:

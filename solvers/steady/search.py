@@ -17,6 +17,7 @@ from ..core.scalars import Scalar, any_true, as_clock, minimum, spread
 from ..core.status import Status
 from ..drivers.eager import start
 from ..errors import InvalidProblemError
+from ..front.options import SolveOptions
 from ..front.plan import prepare_plan
 from ..methods.base import Method
 from ..methods.explicit.tsit5 import Tsit5
@@ -317,11 +318,13 @@ class DynamicSS(SteadyStateMethod):
             packing,
             y0,
             self.solver,
-            self.controller,
-            rtol=self.path_rtol,
-            atol=stop.atol,
-            max_steps=max_steps,
-            per_sample=packing.per_sample,
+            SolveOptions(
+                rtol=self.path_rtol,
+                atol=stop.atol,
+                max_steps=max_steps,
+                per_sample=packing.per_sample,
+                controller=self.controller,
+            ),
         )
         plan, slope, carry = in_unit(unit, prepared)
         if own and any_true(carry.h < _SHORT):  # a start at rest but for rounding: its unit is that of the first step

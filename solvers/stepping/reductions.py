@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -11,6 +12,9 @@ from ..core.scalars import Scalar, real_dtype, spread
 from ..core.tolerances import Tolerance
 from ..methods.base import Method, Step
 from ..terms.base import Term
+
+if TYPE_CHECKING:
+    from .attempt import Plan
 
 
 class StepView:
@@ -105,7 +109,7 @@ class StepView:
 
 
 class Cost(ABC):
-    """A reduction over accepted steps: ``start``, ``update`` once per accepted step, ``result``.
+    """A reduction over accepted steps: ``start``, ``update`` once per accepted step, ``value``.
 
     The state is a tuple of tensors, each a number per lane (0-d, or ``(B,)``) or shaped like the solver's state; it is
     passed and returned, never stored.
@@ -131,3 +135,7 @@ class Cost(ABC):
     @abstractmethod
     def update(self, state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:
         """The state after one more accepted step."""
+
+    @abstractmethod
+    def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Plan) -> tuple[Tensor, int]:
+        """The number, 0-d or ``(B,)``, from the reduction's last state; and how many calls of the field it took."""

@@ -13,6 +13,7 @@ from neuralde.solvers.core.packing import Packing
 from neuralde.solvers.drivers.block import block, packed
 from neuralde.solvers.drivers.blocks import in_tensors
 from neuralde.solvers.drivers.eager import start
+from neuralde.solvers.front.options import SolveOptions
 from neuralde.solvers.front.plan import prepare_plan
 from neuralde.testing.counting import host_syncs
 
@@ -304,8 +305,8 @@ def test_a_block_stays_on_the_device(method, per_sample):
     costs = (ErrorEstimate(), StiffnessEstimate()) if isinstance(method, nde.Tsit5) else ()
     state = method.lift(y0)
     packing = Packing(y0, per_sample)
-    options = dict(rtol=1e-3, atol=1e-6, max_steps=100, per_sample=per_sample, costs=costs)
-    plan = in_tensors(prepare_plan(described, packing, state, method, controller, **options), y0.device)
+    options = SolveOptions(controller=controller, max_steps=100, per_sample=per_sample, regularizers=costs)
+    plan = in_tensors(prepare_plan(described, packing, state, method, options), y0.device)
     carry = start(plan, state, None if method.adaptive else 0.1)
     with torch.no_grad(), OnDevice():
         attempts, after, _ = block(plan, carry, 3, lambda step: step.polynomial())

@@ -1,0 +1,42 @@
+"""The times at which what drives an equation says that it is not smooth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.scalars import is_finite
+from ..core.times import read_times
+from ..errors import InvalidProblemError
+from ..stepping.controllers import as_list
+
+
+def find_knots(owners: Iterable[Any]) -> tuple[list[float], list[Tensor]]:
+    """Where controls among these objects say that they are not smooth; and what is live of that.
+
+    They say so with an attribute ``knots``, or ``grid_points`` as the paths of torchcde do.
+    """
+    found: list[float] = []
+    live: list[Tensor] = []
+    for owner in owners:
+        if isinstance(owner, (Tensor, int, float, str)):
+            continue
+        name = "knots" if getattr(owner, "knots", None) is not None else "grid_points"
+        knots = getattr(owner, name, None)
+        if knots is None:
+            continue
+        if torch.compiler.is_compiling() and not isinstance(knots, Tensor):
+            found.extend(as_list(knots))
+            continue
+        try:
+            read = read_times(knots, name, many=True)
+        except InvalidProblemError as error:
+            raise InvalidProblemError(f"args: got {type(owner).__name__}.{name} = {knots!r}; {error}") from error
+        found.extend(read.numbers.reshape(-1).tolist())
+        if read.live is not None:
+            live.append(read.live[read.numbers.isfinite()])
+    found = [knot for knot in found if is_finite(knot)]
+    return found if torch.compiler.is_compiling() else list(dict.fromkeys(found)), live
