@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Test processes; torch runs single-threaded in each of them.
 WORKERS ?= 2
+# PYTHON:TORCH pairs of `make matrix`.
+MATRIX ?= 3.10:2.14.1 3.11:2.14.1 3.12:2.14.1 3.13:2.14.1
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -19,7 +21,7 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test proofs bench tutorials tables dev links lint format types wheel clean
+.PHONY: help train test proofs matrix bench tutorials tables dev links lint format types wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -32,6 +34,9 @@ test: $(READY) ## run the tests
 
 proofs: $(READY) ## run the long proofs (tests marked slow)
 	$(BIN)/$(PYTEST) -m slow
+
+matrix: ## run the tests on other versions of Python and torch, and record it
+	.ci/matrix --workers $(WORKERS) $(MATRIX)
 
 bench: $(READY) ## run the benchmarks
 	$(BIN)/neuralde bench
