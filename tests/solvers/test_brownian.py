@@ -263,9 +263,10 @@ def test_dtype_device_and_no_gradient(device):
     assert torch.equal(w.cpu(), on_host(0.0, 0.5))
 
 
-@areas
-def test_compiled_queries(area):
-    @torch.compile(fullgraph=True)
+# The compiler's own kernels once, for the hash and all that is drawn from it; of the other query the graph.
+@pytest.mark.parametrize(("area", "backend"), [("space-time", "inductor"), ("none", "aot_eager")])
+def test_compiled_queries(area, backend):
+    @torch.compile(fullgraph=True, backend=backend)
     def query(seed, s, t):
         return nde.BrownianPath((5, 3), seed, 0.0, 1.0, area, dtype=F64).increment(s, t)
 
