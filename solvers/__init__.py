@@ -26,6 +26,16 @@ from .methods.stochastic.runge_kutta import StochasticRungeKutta
 from .methods.tableau import ButcherTableau, Interpolant, TableauError
 from .output.solution import EventLog, Solution, Stats, SteadyStats, Trace
 from .paths.brownian.path import BrownianPath
+from .paths.signatures.logsignature import (
+    logsignature,
+    logsignature_channels,
+    logsignature_keys,
+    signature_channels,
+    signature_inverse,
+    signature_multiply,
+    signature_to_logsignature,
+)
+from .paths.signatures.signature import signature
 from .problems import ODEProblem, SDEProblem, SteadyStateProblem
 from .steady.root_finding import Anderson, Newton
 from .steady.search import DynamicSS, SteadyStateMethod
@@ -72,5 +82,13 @@ __all__ = [
     "StochasticRungeKutta",
     "TableauError",
     "Trace",
+    "logsignature",
+    "logsignature_channels",
+    "logsignature_keys",
+    "signature",
+    "signature_channels",
+    "signature_inverse",
+    "signature_multiply",
+    "signature_to_logsignature",
 ]
 __all__ += _named.__all__

@@ -102,15 +102,16 @@ class Block:
 
     def vjp(self, grads: Levels) -> Tensor:
         """The gradient with respect to the increments, of ``sum(grads * levels)``."""
-        self._grad = torch.zeros_like(self.x)
+        self._grad: Tensor | None = None
         self._powers: list[Tensor | None] = [None] * self.p
         last = self._vjp_behind(grads[self.p :])
         self._vjp_before(grads[: self.p], last)
         for k in range(self.p - 1, 0, -1):
             inner, outer = _split(self._powers[k], self.powers[k - 1], self.x)
-            self._grad += outer
+            self._grad = _sum(self._grad, outer)
             self._powers[k - 1] = _sum(self._powers[k - 1], inner)
-        return self._grad.add_(self._powers[0]) if self._powers[0] is not None else self._grad
+        assert self._powers[0] is not None
+        return _sum(self._grad, self._powers[0])
 
     def _vjp_behind(self, grads: Levels) -> list[Tensor | None]:
         """Through the words behind the split; returns the gradients of ``left[p]``."""
@@ -136,7 +137,7 @@ class Block:
                     continue
                 m = self.right[k - 2][j] if j < k - 1 else self.rests[j - 1]
                 outer, inner = _split(row, self.x, m)
-                self._grad += outer
+                self._grad = _sum(self._grad, outer)
                 if j < k - 1:
                     below[j] = inner
                 else:
@@ -156,12 +157,16 @@ class Block:
             for i in range(k):
                 row = rows[i]
                 weight = 1 / factorial(k - i)
-                row = torch.mul(step, weight).expand_as(self.left[k - 1][i]) if row is None else torch.add(row, step, alpha=weight)
+                row = (
+                    torch.mul(step, weight).expand_as(self.left[k - 1][i])
+                    if row is None
+                    else torch.add(row, step, alpha=weight)
+                )
                 if i == 0:
                     self._powers[k - 1] = _sum(self._powers[k - 1], row)
                     continue
                 inner, outer = _split(row, self.left[k - 2][i] if i < k - 1 else self.states[i - 1], self.x)
-                self._grad += outer
+                self._grad = _sum(self._grad, outer)
                 if i < k - 1:
                     below[i] = inner
                 else:
@@ -187,5 +192,6 @@ def _sum(a: Tensor | None, b: Tensor, alpha: float = 1.0) -> Tensor:
 def _split(grad: Tensor | None, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of ``a`` and ``b`` in their product at every time."""
     assert grad is not None
-    grad = grad.unflatten(1, (a.shape[1], b.shape[1]))
+    # Reshaped: the vmap of batched gradients (``is_grads_batched``) knows no unflatten.
+    grad = grad.reshape(grad.shape[0], a.shape[1], b.shape[1], grad.shape[2])
     return (grad * b.unsqueeze(1)).sum(2), (grad * a.unsqueeze(2)).sum(1)

@@ -146,12 +146,13 @@ def word_indices(channels: int, depth: int) -> Tensor:
 @lru_cache(maxsize=32)
 def from_words(channels: int, depth: int, basis: str) -> tuple[Tensor, Tensor, Tensor]:
     """The matrix from coefficients of Lyndon words to those of brackets: rows, columns and values."""
-    words = lyndon_words(channels, depth)
-    if len(words) > LARGEST:
+    count = sum(lyndon_count(channels, k) for k in range(1, depth + 1))
+    if count > LARGEST:
         raise InvalidProblemError(
-            f"basis: got {basis!r} with {len(words)} brackets ({channels} channels, depth {depth}); expected at most "
+            f"basis: got {basis!r} with {count} brackets ({channels} channels, depth {depth}); expected at most "
             f"{LARGEST} brackets, or basis='words'"
         )
+    words = lyndon_words(channels, depth)
     columns: dict[Word, list[int]] = defaultdict(list)
     rows: dict[Word, list[int]] = defaultdict(list)
     found = brackets_of(channels, depth, basis)

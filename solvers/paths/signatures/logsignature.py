@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
+import torch
 from torch import Tensor
 
 from ...errors import InvalidProblemError
-from .lie import BASES, brackets_of, from_words, lyndon_count, lyndon_words, word_indices, written
+from . import lie
+from .lie import BASES, brackets_of, lyndon_count, lyndon_words, written
 from .signature import check_depth, check_series, signature
 from .tensor_algebra import channels_of, invert, join, log, multiply, split
 
@@ -84,16 +88,26 @@ def logsignature(xs: Tensor, depth: int, basis: str = "lyndon", *, stream: bool 
     """
     channels, depth, basis = check_series(xs).shape[-1], check_depth(depth), _check_basis(basis)
     if basis != "words":
-        from_words(channels, depth, basis)  # refused before the work
+        _tables().from_words(channels, depth, basis)  # refused before the work
     return _coordinates(signature(xs, depth, stream=stream), channels, depth, basis)
+
+
+def _tables() -> ModuleType:
+    """Where tables of words are made: outside a graph that is being traced."""
+    if torch.compiler.is_compiling():
+        from . import constants  # it imports the compiler, which is at work already
+
+        return constants
+    return lie
 
 
 def _coordinates(flat: Tensor, channels: int, depth: int, basis: str) -> Tensor:
     """The logarithm of a flat signature in a basis."""
-    words = join(log(split(flat, channels, depth)))[..., word_indices(channels, depth).to(flat.device)]
+    tables = _tables()
+    words = join(log(split(flat, channels, depth)))[..., tables.word_indices(channels, depth).to(flat.device)]
     if basis == "words":
         return words
-    rows, columns, values = (x.to(flat.device) for x in from_words(channels, depth, basis))
+    rows, columns, values = (x.to(flat.device) for x in tables.from_words(channels, depth, basis))
     return words.new_zeros(words.shape).index_add(-1, rows, words[..., columns] * values)
 
 

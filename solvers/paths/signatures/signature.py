@@ -66,7 +66,7 @@ def _product_vjp(a: Levels, b: Levels, grads: Levels) -> tuple[Levels, Levels]:
     for k in range(len(a)):
         for i in range(k):
             j = k - 1 - i
-            square = grads[k].unflatten(-1, (a[i].shape[-1], b[j].shape[-1]))
+            square = grads[k].reshape(-1, a[i].shape[-1], b[j].shape[-1])
             left[i] = left[i] + (square @ b[j].unsqueeze(-1)).squeeze(-1)
             right[j] = right[j] + (a[i].unsqueeze(-2) @ square).squeeze(-2)
     return left, right
@@ -87,7 +87,8 @@ class _Signature(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, flat = ctx.saved_tensors
-        return _SignatureGradient.apply(x, flat.detach(), grad, ctx.depth), None
+        gradient = _SignatureGradient.apply if torch.is_grad_enabled() else _SignatureGradient.forward
+        return gradient(x, flat.detach(), grad, ctx.depth), None
 
 
 class _SignatureGradient(torch.autograd.Function):
@@ -128,7 +129,9 @@ def check_series(xs: object, name: str = "xs") -> Tensor:
     if not isinstance(xs, Tensor):
         raise InvalidProblemError(f"{name}: got {type(xs).__name__}; expected a tensor of shape (T, ..., channels)")
     if not xs.is_floating_point():
-        raise InvalidProblemError(f"{name}: got dtype {xs.dtype}; expected real floating point, such as {name}.double()")
+        raise InvalidProblemError(
+            f"{name}: got dtype {xs.dtype}; expected real floating point, such as {name}.double()"
+        )
     if xs.dim() < 2 or xs.shape[0] < 1 or xs.shape[-1] < 1:
         raise InvalidProblemError(
             f"{name}: got shape {tuple(xs.shape)}; expected (T, ..., channels) with at least one point and one channel"
