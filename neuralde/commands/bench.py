@@ -19,6 +19,7 @@ BENCHMARKS = {
     "cuda": "on a GPU: host syncs and time of the eager loop, blocks, captured blocks and a compiled solve",
     "sde": "stochastic solves with fixed steps, against torchsde and a loop by hand",
     "events": "128 event functions on one state, as one function and as many, against SciPy",
+    "signatures": "signatures of a batch of paths and their gradients, against signax under jit and pySigLib",
     "overhead": "microseconds per step beyond the field; the time to import the library",
 }
 

@@ -196,16 +196,15 @@ def test_transforms():
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_in_one_graph():
     xs = path(150, 2, 3).requires_grad_()
-    for basis in ("lyndon", "words", "brackets"):
-        for stream in (False, True):
-            compiled = torch.compile(
-                lambda v, basis=basis, stream=stream: nde.logsignature(v, 3, basis, stream=stream).square().sum(),
-                fullgraph=True,
-                backend="aot_eager",
-            )
-            ours = torch.autograd.grad(compiled(xs), xs)[0]
-            eager = torch.autograd.grad(nde.logsignature(xs, 3, basis, stream=stream).square().sum(), xs)[0]
-            torch.testing.assert_close(ours, eager)
+    for basis, stream in (("lyndon", False), ("words", True)):
+        compiled = torch.compile(
+            lambda v, basis=basis, stream=stream: nde.logsignature(v, 3, basis, stream=stream).square().sum(),
+            fullgraph=True,
+            backend="aot_eager",
+        )
+        ours = torch.autograd.grad(compiled(xs), xs)[0]
+        eager = torch.autograd.grad(nde.logsignature(xs, 3, basis, stream=stream).square().sum(), xs)[0]
+        torch.testing.assert_close(ours, eager)
 
 
 def test_the_backward_pass_keeps_the_path_only():

@@ -17,7 +17,7 @@ from ..reporting import Row, commit, machine, picture, versions, write_json
 
 Run = Callable[[], Any]
 PATIENCE = 20.0
-LIBRARIES = ("numpy", "scipy", "torchdiffeq", "torchode", "torchsde", "diffrax", "jax", "jaxlib")
+LIBRARIES = ("numpy", "scipy", "torchdiffeq", "torchode", "torchsde", "diffrax", "jax", "jaxlib", "signax", "pysiglib")
 """Those that take part, whose versions a result names."""
 
 

@@ -41,3 +41,5 @@ SDE_AGAINST_LOOP_AT_MOST = 1.3
 """Our time divided by that of a loop over ``torch.randn``, Euler's method, eager."""
 EVENTS_AGAINST_SCIPY_AT_MOST = 3.0
 """Our time with 128 event functions divided by that of SciPy's ``solve_ivp`` with the same ones."""
+SIGNATURES = {"signax": 5.0, "pysiglib": 0.5}
+"""A peer's time for a signature and its gradient, divided by ours, one thread."""

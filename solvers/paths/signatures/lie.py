@@ -140,7 +140,7 @@ def word_indices(channels: int, depth: int) -> Tensor:
         for letter in word:
             place = place * channels + letter
         places.append(first[len(word) - 1] + place)
-    return torch.tensor(places)
+    return torch.tensor(places, dtype=torch.int64)
 
 
 @lru_cache(maxsize=32)
@@ -170,5 +170,5 @@ def from_words(channels: int, depth: int, basis: str) -> tuple[Tensor, Tensor, T
         assert np.array_equal(inverse @ matrix, np.eye(len(mine))), f"no basis: the brackets of {multiset}"
         for a, b in zip(*np.nonzero(inverse), strict=True):
             entries.append((mine[a], places[b], int(inverse[a, b])))
-    table = torch.tensor(entries)
+    table = torch.tensor(entries, dtype=torch.int64)
     return table[:, 0], table[:, 1], table[:, 2]
