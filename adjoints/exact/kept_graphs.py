@@ -120,7 +120,8 @@ class Keeper:
         if self._open is None or self._here is None:
             return
         fired = trial.events is not None and trial.events.fired is not None
-        if fired or self.used + self.largest > self.budget:
+        logged = trial.moved and self.recorder.records[-1].inside is not None
+        if fired or logged or self.used + self.largest > self.budget:
             self.close()  # before this step
             return
         if not trial.moved:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from neuralde.solvers.core.scalars import Scalar, any_true, both, choose, select, spread
 from neuralde.solvers.events.crossings import arrived
+from neuralde.solvers.events.dense_search import Found
 from neuralde.solvers.events.event import Fired
-from neuralde.solvers.events.log import Log, Logged, logged
+from neuralde.solvers.events.log import Log, Logged, logged, logged_inside
 from neuralde.solvers.methods.base import Step, VectorField
 from neuralde.solvers.output.saving import Request, Rows, SavePlan, emit, polynomial, widen_pieces
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, advance_costs
@@ -40,6 +41,8 @@ class Record:
     """The lanes that start at an event, whose time is the clock's."""
     fired: Fired | None = None
     """The events at its end."""
+    inside: Found | None = None
+    """The events in it that only log."""
 
 
 class Recorder:
@@ -57,11 +60,12 @@ class Recorder:
         self.records: list[Record] = []
         self.states: dict[int, Tensor] = {}
         self._rows: Rows | None = None
+        self._log: Log | None = None
         self._seen = 0
 
-    def attach(self, rows: Rows | None) -> Recorder:
-        """Learn where the requests are found."""
-        self._rows = rows
+    def attach(self, rows: Rows | None, log: Log | None = None) -> Recorder:
+        """Learn where the requests and the events are found."""
+        self._rows, self._log = rows, log
         self._seen = len(rows.requests) if rows is not None else 0
         return self
 
@@ -90,6 +94,7 @@ class Recorder:
                 request,
                 False if carry.events is None else carry.events.standing,
                 None if trial.events is None else trial.events.fired,
+                None if self._log is None else self._log.latest,
             )
         )
 
@@ -127,7 +132,7 @@ def replay(plan: Plan, save: SavePlan, record: Record, y: Tensor, carried: Carri
         carried=Carried(costs, clock),
         emitted=emit(step, record.request, save) if record.request is not None else None,
         coefficients=polynomial(step) if save.dense else None,
-        logged=None if record.fired is None else logged(record.fired, step.t1, step.y, after),
+        logged=_logged(plan, record, step, after),
     )
 
 
@@ -205,6 +210,17 @@ def retreat(plan: Plan, record: Record, y: Tensor) -> Tensor:
     plan = plan if record.rows is None else plan.take(record.rows)
     field, ends, healthy = _setting(plan, record, y)
     return choose(record.accept, plan.method.back(field, *ends, healthy), y)
+
+
+def _logged(plan: Plan, record: Record, step: Step, after: Tensor) -> Logged | None:
+    """What happened in a step and at its end."""
+    parts = []
+    if record.inside is not None:
+        assert plan.events is not None
+        parts.append(logged_inside(plan.events, step, record.inside))
+    if record.fired is not None:
+        parts.append(logged(record.fired, step.t1, step.y, after))
+    return Logged(*(torch.cat(x) for x in zip(*parts, strict=True))) if parts else None
 
 
 def _changed(plan: Plan, record: Record, step: Step) -> Tensor:

@@ -115,13 +115,14 @@ def _advance(
 ) -> tuple[Carry, Trial]:
     """One attempt, and the carry behind it; ``at_events`` surrounds the search for events."""
     trial = attempt(plan, carry, rows)
-    if plan.events is not None:
+    cuts = plan.events is not None and plan.events.cuts
+    if cuts:
         with nullcontext() if at_events is None else at_events:
             trial = cut(plan, carry, trial)
     for listener in listeners:
         listener(plan, carry, trial)
     carry = settle(plan, carry, trial)
-    if plan.events is not None:
+    if cuts:
         carry = follow(plan, trial, carry)
     return carry, trial
 

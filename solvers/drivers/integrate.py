@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.scalars import Scalar
+from ..core.scalars import Scalar, transformed
+from ..events.dense_search import DenseSearch
 from ..events.log import Log, Logged
 from ..output.saving import Rows, SavePlan, Steps, Tracer
 from ..stepping.attempt import Carry, Plan, without_graph
@@ -69,7 +70,7 @@ class Result:
 class Recorded(Protocol):
     """A listener that wants to know what the accepted steps are asked to emit."""
 
-    def attach(self, rows: Rows | None) -> Listener:
+    def attach(self, rows: Rows | None, log: Log | None) -> Listener:
         """Learn where the requests are found, before the first attempt."""
 
 
@@ -104,12 +105,18 @@ def integrate(
     rows = Rows(plan, save, y0) if save.every or save.times is not None else None
     steps = Steps(save.dense, samples) if save.every or save.dense else None
     tracer = Tracer(plan.method.has_stiffness, samples) if options.trace else None
-    log = Log(samples) if plan.events is not None else None
-    last = recorder.attach(rows) if recorder is not None else None
+    log = None
+    if plan.events is not None:
+        followed = recorder is None and kept is None
+        later = followed and not (plan.events.cuts or torch.is_grad_enabled() or transformed())
+        log = Log(samples, DenseSearch(plan, samples, later) if plan.events.logs else None, graph=followed)
+    last = recorder.attach(rows, log) if recorder is not None else None
     own = [listener for listener in (rows, steps, tracer, log, last) if listener is not None]
     if kept is not None:
         kept.attach(rows, steps)
     carry, masked = drive(plan, y0, options, [*own, *options.listeners], slope, costs, kept)
+    if log is not None:
+        log.finish()
     return Outcome(carry, rows, steps, tracer, log, masked)
 
 

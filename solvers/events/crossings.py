@@ -45,7 +45,7 @@ class Seen(NamedTuple):
 def observe(plan: Plan, carry: Carry) -> Carry:
     """The carry before the first attempt, which knows on which side of zero every function starts."""
     events = plan.events
-    if events is None or not any_true(carry.status == RUNNING):
+    if events is None or not events.cuts or not any_true(carry.status == RUNNING):
         return carry
     y, calls = carry.y.detach(), 0
     with torch.no_grad():
@@ -85,7 +85,7 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
     if not any_true(trial.accept):
         return trial._replace(events=Seen(state.signs, state.zero))
     with torch.no_grad():
-        path = Path(plan, trial)
+        path = Path(events, trial)
         search = search_step(events, path, state, trial.accept)
         if search is None and not events.has_times:
             return trial._replace(events=Seen(state.signs, torch.zeros_like(state.zero)))

@@ -39,16 +39,20 @@ _CHORDS = 2
 class Event:
     r"""Something that happens when a function of the solution crosses zero.
 
-    The step in which :math:`g(t, y(t))` changes sign is cut there: the root is bracketed on the step's dense output, the
-    step is taken again so that it ends at the root, and a few Newton steps remove what is left of
-    :math:`g`. The time of the event is an implicit function of everything before it, so it, and all that follows, is
+    The root of :math:`g(t, y(t))` is bracketed on the dense output of the step in which it changes sign. Where the event ends
+    the solve or changes the state, the step is cut there: it is taken again so that it ends at the root, and a few Newton
+    steps remove what is left of :math:`g`. An event that only logs (``terminal=False`` without ``apply``) is the root on the
+    dense output, as in SciPy: the solve is the one without it, to the last bit, and its time has the order of the
+    method. The time of an event is an implicit function of everything before it, so it, and all that follows, is
     differentiable with respect to ``y0``, ``args`` and the parameters of the field, of ``fn`` and of ``apply``:
 
     .. math:: dt^* = -\frac{\partial_\theta\, g(t^*, y(t^*; \theta))}{\frac{d}{dt} g(t^*, y(t^*))} \, d\theta
 
     Args:
         fn: ``fn(t, y, *args)``, a real number: one for each sample with ``per_sample``. A vector ``(k,)`` (``(B, k)`` with
-            ``per_sample``) makes k events of one call, which is much faster than k functions.
+            ``per_sample``) makes k events of one call, which is faster than k functions. It depends on nothing but its
+            arguments and constants, because it may be called for many points at once, under ``torch.func.vmap``; one
+            that ``vmap`` cannot follow, because it decides by a value, say, is called for each of them.
         direction: which sign changes count as time goes on in the direction of integration: ``"up"`` (from negative to
             positive), ``"down"``, or ``"any"``.
         terminal: end the solve (with ``per_sample``, of that sample) there, with status ``EVENT``. Otherwise the event
@@ -285,6 +289,10 @@ class Events:
         args: what else ``fn`` and ``apply`` receive.
         device: where the state lives.
         counts: how many events each of them is; a vector-valued function is several.
+        first: the values of each one's function at the start of the solve, where it has one.
+
+    The tables of :meth:`values` are of those that end the solve or change the state, and cut the steps that they are in;
+    those that only log have a view of their own, :meth:`logging`.
     """
 
     def __init__(
@@ -294,9 +302,15 @@ class Events:
         args: tuple[Any, ...],
         device: torch.device,
         counts: Sequence[int],
+        first: Sequence[Tensor | None] = (),
     ) -> None:
         self.events, self.packing, self.args, self.device = events, packing, args, device
-        self.functions = Functions(events, counts, packing, args)
+        logs = [place for place, event in enumerate(events) if not event.terminal and event.apply is None]
+        cuts = [place for place in range(len(events)) if place not in logs]
+        self.functions = Functions(events, counts, packing, args, cuts)
+        self.first = first
+        self.logs, self.cuts = bool(logs), bool(cuts)
+        """Whether there are events that only log, and others."""
         each = [events[place] for place in self.functions.owner]
         scheduled = [event.ts if isinstance(event, ScheduledEvent) else None for event in each]
         ts = [None if t is None else torch.as_tensor(t, dtype=torch.float64, device=device) for t in scheduled]
@@ -310,7 +324,6 @@ class Events:
         )
         self.terminal = torch.tensor([event.terminal for event in each], dtype=torch.bool, device=device)
         self.applies = torch.tensor([event.apply is not None for event in each], dtype=torch.bool, device=device)
-        self.probes = max(event.probes for event in events)
         self.has_times = any(t is not None for t in self.times)
 
     def __len__(self) -> int:
@@ -320,8 +333,26 @@ class Events:
         """The same events with other arguments and live times."""
         bound = copy.copy(self)
         bound.args, bound.live = args, list(live)
-        bound.functions = Functions(self.events, self.functions.counts, self.packing, args)
+        bound.functions = Functions(self.events, self.functions.counts, self.packing, args, self.functions.tabled)
         return bound
+
+    def logging(self) -> Events:
+        """The same events, with those in the tables that only log."""
+        view, old = copy.copy(self), self.functions
+        rest = [place for place in range(len(self.events)) if place not in old.tabled]
+        view.functions = Functions(self.events, old.counts, self.packing, self.args, rest)
+        return view
+
+    def first_values(self, y: Tensor) -> Tensor:
+        """The table of values at the start of the solve, ``y``, which the functions have been called for already."""
+        given = [g if place in self.functions.tabled else None for place, g in enumerate(self.first)]
+        return self.functions.joined(given, y)
+
+    @property
+    def inner(self) -> tuple[float, ...]:
+        """The relative times inside a step at which to look for a change of sign."""
+        probes = max((self.events[place].probes for place in self.functions.tabled), default=0)
+        return tuple((k + 1) / (probes + 1) for k in range(probes))
 
     def tie(self, ends: Sequence[Scalar], eps: Sequence[float]) -> None:
         """Move scheduled times that are an end of the interval, or an earlier event's time, but for rounding, onto it.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 _FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 
+def _worth_it(functions: int, points: int) -> bool:
+    """Whether one call for all points is faster: it costs as much as about ten, and each function as two."""
+    return functions * points > 10 + 2 * functions
+
+
 class Functions:
     """Every event's function; scheduled events have none, and the value 1.
 
@@ -35,6 +41,7 @@ class Functions:
         counts: how many values each one's function has.
         packing: how the state is laid out.
         args: what else the functions receive.
+        tabled: whose functions the tables of values show; None: all. Others have the value 1 there.
     """
 
     def __init__(
@@ -43,22 +50,34 @@ class Functions:
         counts: Sequence[int],
         packing: Packing,
         args: tuple[Any, ...],
+        tabled: Collection[int] | None = None,
     ) -> None:
         self.events, self.counts, self.packing, self.args = events, counts, packing, args
+        self.tabled = range(len(events)) if tabled is None else tabled
+        self.batches = True
+        """Whether the functions can be called for many points at once, as far as that is known."""
         self.fns: list[Callable[..., Any] | None] = [getattr(event, "fn", None) for event in events]
         self.owner = [place for place, count in enumerate(counts) for _ in range(count)]
         self.part = [part for count in counts for part in range(count)]
         self.caller = Caller()
 
     @staticmethod
-    def count(event: Event | ScheduledEvent, packing: Packing, args: tuple[Any, ...], t: Scalar, y: Tensor) -> int:
-        """How many values an event's function has, by one call of it."""
-        if getattr(event, "fn", None) is None:
-            return 1
+    def first(
+        events: Sequence[Event | ScheduledEvent], packing: Packing, args: tuple[Any, ...], t: Scalar, y: Tensor
+    ) -> tuple[list[int], list[Tensor | None]]:
+        """How many values each event's function has, by one call of it, and these values; scheduled events have none."""
+        functions, y = Functions(events, [0] * len(events), packing, args), y.detach()
+        asked, time = functions._asked(), as_time(t, y)
+        given: dict[int, Tensor] = {}
         with torch.no_grad():
-            g = Functions((event,), (0,), packing, args).call(0, as_time(t, y), y.detach())
-        lanes = 1 if packing.per_sample else 0
-        return 1 if g.dim() == lanes else g.shape[-1]
+            fns = [fn for place in asked if (fn := functions.fns[place]) is not None]
+            found = functions.caller.many(fns, "fn", packing, time.unsqueeze(0), y.unsqueeze(0), args)
+            for index, place in enumerate(asked):
+                known = None if found is None else found[0][index]
+                given[place] = functions.call(place, time, y) if known is None else functions._checked(place, y, known)
+        lanes = len(functions._lanes(y))
+        values = [given.get(place) for place in range(len(events))]
+        return [1 if g is None or g.dim() == lanes else g.shape[-1] for g in values], values
 
     def call(self, place: int, time: Tensor, y: Tensor) -> Tensor:
         """One of the user's functions: shaped like the lanes, with a dimension behind them where it has many values."""
@@ -97,52 +116,102 @@ class Functions:
 
     def values(self, t: Scalar, y: Tensor, wanted: Collection[int] | None = None) -> Tensor:
         """Every event's number, lanes first; 1 for scheduled events, and for all beside those that are ``wanted``."""
-        places = range(len(self.events)) if wanted is None else {self.owner[index] for index in wanted}
-        time = as_time(t, y)
-        parts = [
-            self.call(place, time, y) if place in places and fn is not None else self._ones(place, y)
-            for place, fn in enumerate(self.fns)
-        ]
-        return self._joined(parts)
+        places, time = self._asked(wanted), as_time(t, y)
+        return self.joined(
+            [self.call(place, time, y) if place in places else None for place in range(len(self.fns))], y
+        )
 
-    def values_at(self, times: Tensor, ys: Tensor) -> Tensor:
+    def _asked(self, wanted: Collection[int] | None = None) -> list[int]:
+        """Whose functions are called for a table."""
+        places = range(len(self.events)) if wanted is None else {self.owner[index] for index in wanted}
+        return [place for place in self.tabled if place in places and self.fns[place] is not None]
+
+    def values_at(self, times: Tensor, ys: Tensor, wanted: Collection[int] | None = None) -> Tensor:
         """The same at several times and states, which stand in front of the lanes; nothing is recorded."""
-        asked = [place for place, fn in enumerate(self.fns) if fn is not None]
-        fns = [fn for fn in self.fns if fn is not None]
-        found = self.caller.many(fns, "fn", self.packing, times, ys, self.args)
-        if found is None:
-            return torch.stack([self.values(t, y) for t, y in zip(times.unbind(), ys.unbind(), strict=True)])
-        lanes = ys.shape[1:2] if self.packing.per_sample else torch.Size(())
-        shapes = [lanes if self.counts[place] == 1 else (*lanes, self.counts[place]) for place in asked]
-        for row in found:
-            for index, (g, shape) in enumerate(zip(row, shapes, strict=True)):
-                if type(g) is not Tensor or g.shape != shape or g.dtype not in _FLOATS:
-                    row[index] = self._checked(asked[index], ys[0], g)
-        if len(self.fns) == 1 and self.counts[0] > 1:
-            return torch.stack([g for (g,) in found]).to(torch.float64)
-        if len(fns) == len(self.fns) and len(self.owner) == len(fns):
-            flat = [g for row in found for g in row]
-            return torch.stack(flat, -1).reshape(*lanes, len(found), len(fns)).movedim(-2, 0).to(torch.float64)
-        rows, y = [], ys[0]
-        for row in found:
-            known = dict(zip(asked, row, strict=True))
-            parts = [known[place] if place in known else self._ones(place, y) for place in range(len(self.fns))]
-            rows.append(self._joined(parts))
-        return torch.stack(rows)
+        asked = self._asked(wanted)
+        if not asked:
+            return torch.stack([self.joined([None] * len(self.fns), y) for y in ys.unbind()])
+        found = self._at_once(asked, times, ys) if _worth_it(len(asked), len(times)) else None
+        if found is not None:
+            return found
+        fns = [fn for place in asked if (fn := self.fns[place]) is not None]
+        rows = self.caller.many(fns, "fn", self.packing, times, ys, self.args)
+        if rows is None:
+            return torch.stack([self.values(t, y, wanted) for t, y in zip(times.unbind(), ys.unbind(), strict=True)])
+        for row in rows:
+            for index, place in enumerate(asked):
+                if not self._fits(place, row[index], ys[0]):
+                    row[index] = self._checked(place, ys[0], row[index])
+        if len(asked) == len(self.fns) == len(self.owner) > 1:
+            flat, lanes = [g for row in rows for g in row], self._lanes(ys[0])
+            return torch.stack(flat, -1).reshape(*lanes, len(rows), len(asked)).movedim(-2, 0).to(torch.float64)
+        return torch.stack([self._placed(asked, row, y) for row, y in zip(rows, ys.unbind(), strict=True)])
+
+    def picked_at(self, times: Tensor, ys: Tensor, which: np.ndarray) -> Tensor:
+        """At several times and states one event's number for each, and for each lane; nothing is recorded."""
+        asked = self._asked(np.unique(which).tolist())
+        table = self._at_once(asked, times, ys, compact=True) if _worth_it(len(asked), len(times)) else None
+        if table is None:
+            points = zip(times.unbind(), ys.unbind(), which, strict=True)
+            table = torch.stack([self.values(t, y, np.unique(one).tolist()) for t, y, one in points])
+        else:
+            columns = np.zeros(len(self.owner), dtype=np.int64)
+            own = [index for index, place in enumerate(self.owner) if place in asked]
+            columns[own] = np.arange(len(own))
+            which = columns[which]
+        return table.gather(-1, torch.as_tensor(which, device=ys.device).unsqueeze(-1)).squeeze(-1)
+
+    def _at_once(self, asked: list[int], times: Tensor, ys: Tensor, compact: bool = False) -> Tensor | None:
+        """The table at all points by one call of each function, where ``torch.func.vmap`` can follow them.
+
+        A ``compact`` one has no columns for other functions.
+        """
+        if not self.batches:
+            return None
+
+        def table(time: Tensor, y: Tensor) -> Tensor:
+            state, row = self.packing.unpack(y), []
+            for place in asked:
+                fn = self.fns[place]
+                assert fn is not None
+                g = fn(time, state, *self.args)
+                if not self._fits(place, g, y):
+                    raise TypeError  # what is wrong with it is said of a call of its own
+                row.append(g)
+            if not compact:
+                return self._placed(asked, row, y)
+            columns = [g.unsqueeze(-1) if self.counts[place] == 1 else g for place, g in zip(asked, row, strict=True)]
+            return torch.cat(columns, -1).to(torch.float64)
+
+        found = self.caller.at_once(table, "fn", times, ys)
+        self.batches = found is not None
+        return found
+
+    def _fits(self, place: int, g: Any, y: Tensor) -> bool:
+        lanes, count = self._lanes(y), self.counts[place]
+        return type(g) is Tensor and g.shape == (lanes if count == 1 else (*lanes, count)) and g.dtype in _FLOATS
+
+    def _lanes(self, y: Tensor) -> torch.Size:
+        return y.shape[:1] if self.packing.per_sample else torch.Size(())
+
+    def _placed(self, asked: list[int], row: Sequence[Tensor], y: Tensor) -> Tensor:
+        known = dict(zip(asked, row, strict=True))
+        return self.joined([known.get(place) for place in range(len(self.fns))], y)
+
+    def joined(self, parts: Sequence[Tensor | None], y: Tensor) -> Tensor:
+        """The values of every function as one tensor, the events last; ones where a function was not called."""
+        full = [self._ones(place, y) if g is None else g for place, g in enumerate(parts)]
+        if len(full) == 1 and self.counts[0] > 1:
+            return full[0].to(torch.float64)
+        if len(self.owner) == len(full):
+            return torch.stack(full, dim=-1).to(torch.float64)
+        columns = [g.unsqueeze(-1) if count == 1 else g for g, count in zip(full, self.counts, strict=True)]
+        return torch.cat(columns, dim=-1).to(torch.float64)
 
     def _ones(self, place: int, y: Tensor) -> Tensor:
         """What stands for the values of a function that is not asked."""
-        lanes, count = y.shape[:1] if self.packing.per_sample else torch.Size(()), self.counts[place]
+        lanes, count = self._lanes(y), self.counts[place]
         return torch.ones(lanes if count == 1 else (*lanes, count), dtype=real_dtype(y), device=y.device)
-
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        """The values of every function as one tensor, the events last."""
-        if len(parts) == 1 and self.counts[0] > 1:
-            return parts[0].to(torch.float64)
-        if len(self.owner) == len(parts):
-            return torch.stack(parts, dim=-1).to(torch.float64)
-        columns = [g.unsqueeze(-1) if count == 1 else g for g, count in zip(parts, self.counts, strict=True)]
-        return torch.cat(columns, dim=-1).to(torch.float64)
 
     def gradients(self, t: Scalar, y: Tensor, wanted: Collection[int]) -> tuple[list[int], Tensor, Tensor]:
         """How functions change with time and state, each lane's with its own, without a graph.
@@ -150,7 +219,8 @@ class Functions:
         Returns:
             The wanted events that have functions, and their derivatives, the events first.
         """
-        indices = [index for index in sorted(wanted) if self.fns[self.owner[index]] is not None]
+        places = self._asked(wanted)
+        indices = [index for index in sorted(wanted) if self.owner[index] in places]
         time = torch.as_tensor(t, dtype=torch.float64, device=y.device).detach()
         if not indices:
             return indices, time.new_empty((0, *time.shape)), y.new_empty((0, *y.shape))

@@ -23,7 +23,7 @@ from .event import Events, EventState
 # Newton steps on the retaken step. Two are usual; each one cuts what is left by many digits or is the last.
 _REFINEMENTS = 6
 # Events closer than this many units of rounding are at the same time.
-_TOGETHER = 64
+TOGETHER = 64
 # Where to take the difference quotient of an event's function, relative to the step.
 _DELTA = 1e-3
 
@@ -31,9 +31,8 @@ _DELTA = 1e-3
 class Path:
     """The dense output of a step, without a graph, as the functions of the events see it."""
 
-    def __init__(self, plan: Plan, trial: Trial) -> None:
-        assert plan.events is not None
-        self.events, self.step = plan.events, trial.step
+    def __init__(self, events: Events, trial: Trial) -> None:
+        self.events, self.step = events, trial.step
         self.clock = trial.t, trial.t_end
         self._end_values: Tensor | None = None
         self._start_values: dict[tuple[int, ...], Tensor] = {}
@@ -143,7 +142,7 @@ class Search(NamedTuple):
 
 def quiet(events: Events, state: EventState) -> Search:
     """The search of a step without a change of sign."""
-    thetas = [*((k + 1) / (events.probes + 1) for k in range(events.probes)), 1.0]
+    thetas = [*events.inner, 1.0]
     left, right = torch.zeros_like(state.signs), torch.ones_like(state.signs)
     none = on_host(left)
     found = torch.zeros_like(state.zero)
@@ -155,7 +154,7 @@ def search_step(events: Events, path: Path, state: EventState, accept: Scalar) -
 
     All values are read by the host at once: there are many of them, and most steps have no event.
     """
-    inner = tuple((k + 1) / (events.probes + 1) for k in range(events.probes))
+    inner = events.inner
     values, signs = (on_host(x) for x in (path.probed(inner), state.signs))
     if (values * signs).min() > 0:
         return None
@@ -237,7 +236,7 @@ def _not_later(path: Path, search: Search, root: Tensor, others: list[int], zero
 def _together(path: Path) -> Tensor:
     """How close, relative to the step, two roots are at the same time."""
     # In units of the step, in which the state is rounded: the clock itself is float64, however late it is.
-    return _TOGETHER * path.resolution / torch.where(path.length == 0, 1.0, path.length).abs()
+    return TOGETHER * path.resolution / torch.where(path.length == 0, 1.0, path.length).abs()
 
 
 def _root(path: Path, index: int, search: Search, zero: Tensor) -> Tensor:

@@ -123,8 +123,8 @@ def _events(
     if through_steps:
         raise InvalidProblemError("events: got some with through_steps=True; expected step sizes that are constants")
     t0, t1 = ends
-    counts = [Functions.count(event, packing, problem.args, t0, y0) for event in described]
-    watched = Events(described, packing, problem.args, y0.device, counts)
+    counts, first = Functions.first(described, packing, problem.args, t0, y0)
+    watched = Events(described, packing, problem.args, y0.device, counts, first)
     watched.tie((t0, t1), [resolution(time) for time in problem.tspan])
     return watched
 

@@ -120,9 +120,7 @@ class Caller:
             A list for each time; or None, if the calls have to be made one by one: something is recorded or transformed, or
             a function failed, of which a call of its own tells more.
         """
-        if torch.is_grad_enabled() or self.recording or torch.compiler.is_compiling() or transformed():
-            return None
-        if ys.requires_grad or ys.is_inference() or times.requires_grad or times.is_inference():
+        if not self._unrecorded(times, ys):
             return None
         before = _marks(times, times, ys)
         try:
@@ -135,6 +133,29 @@ class Caller:
         if _marks(times, times, ys) != before:
             _release(name, before, times, times, ys)
         return out
+
+    def at_once(self, table: Callable[[Tensor, Tensor], Tensor], name: str, times: Tensor, ys: Tensor) -> Tensor | None:
+        """What a table of functions is at several times and states, by one call under ``torch.func.vmap``.
+
+        Returns:
+            The tables, the points first; or None, if the calls have to be made point by point: as for :meth:`many`, or
+            because the functions look at values, draw random numbers, or use what has no rule for batches.
+        """
+        if not self._unrecorded(times, ys):
+            return None
+        before, out = _marks(times, times, ys), None
+        try:
+            out = torch.func.vmap(table)(times, ys)
+        except Exception:  # whatever it is, a call of its own tells
+            out = None
+        if _marks(times, times, ys) != before:
+            _release(name, before, times, times, ys)
+        return out
+
+    def _unrecorded(self, times: Tensor, ys: Tensor) -> bool:
+        if torch.is_grad_enabled() or self.recording or torch.compiler.is_compiling() or transformed():
+            return False
+        return not any(x.requires_grad or x.is_inference() for x in (times, ys))
 
     def _once(
         self, given: tuple[Any, ...], clock: Scalar, time: Tensor, y: Tensor, cuts: Cuts | None, last: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -91,6 +91,15 @@ class Step(ABC):
         y0 = self.y0
         factor = torch.tensor(thetas, dtype=torch.float64, device=y0.device).reshape(-1, *[1] * y0.dim())
         return evaluate(factor, y0, self.polynomial())
+
+    def complete(self) -> None:
+        """Evaluate what the dense output needs beside the step itself, so that it is counted with the step."""
+        self.polynomial()
+
+    @staticmethod
+    def at_each_of(steps: Sequence[Step], thetas: tuple[float, ...]) -> Tensor:
+        """The dense output of several steps at several relative times of each, which stand in front in this order."""
+        return torch.stack([step.at_each(thetas) for step in steps])
 
 
 class Method(ABC):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.legendre import basis
 from ..core.norms import rms
-from ..core.scalars import Scalar, spread
+from ..core.scalars import Scalar, real_dtype, spread
 from ..core.torch_private import transforms_active
 from ..errors import InvalidProblemError
 from .base import Method, Step, VectorField
@@ -177,6 +177,27 @@ class RungeKuttaStep(Step):
         if isinstance(self.h, float):
             return torch.addmm(y0.reshape(1, -1), weights, stages, alpha=self.h).reshape(shape)
         return y0 + self.h * (weights @ stages).reshape(shape)
+
+    def complete(self) -> None:
+        """The stages of the interpolant."""
+        self._evaluate(len(self.tableau.dense))
+
+    @staticmethod
+    def at_each_of(steps: Sequence[Step], thetas: tuple[float, ...]) -> Tensor:
+        """All in one product."""
+        own = [step for step in steps if isinstance(step, RungeKuttaStep)]
+        if len(own) < len(steps) or any(step.tableau is not own[0].tableau for step in own):
+            return Step.at_each_of(steps, thetas)
+        first, count = own[0], len(own[0].tableau.dense)
+        y0 = torch.stack([step.y0 for step in own])
+        stages = torch.stack([stage for step in own for stage in step._evaluate(count)[:count]])
+        weights = _matrix(first.tableau, thetas, y0.dtype, y0.device)
+        moves = (weights @ stages.reshape(len(own), count, -1)).reshape(len(own), len(thetas), *first.y0.shape)
+        h = [step.h for step in own]
+        if isinstance(first.h, Tensor):
+            return y0.unsqueeze(1) + torch.stack(h).unsqueeze(1) * moves
+        factor = torch.tensor(h, dtype=torch.float64, device=y0.device).to(real_dtype(y0))
+        return y0.unsqueeze(1) + factor.reshape(-1, *[1] * (moves.dim() - 1)) * moves
 
 
 class RungeKutta(Method):

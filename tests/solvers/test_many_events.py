@@ -81,7 +81,7 @@ class TestVectors:
             assert (log.ts.T.nan_to_num(0.0) - number(0.5, 0, 0.1, 0.6, 0.2, 0.7).reshape(3, 2)).abs().max() < 1e-6
 
     def test_one_call_for_all(self):
-        """As many calls for 128 values as for one, and no function is called where another one's root is sought."""
+        """One for all values and points, and no function is called where another one's root is sought."""
         problem = nde.ODEProblem(turning, number(0.0, 1.0), (0.0, 20.0))
         levels = torch.cat([number(0.5), torch.linspace(1.5, 9.0, 127, dtype=D)])
         one, all_of_them = Counted(lambda t, y: y[0] - 0.5), Counted(lambda t, y: y[0] - levels)
@@ -92,8 +92,14 @@ class TestVectors:
         quiet = [Counted(lambda t, y, level=level: y[0] - level) for level in levels.tolist()]
         c = nde.solve(problem, events=[nde.Event(fn, terminal=False) for fn in quiet], rtol=1e-6)
         assert torch.equal(a.events.ts, c.events.ts)
-        # Four points of each step, once at each event, and at the start: to count its values, and for its side of zero.
-        assert {fn.calls for fn in quiet[1:]} == {4 * c.stats.accepted + len(c.events) + 3}
+        # At the start, and for all points of all steps at once.
+        assert c.stats.accepted < 128
+        assert {fn.calls for fn in quiet[1:]} == {2}
+        # Where something is decided by a value: four points of each step, at the start, and at the points all at once.
+        looks = [Counted(lambda t, y, k=k: y[0] - k if y[0] < 2 else 1.0 * y[0] - k) for k in levels.tolist()]
+        d = nde.solve(problem, events=[nde.Event(fn, terminal=False) for fn in looks], rtol=1e-6)
+        torch.testing.assert_close(a.events.ts, d.events.ts, rtol=0, atol=1e-13)
+        assert {fn.calls for fn in looks[2:]} == {4 * d.stats.accepted + 1}
 
     def test_calls_of_a_step_without_events(self):
         problem = nde.ODEProblem(turning, number(0.0, 1.0), (0.0, 20.0))
