@@ -223,7 +223,8 @@ class TestGradients:
         if mixed:
             double = nde.Event(lambda t, y, w: y[..., 0] + 0.2 * c, terminal=False, apply=lambda t, y, w: y)
             events.append(double)
-        sol = nde.solve(problem, events=events, adjoint=adjoint, per_sample=per_sample, rtol=1e-11, atol=1e-11)
+        options = {"per_sample": per_sample, "rtol": 1e-11, "atol": 1e-11}
+        sol = nde.solve(problem, nde.Dopri8(), events=events, adjoint=adjoint, **options)
         lane = (lambda x: x[:, 1]) if per_sample else (lambda x: x)
         first, second = lane(sol.events.ts)[:2]
         speed = lane(sol.events.ys)[1, 1]
