@@ -72,6 +72,11 @@ def on_host(x: Tensor) -> np.ndarray:
     return np.array(x.tolist()) if transformed() else x.cpu().numpy()
 
 
+def from_host(x: np.ndarray, device: torch.device) -> Tensor:
+    """The same numbers as a tensor, in the dtype that they have."""
+    return torch.from_numpy(np.array(x)).to(device)
+
+
 def _next_place(
     near: np.ndarray,
     far: np.ndarray,

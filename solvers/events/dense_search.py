@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.legendre import evaluate
 from ..core.scalars import as_clock, leading, real_dtype
-from .bracketing import find_root, on_host
+from .bracketing import find_root, from_host, on_host
 from .locate import TOGETHER, Path
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class DenseSearch:
         device = path.step.y.device
         wanted = asked.reshape(-1, len(self.events)).any(0).nonzero()[0].tolist()
         slope, values = path.step.first_slope.detach(), torch.as_tensor(start, dtype=torch.float64, device=device)
-        left = torch.as_tensor(self.left[rows], device=device)
+        left = from_host(self.left[rows], device)
         y0 = path.step.y0.detach()
         new, leaves, _ = self.events.sides(path.clock[0], y0, slope, self.plan.direction, left, wanted, values)
         return np.where(asked, on_host(new), signs), np.where(asked, on_host(leaves), zero)
@@ -294,14 +294,14 @@ class DenseSearch:
             g = self.events.functions.picked_at(*curves.at(theta), which)
             if offset is None:
                 return g
-            zeros, first = (torch.as_tensor(x, device=g.device) for x in offset)
+            zeros, first = (from_host(x, g.device) for x in offset)
             return torch.where(zeros, (g - first) / torch.where(zeros, theta, 1.0), g)
 
         tables = table(left, 0.0), table(right, 1.0), table(f_left, 1.0), table(f_right, 0.0), curves.resolution
         a, b, f_a, f_b, tol = (torch.as_tensor(x, dtype=torch.float64, device=curves.device) for x in tables)
         root = find_root(value, a, b, f_a, f_b, tol)
         _, states = curves.at(root)
-        index = tuple(torch.as_tensor(x, device=curves.device) for x in where)
+        index = tuple(from_host(x, curves.device) for x in where)
         return _Roots(part, lane, event, on_host(root)[where], curves.clock(root)[index], states[index])
 
     def _entries(self, parts: list[_Part], roots: _Roots, ends: np.ndarray | None, tied: np.ndarray) -> Found | None:
@@ -327,11 +327,11 @@ class DenseSearch:
         if not heads:
             return None
         device = roots.state.device
-        order = torch.as_tensor(heads, device=device)
-        lanes = None if single else torch.as_tensor(roots.lane[heads], device=device)
+        order = from_host(np.array(heads), device)
+        lanes = None if single else from_host(roots.lane[heads], device)
         samples = lanes if lanes is None or self.rows is None else self.rows[lanes]
-        primary = torch.as_tensor(roots.event[heads], device=device)
-        flags = torch.as_tensor(np.stack(hits), device=device)
+        primary = from_host(roots.event[heads], device)
+        flags = from_host(np.stack(hits), device)
         return Found(flags, primary, lanes, samples, roots.time[order], roots.state[order])
 
 
@@ -344,7 +344,7 @@ class _Curves:
         kept, place = np.unique(of_part, return_inverse=True)
         place = place.reshape(of_part.shape)
         paths = [parts[index].path for index in kept.tolist()]
-        which = torch.as_tensor(place, device=self.device)
+        which = from_host(place, self.device)
         key = (which, torch.arange(of_part.shape[1], device=self.device)) if self.lanes else (which,)
         self.pieces = [torch.stack(x)[key] for x in zip(*(path.coefficients for path in paths), strict=True)]
         self.y0 = torch.stack([path.step.y0.detach() for path in paths])[key]

@@ -20,6 +20,7 @@ from ..core.torch_private import transforms_active
 from ..core.vmap import refuse_lanes
 from ..errors import InvalidProblemError
 from ..functions.calls import Caller
+from .bracketing import from_host
 
 if TYPE_CHECKING:
     from .event import Event, ScheduledEvent
@@ -159,7 +160,7 @@ class Functions:
             own = [index for index, place in enumerate(self.owner) if place in asked]
             columns[own] = np.arange(len(own))
             which = columns[which]
-        return table.gather(-1, torch.as_tensor(which, device=ys.device).unsqueeze(-1)).squeeze(-1)
+        return table.gather(-1, from_host(which, ys.device).unsqueeze(-1)).squeeze(-1)
 
     def _at_once(self, asked: list[int], times: Tensor, ys: Tensor, compact: bool = False) -> Tensor | None:
         """The table at all points by one call of each function, where ``torch.func.vmap`` can follow them.

@@ -15,7 +15,7 @@ from ..core.packing import Packing
 from ..core.scalars import Scalar, as_clock, select, shaped, transformed
 from ..core.status import Status
 from ..output.solution import EventLog
-from .bracketing import on_host
+from .bracketing import from_host, on_host
 from .dense_search import DenseSearch, Found, turns
 from .event import Events, Fired
 
@@ -65,7 +65,7 @@ def logged_inside(events: Events, step: Step, found: Found) -> Logged:
         ]
         times, states = zip(*pairs, strict=True)
         return Logged(torch.stack(times), torch.stack(states), torch.stack(states))
-    nth = torch.as_tensor(turns(on_host(found.lanes)), device=found.lanes.device)
+    nth = from_host(turns(on_host(found.lanes)), found.lanes.device)
     order, ts, ys = [], [], []
     for turn in range(int(nth.max()) + 1):
         for index in found.primary[nth == turn].unique().tolist():
@@ -174,7 +174,7 @@ class Log:
             hits, samples = fired.hits[fired.lanes], fired.lanes if rows is None else rows[fired.lanes]
             primary = fired.primary[fired.lanes]
         if tied is not None:
-            also = torch.as_tensor(tied, device=hits.device)
+            also = from_host(tied, hits.device)
             hits = hits | (also.unsqueeze(0) if fired.lanes is None else also[fired.lanes])
         self.entries.append(_Entry(hits, primary, samples, values.times.detach()))
         self.values.append(values)
