@@ -22,6 +22,9 @@ class Step(ABC):
     Everything but ``y`` is computed when it is read, so what is not read costs nothing, and everything is
     differentiable. Norms and tolerances belong to the reader.
 
+    When to take it:
+        To write a method: its :meth:`Method.step` returns one; and to write a reduction over steps, which reads one.
+
     Example:
         >>> import torch, neuralde as nde
         >>> y0 = torch.ones(1, dtype=torch.float64)
@@ -107,6 +110,10 @@ class Method(ABC):
 
     A method must: use only what it is passed; return a :class:`Step`; never branch on a tensor's value; evaluate the
     field at ``t0`` and ``t1`` themselves where its nodes are 0 and 1; never write into a tensor it was given.
+
+    When to take it:
+        To write a method that is no Runge-Kutta method of a tableau: for those :class:`RungeKutta` and
+        :class:`StochasticRungeKutta` need the coefficients only.
 
     Example:
         >>> import neuralde as nde

@@ -97,6 +97,14 @@ class Reversible(Method):
         base: the method to build on.
         coupling: :math:`\lambda` between 0 and 1: nearer 1 takes back more accurately, smaller is more stable.
 
+    Raises:
+        InvalidProblemError: ``base`` is no explicit method or reversible itself, or ``coupling`` not between 0 and 1;
+            in the solve, an :class:`SDEProblem`, or a continuous adjoint.
+
+    When to take it:
+        With :class:`ReversibleAdjoint`, where memory for one state is all there is. Otherwise the base method alone: it
+        costs half, and is far stabler.
+
     References:
         McCallum, Foster: Efficient, Accurate and Stable Gradients for Neural ODEs. arXiv:2410.11648 (2024).
 

@@ -201,11 +201,25 @@ class RungeKuttaStep(Step):
 
 
 class RungeKutta(Method):
-    """The explicit Runge-Kutta method of a tableau. Nothing but the tableau is needed to add one.
+    r"""The explicit Runge-Kutta method of a tableau. Nothing but the tableau is needed to add one.
+
+    .. math:: k_i = f\Bigl(t_n + c_i h,\; y_n + h \sum_j a_{ij} k_j\Bigr), \qquad y_{n+1} = y_n + h \sum_i b_i k_i
+
+    with the embedded error estimate :math:`h \sum_i (b_i - \hat b_i) k_i` and local extrapolation: the solution of
+    higher order goes on.
 
     Args:
         tableau: the coefficients; it has verified itself.
         name: what messages and tables call the method.
+
+    Raises:
+        InvalidProblemError: ``tableau`` is no :class:`ButcherTableau`.
+
+    When to take it:
+        To add a method from a paper: the tableau proves its order, and everything else follows from it.
+
+    References:
+        Hairer, Nørsett, Wanner: Solving Ordinary Differential Equations I, II.1.
 
     Example:
         >>> import torch, neuralde as nde

@@ -25,7 +25,7 @@ from typing import cast
 
 import numpy as np
 
-from ..checks import as_number
+from ..checks import as_number, shown
 from ..core.legendre import dense_weights
 from ..core.rooted_trees import elementary_weights, rooted_trees
 
@@ -61,7 +61,7 @@ class TableauError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Interpolant:
-    """Dense output: ``y(t0 + theta h) = y0 + h sum_i w_i(theta) k_i`` for ``0 <= theta <= 1``.
+    r"""Dense output: :math:`y(t_0 + \theta h) = y_0 + h \sum_i w_i(\theta) k_i` for :math:`0 \le \theta \le 1`.
 
     ``weights[i][j]`` multiplies ``theta**(j + 1)`` in ``w_i``, one row per stage of the tableau and then one per extra
     stage. Extra stages are evaluated only when dense output is wanted; row ``n`` of ``a`` holds the weights of *all*
@@ -73,8 +73,24 @@ class Interpolant:
     Weights on powers of theta alternate in sign and cancel, so this form is for writing a method down, as papers do, and
     not for evaluating it: `ButcherTableau.dense` has the same polynomials in a form that loses nothing.
 
-    >>> Interpolant(order=1, weights=((1.0,),))  # the straight line of Euler's method
-    Interpolant(order=1, weights=((1.0,),), a=(), c=())
+    Args:
+        order: the order of the dense output at every time of the step.
+        weights: a row of coefficients for each stage.
+        a: rows of the extra stages.
+        c: their nodes.
+
+    Raises:
+        TableauError: an entry is no number, or a row no sequence; and in a tableau whose stages contradict its order.
+
+    When to take it:
+        Where a paper prints one for its pair; without it the tableau derives one of the order that its stages allow.
+
+    References:
+        Hairer, Nørsett, Wanner: Solving Ordinary Differential Equations I, II.6.
+
+    Example:
+        >>> Interpolant(order=1, weights=((1.0,),))  # the straight line of Euler's method
+        Interpolant(order=1, weights=((1.0,),), a=(), c=())
     """
 
     order: int
@@ -90,7 +106,12 @@ class Interpolant:
 
 @dataclass(frozen=True, eq=False)
 class ButcherTableau:
-    """The coefficients of an explicit Runge-Kutta method, proved on construction.
+    r"""The coefficients of an explicit Runge-Kutta method, proved on construction.
+
+    .. math:: k_i = f\Bigl(t_0 + c_i h,\; y_0 + h \sum_{j < i} a_{ij} k_j\Bigr), \qquad y_1 = y_0 + h \sum_i b_i k_i
+
+    and the order is p if :math:`\sum_i b_i \Phi_i(\tau) = 1 / \gamma(\tau)` for every rooted tree :math:`\tau` of up to
+    p nodes.
 
     Args:
         a: row ``i`` holds the ``i`` weights of the stages before stage ``i``; the first row is ``()``.
@@ -116,14 +137,22 @@ class ButcherTableau:
     Raises:
         TableauError: a shape, a row sum, an order condition or the dense output contradicts the claim.
 
-    >>> heun = ButcherTableau(a=((), (1,)), b=(1 / 2, 1 / 2), c=(0, 1), order=2, b_embedded=(1, 0), embedded_order=1)
-    >>> heun.stages, heun.fsal, heun.error_weights, heun.stability_radius, heun.interpolant.order
-    (2, False, (-0.5, 0.5), 2.0, 2)
-    >>> try:
-    ...     ButcherTableau(a=((), (1,)), b=(1 / 2, 1 / 2), c=(0, 1), order=3)
-    ... except TableauError as error:
-    ...     print(error)
-    b: claimed order 3, but the weights have order 2: tree [t,t] (order 3) gives 0.5, expected 1/3
+    When to take it:
+        To add a method: with :class:`RungeKutta` it is complete. Digits that were mistyped are found here, not in a
+        plot.
+
+    References:
+        Hairer, Nørsett, Wanner: Solving Ordinary Differential Equations I, II.2, and II, IV.2 (stability function).
+
+    Example:
+        >>> heun = ButcherTableau(a=((), (1,)), b=(1 / 2, 1 / 2), c=(0, 1), order=2, b_embedded=(1, 0), embedded_order=1)
+        >>> heun.stages, heun.fsal, heun.error_weights, heun.stability_radius, heun.interpolant.order
+        (2, False, (-0.5, 0.5), 2.0, 2)
+        >>> try:
+        ...     ButcherTableau(a=((), (1,)), b=(1 / 2, 1 / 2), c=(0, 1), order=3)
+        ... except TableauError as error:
+        ...     print(error)
+        b: claimed order 3, but the weights have order 2: tree [t,t] (order 3) gives 0.5, expected 1/3
     """
 
     a: tuple[tuple[float, ...], ...]
@@ -354,13 +383,18 @@ def _solve_dense(a: np.ndarray, b: np.ndarray, q: int, end: int | None) -> tuple
 
 
 def _row(values: Sequence[float], name: str) -> tuple[float, ...]:
-    row = tuple(float(value) for value in values)
+    try:
+        row = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise TableauError(f"{name}: got {shown(values)}; expected a sequence of numbers") from None
     if not np.all(np.isfinite(row)):
         raise TableauError(f"{name}: {row} has an entry that is not finite")
     return row
 
 
 def _rows(values: Sequence[Sequence[float]], name: str) -> tuple[tuple[float, ...], ...]:
+    if not isinstance(values, Sequence):
+        raise TableauError(f"{name}: got {shown(values)}; expected a sequence of rows of numbers")
     return tuple(_row(row, f"{name}, row {i}") for i, row in enumerate(values))
 
 

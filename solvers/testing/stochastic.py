@@ -116,7 +116,7 @@ def logistic(samples: int, noise: str, calculus: str, span: float = 1.0) -> Refe
 
 
 def noncommutative(samples: int, calculus: str) -> Reference:
-    r"""A plane motion and the weighted Levy area that it sweeps; the weight :math:`1 + t` moves with time.
+    r"""A plane motion and the weighted Lévy area that it sweeps; the weight :math:`1 + t` moves with time.
 
     The same for both calculi. Along a sampled path the area is summed without a solver.
     """

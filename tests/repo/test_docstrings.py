@@ -81,13 +81,7 @@ KINDS = {
     "composability": "statement",
 }
 
-TO_DO: frozenset[str] = frozenset(
-    """
-        Bosh3 ButcherTableau Dopri5 Dopri8 Euler EulerHeun EulerMaruyama Heun Interpolant ItoMilstein Method
-        Midpoint PL1WM RK4 Ralston Reversible ReversibleHeun RungeKutta SDEMethod SOSRI SPaRK SRA1 SRA3 SRIW1
-        SROCK ShARK SlowRK Step StochasticRungeKutta StratonovichMilstein Tsit5 Vern7 Vern9
-    """.split()
-)
+TO_DO: frozenset[str] = frozenset()
 """Public names whose docstring does not say everything yet; the list only shrinks."""
 
 

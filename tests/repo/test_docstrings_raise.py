@@ -434,7 +434,105 @@ FUNCTIONS: dict[str, list[Provoked]] = {
     "lightning_callback": [wrong(without_lightning)],
 }
 
-TABLE: dict[str, list[Provoked]] = {**REGULARIZERS, **MODELS, **ADJOINTS, **PROBLEMS, **FUNCTIONS}
+LINEAR = nde.ButcherTableau(a=((),), b=(1.0,), c=(0.0,), order=1)
+
+
+def sde(noise: str, calculus: str) -> nde.SDEProblem:
+    width = {"diagonal": (2,), "scalar": (2, 1)}.get(noise, (2, 2))
+    start = torch.ones(2, dtype=torch.float64)
+    return nde.SDEProblem(
+        lambda t, y: -y, lambda t, y: torch.full(width, 0.1).to(y), start, (0.0, 1.0), noise=noise, calculus=calculus
+    )
+
+
+def refuses(method: nde.Method, *kinds: str, ode: bool = True, adaptive: bool = True) -> list[Provoked]:
+    """A method that refuses kinds of problems, written as calculus and noise, ODEs, or steps that are adapted."""
+    fixed = {"dt": 0.1, "controller": STEPS}
+    lines = [wrong(solved(method, problem=sde(*reversed(one.split())), **fixed)) for one in kinds]
+    if ode:
+        lines.append(wrong(solved(method, **fixed)))
+    if adaptive:
+        noise = "diagonal" if "diagonal" in getattr(method, "orders", {}) else "additive"
+        calculus = getattr(method, "calculus", "any")
+        problem = sde(noise, "ito" if calculus == "any" else calculus)
+        lines.append(wrong(solved(method, problem=problem, controller=nde.PIController())))
+    return lines
+
+
+def driven(method: nde.Method) -> list[Provoked]:
+    """A method for ODEs that takes SDEs one by one step's path, as Stratonovich equations."""
+    return refuses(method, "ito diagonal", "ito scalar", "ito general", ode=False, adaptive=False)
+
+
+METHODS: dict[str, list[Provoked]] = {
+    "RungeKutta": [wrong(lambda: nde.RungeKutta("Euler"))],  # type: ignore[arg-type]
+    "StochasticRungeKutta": [wrong(lambda: nde.StochasticRungeKutta(LINEAR))],  # type: ignore[arg-type]
+    "Euler": [
+        wrong(solved(nde.Euler())),
+        wrong(solved(nde.Euler(), dt=0.1, controller=nde.PIController())),
+        *refuses(nde.Euler(), "ito additive", "stratonovich diagonal", ode=False, adaptive=False),
+    ],
+    "RK4": [
+        wrong(solved(nde.RK4())),
+        wrong(solved(nde.RK4(), dt=0.1, controller=nde.PIController())),
+        *driven(nde.RK4()),
+    ],
+    **{
+        type(one).__name__: driven(one)
+        for one in (
+            nde.Midpoint(),
+            nde.Heun(),
+            nde.Ralston(),
+            nde.Bosh3(),
+            nde.Dopri5(),
+            nde.Tsit5(),
+            nde.Vern7(),
+            nde.Dopri8(),
+            nde.Vern9(),
+        )
+    },
+    "Reversible": [
+        wrong(lambda: nde.Reversible(nde.Reversible(nde.Tsit5()))),
+        wrong(lambda: nde.Reversible(nde.Tsit5(), 1.0)),
+        wrong(solved(nde.Reversible(nde.Heun()), problem=sde("diagonal", "stratonovich"), dt=0.1)),
+        wrong(solved(nde.Reversible(nde.Heun()), adjoint=nde.GaussAdjoint())),
+    ],
+    "SDEMethod": refuses(nde.PL1WM(), "ito general", "stratonovich diagonal", ode=False, adaptive=False),
+    "EulerMaruyama": refuses(nde.EulerMaruyama(), "stratonovich diagonal", "stratonovich general"),
+    "EulerHeun": refuses(nde.EulerHeun(), "ito diagonal", "ito general", adaptive=False),
+    "ItoMilstein": refuses(nde.ItoMilstein(), "stratonovich scalar", "ito general", adaptive=False),
+    "StratonovichMilstein": refuses(nde.StratonovichMilstein(), "ito scalar", "stratonovich general", adaptive=False),
+    "PL1WM": refuses(nde.PL1WM(), "ito general", "ito commutative", "stratonovich diagonal"),
+    "ReversibleHeun": refuses(nde.ReversibleHeun(), "ito diagonal", "ito general", adaptive=False),
+    "SRIW1": refuses(nde.SRIW1(), "stratonovich diagonal", "ito additive", "ito commutative", adaptive=False),
+    "SOSRI": refuses(nde.SOSRI(), "stratonovich diagonal", "ito additive", "ito commutative", adaptive=False),
+    "SRA1": refuses(nde.SRA1(), "ito diagonal", "stratonovich scalar", adaptive=False),
+    "SRA3": refuses(nde.SRA3(), "ito diagonal", "stratonovich scalar", adaptive=False),
+    "ShARK": refuses(nde.ShARK(), "ito diagonal", "stratonovich scalar", adaptive=False),
+    "SlowRK": refuses(nde.SlowRK(), "ito diagonal", "ito general", adaptive=False),
+    "SPaRK": refuses(nde.SPaRK(), "ito diagonal", "ito general", adaptive=False),
+    "SROCK": [
+        wrong(lambda: nde.SROCK(stages=1)),
+        wrong(lambda: nde.SROCK(damping=0.0)),
+        *refuses(nde.SROCK(), "stratonovich diagonal", ode=False),
+    ],
+    "ButcherTableau": [
+        failing(nde.TableauError, lambda: nde.ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), c=(0.0, 0.4), order=2)),
+        failing(nde.TableauError, lambda: nde.ButcherTableau(a=((),), b=(1.0,), c=(0.0,), order=2)),
+    ],
+    "Interpolant": [
+        failing(nde.TableauError, lambda: nde.Interpolant(order=1, weights=(("one",),))),  # type: ignore[arg-type]
+        failing(nde.TableauError, lambda: nde.Interpolant(order=1, weights=1.0)),  # type: ignore[arg-type]
+        failing(
+            nde.TableauError,
+            lambda: nde.ButcherTableau(
+                a=((),), b=(1.0,), c=(0.0,), order=1, interpolant=nde.Interpolant(order=1, weights=((0.5,),))
+            ),
+        ),
+    ],
+}
+
+TABLE: dict[str, list[Provoked]] = {**REGULARIZERS, **MODELS, **ADJOINTS, **PROBLEMS, **FUNCTIONS, **METHODS}
 
 ROOMS = (nde, nde.solvers, nde.adjoints, regularizers, models, nde.testing)
 

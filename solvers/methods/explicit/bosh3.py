@@ -8,9 +8,21 @@ from ..tableau import ButcherTableau
 
 
 class Bosh3(NamedRungeKutta):
-    """Bogacki and Shampine's pair: order 3, embedded order 2, three new stages a step (FSAL).
+    r"""Bogacki and Shampine's pair: order 3, embedded order 2, three new stages a step (FSAL).
 
-    Source: Bogacki, Shampine, Appl. Math. Lett. 2 (1989).
+    .. math:: y_{n+1} = y_n + h \sum_{i=1}^{3} b_i k_i, \qquad e = h \sum_{i=1}^{4} (b_i - \hat b_i) k_i
+
+    with local extrapolation, first same as last; the coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an SDE whose calculus is Ito and whose noise is not additive.
+
+    When to take it:
+        For tolerances of 1e-2 to 1e-3 and fields that are not very smooth; its dense output is a cubic Hermite
+        polynomial. :class:`Tsit5` below that.
+
+    References:
+        Bogacki, Shampine: A 3(2) pair of Runge-Kutta formulas. Appl. Math. Lett. 2 (1989).
 
     Example:
         >>> import torch, neuralde as nde

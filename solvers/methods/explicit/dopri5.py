@@ -13,9 +13,21 @@ _B = (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
 
 
 class Dopri5(NamedRungeKutta):
-    """Dormand and Prince's pair: order 5, embedded order 4, six new stages a step (FSAL).
+    r"""Dormand and Prince's pair: order 5, embedded order 4, six new stages a step (FSAL).
 
-    Source: Dormand, Prince, J. Comput. Appl. Math. 6 (1980).
+    .. math:: y_{n+1} = y_n + h \sum_{i=1}^{6} b_i k_i, \qquad e = h \sum_{i=1}^{7} (b_i - \hat b_i) k_i
+
+    with local extrapolation, first same as last; the coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an SDE whose calculus is Ito and whose noise is not additive.
+
+    When to take it:
+        To compare with other codes (MATLAB's ode45, SciPy's RK45, torchdiffeq's dopri5), whose method it is.
+        :class:`Tsit5` is the newer choice for the same tolerances.
+
+    References:
+        Dormand, Prince: A family of embedded Runge-Kutta formulae. J. Comput. Appl. Math. 6 (1980).
 
     Example:
         >>> import torch, neuralde as nde

@@ -156,9 +156,22 @@ _DENSE = (
 
 
 class Dopri8(NamedRungeKutta):
-    """Prince and Dormand's pair RK8(7)13M: order 8, embedded order 7, for tight tolerances.
+    r"""Prince and Dormand's pair RK8(7)13M: order 8, embedded order 7, for tight tolerances.
 
-    Source: Prince, Dormand, J. Comput. Appl. Math. 7 (1981).
+    .. math:: y_{n+1} = y_n + h \sum_{i=1}^{13} b_i k_i, \qquad e = h \sum_{i=1}^{13} (b_i - \hat b_i) k_i
+
+    with local extrapolation; a fourteenth stage, the slope at the end, is the first of the next step; the coefficients
+    are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an SDE whose calculus is Ito and whose noise is not additive.
+
+    When to take it:
+        In float64 for tolerances below about 1e-8, and to compare with other codes of the pair. :class:`Vern7` and
+        :class:`Vern9` have more recent coefficients; in float32 order 8 gains nothing.
+
+    References:
+        Prince, Dormand: High order embedded Runge-Kutta formulae. J. Comput. Appl. Math. 7 (1981).
 
     Example:
         >>> import torch, neuralde as nde

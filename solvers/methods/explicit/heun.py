@@ -10,9 +10,19 @@ from ..tableau import ButcherTableau
 
 
 class Heun(NamedRungeKutta):
-    """Heun's method (improved Euler): order 2, embedded order 1, two stages.
+    r"""Heun's method (improved Euler): order 2, embedded order 1, two stages.
 
-    Source: Heun, Z. Math. Phys. 45 (1900).
+    .. math:: y_{n+1} = y_n + \tfrac h2 \bigl(f(t_n, y_n) + f(t_{n+1},\; y_n + h f(t_n, y_n))\bigr)
+
+    Raises:
+        InvalidProblemError: in the solve, an SDE whose calculus is Ito and whose noise is not additive.
+
+    When to take it:
+        At crude tolerances, for Stratonovich SDEs, and in the samplers of diffusion models, where it is the usual
+        choice. :class:`Bosh3` where accuracy matters.
+
+    References:
+        Heun: Neue Methoden zur approximativen Integration. Z. Math. Phys. 45 (1900).
 
     Example:
         >>> import torch, neuralde as nde

@@ -10,9 +10,20 @@ from ..tableau import ButcherTableau
 
 
 class Midpoint(NamedRungeKutta):
-    """The explicit midpoint method: order 2, embedded order 1, two stages.
+    r"""The explicit midpoint method: order 2, embedded order 1, two stages.
 
-    Source: Runge, Math. Ann. 46 (1895).
+    .. math:: y_{n+1} = y_n + h f\bigl(t_n + \tfrac h2,\; y_n + \tfrac h2 f(t_n, y_n)\bigr)
+
+    Raises:
+        InvalidProblemError: in the solve, an SDE whose calculus is Ito and whose noise is not additive.
+
+    When to take it:
+        At crude tolerances, for a field that is piecewise smooth (it never looks at the end of a step), and for
+        Stratonovich SDEs. :class:`Ralston` has the smaller error bound, :class:`Bosh3` needs fewer calls below a
+        tolerance of about 1e-3.
+
+    References:
+        Runge: Ueber die numerische Auflösung von Differentialgleichungen. Math. Ann. 46 (1895).
 
     Example:
         >>> import torch, neuralde as nde

@@ -11,9 +11,20 @@ from ..tableau import ButcherTableau
 
 
 class Ralston(NamedRungeKutta):
-    """Ralston's method: order 2 with the smallest error bound, embedded order 1, two stages.
+    r"""Ralston's method: order 2 with the smallest error bound, embedded order 1, two stages.
 
-    Source: Ralston, Math. Comp. 16 (1962).
+    .. math:: y_{n+1} = y_n + h \bigl(\tfrac14 k_1 + \tfrac34 k_2\bigr), \qquad k_1 = f(t_n, y_n), \quad
+              k_2 = f\bigl(t_n + \tfrac23 h,\; y_n + \tfrac23 h k_1\bigr)
+
+    Raises:
+        InvalidProblemError: in the solve, an SDE whose calculus is Ito and whose noise is not additive.
+
+    When to take it:
+        The best of the two-stage methods for a smooth field, by its bound on the local error. :class:`Bosh3` has one
+        order more for one call more.
+
+    References:
+        Ralston: Runge-Kutta methods with minimum error bounds. Math. Comp. 16 (1962).
 
     Example:
         >>> import torch, neuralde as nde

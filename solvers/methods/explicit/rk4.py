@@ -9,9 +9,22 @@ from ..tableau import ButcherTableau
 
 
 class RK4(NamedRungeKutta):
-    """The classic Runge-Kutta method: order 4, four stages, fixed steps.
+    r"""The classic Runge-Kutta method: order 4, four stages, fixed steps.
 
-    Source: Kutta, Z. Math. Phys. 46 (1901).
+    .. math:: y_{n+1} = y_n + \tfrac h6 (k_1 + 2 k_2 + 2 k_3 + k_4)
+
+    with the slopes at the start, twice in the middle, and at the end.
+
+    Raises:
+        InvalidProblemError: in the solve, no ``dt``, a controller that adapts steps, or an SDE whose calculus is Ito
+            and whose noise is not additive.
+
+    When to take it:
+        With a fixed step that is known to suffice: comparisons, control, published set-ups. :class:`Tsit5` chooses its
+        steps and needs fewer calls at equal error.
+
+    References:
+        Kutta: Beitrag zur näherungsweisen Integration totaler Differentialgleichungen. Z. Math. Phys. 46 (1901).
 
     Example:
         >>> import torch, neuralde as nde

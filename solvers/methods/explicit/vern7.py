@@ -134,9 +134,22 @@ _DENSE = (
 
 
 class Vern7(NamedRungeKutta):
-    """Verner's most efficient pair of order 7, embedded order 6, ten stages, for tight tolerances.
+    r"""Verner's most efficient pair of order 7, embedded order 6, ten stages, for tight tolerances.
 
-    Source: Verner, Numer. Algorithms 53 (2010).
+    .. math:: y_{n+1} = y_n + h \sum_{i=1}^{10} b_i k_i, \qquad e = h \sum_{i=1}^{10} (b_i - \hat b_i) k_i
+
+    with local extrapolation; six more stages, evaluated when it is read, give a dense output of order 7; the
+    coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an SDE whose calculus is Ito and whose noise is not additive.
+
+    When to take it:
+        In float64 for tolerances of about 1e-7 to 1e-10. :class:`Tsit5` for cruder ones and in float32, :class:`Vern9`
+        for tighter ones.
+
+    References:
+        Verner: Numerically optimal Runge-Kutta pairs with interpolants. Numer. Algorithms 53 (2010).
 
     Example:
         >>> import torch, neuralde as nde

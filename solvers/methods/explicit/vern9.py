@@ -206,9 +206,22 @@ _DENSE = (
 
 
 class Vern9(NamedRungeKutta):
-    """Verner's most efficient pair of order 9, embedded order 8, sixteen stages, near rounding.
+    r"""Verner's most efficient pair of order 9, embedded order 8, sixteen stages, near rounding.
 
-    Source: Verner, Numer. Algorithms 53 (2010).
+    .. math:: y_{n+1} = y_n + h \sum_{i=1}^{16} b_i k_i, \qquad e = h \sum_{i=1}^{16} (b_i - \hat b_i) k_i
+
+    with local extrapolation; ten more stages, evaluated when it is read, give a dense output of order 9; the
+    coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an SDE whose calculus is Ito and whose noise is not additive.
+
+    When to take it:
+        In float64 for reference solutions near rounding. At usual tolerances its sixteen stages are too many:
+        :class:`Vern7`, or :class:`Tsit5`.
+
+    References:
+        Verner: Numerically optimal Runge-Kutta pairs with interpolants. Numer. Algorithms 53 (2010).
 
     Example:
         >>> import torch, neuralde as nde

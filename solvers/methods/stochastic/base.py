@@ -80,6 +80,12 @@ class SDEStep(Unchained, Between):
 class SDEMethod(Method):
     """A method for stochastic equations: a few facts, and :meth:`step`.
 
+    Raises:
+        InvalidProblemError: in the solve, noise or a calculus that the method does not take.
+
+    When to take it:
+        To write a method for SDEs that is none of a tableau: :class:`StochasticRungeKutta` needs coefficients only.
+
     Example:
         >>> import neuralde as nde
         >>> solver = nde.EulerHeun()

@@ -20,6 +20,15 @@ class EulerMaruyama(SDEMethod):
 
     Fixed steps: it has no error estimate, and with steps that depend on the path it may converge to something else.
 
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, a Stratonovich problem whose noise is not additive,
+            or steps that are adapted.
+
+    When to take it:
+        For general noise in the sense of Ito, for large problems at weak accuracy, and where the discretisation is the
+        model (as in most published neural SDEs). :class:`SOSRI` for diagonal noise, :class:`ShARK` for additive noise
+        are far more accurate per call.
+
     References:
         Maruyama: Continuous Markov processes and stochastic equations. Rend. Circ. Mat. Palermo 4 (1955).
 
@@ -89,6 +98,13 @@ class EulerHeun(SDEMethod):
 
     Strong order 1 where noises commute, else 1/2. Its error estimate is the distance from
     :math:`y_n + f h + g(t_n, y_n) W` and :math:`\tfrac h2 (f(t_{n+1}, y_{n+1}) - f(t_n, y_n))`, one more call of the drift.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, or an Ito problem whose noise is not additive.
+
+    When to take it:
+        For Stratonovich problems at weak accuracy. :class:`SPaRK` is the default where steps are adapted;
+        :class:`ReversibleHeun` costs half as many calls.
 
     References:
         Rumelin: Numerical treatment of stochastic differential equations. SIAM J. Numer. Anal. 19 (1982).
@@ -184,7 +200,15 @@ class ItoMilstein(_Milstein):
 
     with :math:`g_j` the columns of g; entry by entry for diagonal noise. Its error estimate is the sum and
     :math:`\tfrac h2 (f(t_{n+1}, y_{n+1}) - f(t_n, y_n))`, one more call of the drift. With m noises that are not diagonal
-    a step calls the diffusion m + 1 times. General noise would need the Levy area and is refused.
+    a step calls the diffusion m + 1 times. General noise would need the Lévy area and is refused.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, a Stratonovich problem whose noise is not additive,
+            or general noise.
+
+    When to take it:
+        For commutative noise in the sense of Ito, where it is the default. :class:`SOSRI` has order 1.5 for diagonal
+        and scalar noise.
 
     References:
         Kloeden, Platen: Numerical Solution of Stochastic Differential Equations (1992), section 11.1.
@@ -206,6 +230,14 @@ class StratonovichMilstein(_Milstein):
     r"""Milstein's method without derivatives, for Stratonovich problems whose noises commute: strong order 1.
 
     As :class:`ItoMilstein`, with :math:`\tfrac12 W_j W` for the iterated integrals.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, an Ito problem whose noise is not additive, or
+            general noise.
+
+    When to take it:
+        For commutative noise with few columns at order 1. :class:`SPaRK` needs as many calls whatever the number of
+        columns; :class:`SlowRK` has order 1.5.
 
     References:
         Kloeden, Platen: Numerical Solution of Stochastic Differential Equations (1992), section 11.1.

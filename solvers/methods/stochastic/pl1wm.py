@@ -24,6 +24,14 @@ class PL1WM(SDEMethod):
     the drift and three of the diffusion; fixed steps. With noises that are not diagonal it would need further random
     numbers, and refuses them.
 
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, general or commutative noise, a Stratonovich problem
+            whose noise is not additive, or steps that are adapted.
+
+    When to take it:
+        For expectations: means, variances, prices, losses of moments, at weak order 2. For single paths its strong
+        order is that of :class:`ItoMilstein` at more calls.
+
     References:
         Kloeden, Platen: Numerical Solution of Stochastic Differential Equations (1992), section 15.1, (1.1).
 

@@ -27,6 +27,13 @@ class ReversibleHeun(SDEMethod):
     Limits. On a decaying drift :math:`y' = -ky` the two copies drift apart and the difference grows, slowly for short
     times: over long times (:math:`kt` above about 10) use another method.
 
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, or an Ito problem whose noise is not additive.
+
+    When to take it:
+        With :class:`ReversibleAdjoint` for long neural SDEs, and where calls are dear: one of drift and diffusion a
+        step. :class:`SPaRK` is stabler, and of order 1.5 with additive noise.
+
     References:
         Kidger, Foster, Li, Lyons: Efficient and accurate gradients for neural SDEs. NeurIPS 2021.
 

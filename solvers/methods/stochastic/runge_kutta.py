@@ -141,10 +141,26 @@ def _unit(root: Scalar) -> Scalar:
 
 
 class StochasticRungeKutta(SDEMethod):
-    """The stochastic Runge-Kutta method of a tableau. Nothing but the tableau is needed to add one.
+    r"""The stochastic Runge-Kutta method of a tableau. Nothing but the tableau is needed to add one.
+
+    .. math:: Y_i &= y_n + h \sum_j a_{ij} f_j + \sum_j \bigl(a^W_{ij} W + a^H_{ij} H + a^R_{ij} \sqrt h\bigr) g_j \\
+              y_{n+1} &= y_n + h \sum_i b_i f_i + \sum_i \bigl(b^W_i W + b^H_i H + b^{WW}_i I_{11} / \sqrt h
+                         + b^{WWW}_i I_{111} / h\bigr) g_i
+
+    with W the increment of the path on the step and H its space-time Lévy area.
 
     Args:
         tableau: the coefficients; it has verified itself.
+
+    Raises:
+        InvalidProblemError: ``tableau`` is no stochastic tableau.
+
+    When to take it:
+        To add a method from a paper; the tableau proves its strong order.
+
+    References:
+        Rößler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations. SIAM
+        J. Numer. Anal. 48 (2010).
 
     Example:
         >>> import neuralde as nde

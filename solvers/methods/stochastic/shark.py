@@ -9,13 +9,24 @@ from .tableau import StochasticTableau, Weights
 
 
 class ShARK(NamedStochasticRungeKutta):
-    """The shifted additive-noise Runge-Kutta method: strong order 1.5 with the smallest leading error, embedded order 1.
+    r"""The shifted additive-noise Runge-Kutta method: strong order 1.5 with the smallest leading error, embedded order 1.
 
     Two drifts and two diffusions a step; the default for additive noise.
 
+    .. math:: y_{n+1} = y_n + h \sum_i b_i f_i + \sum_i \Bigl(b^W_i W + b^H_i H\Bigr) g_i
+
+    over stages as in :class:`StochasticRungeKutta`; the coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, or noise that is not additive.
+
+    When to take it:
+        First, for additive noise of either calculus. :class:`SRA3` where the noise is weak, :class:`SROCK` where the
+        drift is stiff.
+
     References:
         Foster, dos Reis, Strange: High order splitting methods for SDEs satisfying a commutativity condition. SIAM J.
-        Numer. Anal. 62 (2024).
+        Numer. Anal. 62 (2024), equation 6.1.
 
     Example:
         >>> import torch, neuralde as nde

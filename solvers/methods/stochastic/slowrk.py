@@ -9,11 +9,22 @@ from .tableau import StochasticTableau, Weights
 
 
 class SlowRK(NamedStochasticRungeKutta):
-    """The strong 1.5 Stratonovich method for commuting noises, order 1/2 with general noise; two drifts, five diffusions.
+    r"""The strong 1.5 Stratonovich method for commuting noises, order 1/2 with general noise; two drifts, five diffusions.
+
+    .. math:: y_{n+1} = y_n + h \sum_i b_i f_i + \sum_i \Bigl(b^W_i W + b^H_i H\Bigr) g_i
+
+    over stages as in :class:`StochasticRungeKutta`; the coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, or an Ito problem whose noise is not additive.
+
+    When to take it:
+        For commutative Stratonovich noise at tight tolerances, where order 1.5 pays for five diffusions a step.
+        :class:`SPaRK` at usual ones.
 
     References:
         Foster, dos Reis, Strange: High order splitting methods for SDEs satisfying a commutativity condition. SIAM J.
-        Numer. Anal. 62 (2024).
+        Numer. Anal. 62 (2024), equation 6.2.
 
     Example:
         >>> import torch, neuralde as nde

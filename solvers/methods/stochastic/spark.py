@@ -13,10 +13,21 @@ _SIXTH, _THIRD = (3 - sqrt(3)) / 6, sqrt(3) / 3
 
 
 class SPaRK(NamedStochasticRungeKutta):
-    """The splitting-path Runge-Kutta method for Stratonovich problems: order 1 where noises commute, else 1/2.
+    r"""The splitting-path Runge-Kutta method for Stratonovich problems: order 1 where noises commute, else 1/2.
 
     Three drifts and three diffusions a step, and an error estimate; the default for Stratonovich problems. Strong order
     1.5 with additive noise.
+
+    .. math:: y_{n+1} = y_n + h \sum_i b_i f_i + \sum_i \Bigl(b^W_i W + b^H_i H\Bigr) g_i
+
+    over stages as in :class:`StochasticRungeKutta`; the coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, or an Ito problem whose noise is not additive.
+
+    When to take it:
+        First, for Stratonovich problems of every noise but additive. :class:`SlowRK` for tight tolerances and commuting
+        noises; :class:`EulerHeun` and :class:`ReversibleHeun` for fewer calls a step.
 
     References:
         Foster, Jelincic: On the convergence of adaptive approximations for stochastic differential equations.

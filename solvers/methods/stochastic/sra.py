@@ -9,11 +9,22 @@ from .tableau import StochasticTableau, Weights
 
 
 class SRA1(NamedStochasticRungeKutta):
-    """Roessler's SRA1, for additive noise: strong order 1.5, embedded order 1, two drifts and two diffusions a step.
+    r"""Roessler's SRA1, for additive noise: strong order 1.5, embedded order 1, two drifts and two diffusions a step.
+
+    .. math:: y_{n+1} = y_n + h \sum_i b_i f_i + \sum_i \Bigl(b^W_i W + b^H_i H\Bigr) g_i
+
+    over stages as in :class:`StochasticRungeKutta`; the coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, or noise that is not additive.
+
+    When to take it:
+        To compare with other codes; :class:`ShARK`, the default for additive noise, has the smaller leading error at
+        the same cost.
 
     References:
-        Roessler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations.
-        SIAM J. Numer. Anal. 48 (2010).
+        Rößler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations. SIAM
+        J. Numer. Anal. 48 (2010), where it has this name.
 
     Example:
         >>> import torch, neuralde as nde
@@ -41,13 +52,24 @@ class SRA1(NamedStochasticRungeKutta):
 
 
 class SRA3(NamedStochasticRungeKutta):
-    """Roessler's SRA3, for additive noise: strong order 1.5, order 3 without noise, embedded order 1.
+    r"""Roessler's SRA3, for additive noise: strong order 1.5, order 3 without noise, embedded order 1.
 
     Three drifts and two diffusions a step.
 
+    .. math:: y_{n+1} = y_n + h \sum_i b_i f_i + \sum_i \Bigl(b^W_i W + b^H_i H\Bigr) g_i
+
+    over stages as in :class:`StochasticRungeKutta`; the coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, or noise that is not additive.
+
+    When to take it:
+        For additive noise that is weak: without noise it has order 3. Otherwise :class:`ShARK`, with one drift less a
+        step.
+
     References:
-        Roessler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations.
-        SIAM J. Numer. Anal. 48 (2010).
+        Rößler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations. SIAM
+        J. Numer. Anal. 48 (2010), where it has this name.
 
     Example:
         >>> import torch, neuralde as nde

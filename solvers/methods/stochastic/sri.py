@@ -72,13 +72,26 @@ def roessler_sri(
 
 
 class SRIW1(NamedStochasticRungeKutta):
-    """Roessler's SRIW1, for Ito problems with diagonal or scalar noise: strong order 1.5, embedded order 1.
+    r"""Roessler's SRIW1, for Ito problems with diagonal or scalar noise: strong order 1.5, embedded order 1.
 
-    Two drifts and four diffusions a step; it needs the path's space-time Levy area.
+    Two drifts and four diffusions a step; it needs the path's space-time Lévy area.
+
+    .. math:: y_{n+1} = y_n + h \sum_i b_i f_i + \sum_i \Bigl(b^W_i W + b^H_i H
+              + b^{WW}_i \frac{I_{11}}{\sqrt h} + b^{WWW}_i \frac{I_{111}}{h}\Bigr) g_i
+
+    over stages as in :class:`StochasticRungeKutta`; the coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, a Stratonovich problem, or noise that is neither
+            diagonal nor scalar.
+
+    When to take it:
+        For diagonal or scalar Ito noise with a drift that is dear; :class:`SOSRI`, the default, is stabler and calls
+        the drift more often.
 
     References:
-        Roessler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations.
-        SIAM J. Numer. Anal. 48 (2010).
+        Rößler: Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations. SIAM
+        J. Numer. Anal. 48 (2010), where it has this name.
 
     Example:
         >>> import torch, neuralde as nde
@@ -104,10 +117,24 @@ class SRIW1(NamedStochasticRungeKutta):
 
 
 class SOSRI(NamedStochasticRungeKutta):
-    """The stability-optimized SOSRI, for Ito problems with diagonal or scalar noise: strong order 1.5, embedded order 1.
+    r"""The stability-optimized SOSRI, for Ito problems with diagonal or scalar noise: strong order 1.5, embedded order 1.
 
     Four drifts and four diffusions a step; the default for such problems. Its stiffness estimate compares the last two
     drifts, which are at different times: it is meant for drifts that change more with the state than with time.
+
+    .. math:: y_{n+1} = y_n + h \sum_i b_i f_i + \sum_i \Bigl(b^W_i W + b^H_i H
+              + b^{WW}_i \frac{I_{11}}{\sqrt h} + b^{WWW}_i \frac{I_{111}}{h}\Bigr) g_i
+
+    over stages as in :class:`StochasticRungeKutta`; the coefficients are in ``tableau``.
+
+    Raises:
+        InvalidProblemError: in the solve, an :class:`ODEProblem`, a Stratonovich problem, or noise that is neither
+            diagonal nor scalar.
+
+    When to take it:
+        First, for diagonal or scalar Ito noise. :class:`SRIW1` where the drift is dear and not stiff; :class:`SROCK`
+        where it is so stiff that stability limits the steps; :class:`ItoMilstein` for commutative,
+        :class:`EulerMaruyama` for general noise.
 
     References:
         Rackauckas, Nie: Stability-optimized high order methods and stiffness detection for pathwise stiff stochastic

@@ -37,7 +37,12 @@ class SROCK(SDEMethod):
         damping: :math:`\eta`, positive; more of it damps more and shortens the interval.
 
     Raises:
-        InvalidProblemError: ``stages`` is no int of at least 2, or ``damping`` not positive and finite.
+        InvalidProblemError: ``stages`` is no int of at least 2, or ``damping`` not positive and finite; in the solve, a
+            Stratonovich problem whose noise is not additive, or steps that are adapted.
+
+    When to take it:
+        For a drift with fast decay, discretised diffusion say, where every other method's steps are limited by
+        stability. Its accuracy is that of :class:`EulerMaruyama`.
 
     References:
         Abdulle, Li: S-ROCK methods for stiff Ito SDEs. Commun. Math. Sci. 6 (2008). Abdulle, Cirilli: S-ROCK: Chebyshev

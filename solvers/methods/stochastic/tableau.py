@@ -1,6 +1,6 @@
 r"""Tableaus of stochastic Runge-Kutta methods that refuse to be wrong.
 
-One step over ``h`` with the increment W and the space-time Levy area H evaluates, stage by stage,
+One step over ``h`` with the increment W and the space-time Lévy area H evaluates, stage by stage,
 
 .. math::
 

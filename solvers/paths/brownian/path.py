@@ -9,7 +9,7 @@ A solver asks for neighbouring intervals. So on a CPU the values at both ends of
 normals of the later one: the next query computes one end instead of two, and of that only the levels below the smallest
 interval that holds both times. What is kept is what would be computed again: it never decides about a value.
 
-Without Levy area the wavelets are Haar's and the expansion is Levy and Ciesielski's. With it they are Alpert's piecewise
+Without Lévy area the wavelets are Haar's and the expansion is Lévy and Ciesielski's. With it they are Alpert's piecewise
 linear ones: both :math:`W_t = \int_0^t dW_u` and :math:`\int_0^t W_u\,du = \int_0^t (t - u)\,dW_u` integrate the noise
 against a polynomial of degree 1 cut off at ``t``, and these wavelets are orthogonal to such polynomials wherever their
 interval does not hold ``t``. The joint law at dyadic times is the one that Foster's conditional formulas for halving an
@@ -41,7 +41,7 @@ _ROOT3 = math.sqrt(3.0)
 
 
 class Increment(NamedTuple):
-    r"""What a path did on an interval: :math:`W_{s,t}`, and the space-time Levy area :math:`H_{s,t}` or None."""
+    r"""What a path did on an interval: :math:`W_{s,t}`, and the space-time Lévy area :math:`H_{s,t}` or None."""
 
     w: Tensor
     h: Tensor | None
