@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch._functorch import config
 from torch.fx import GraphModule
-
-from ..paths.brownian.arguments import mixed
 
 
 @torch.compiler.assume_constant_result
@@ -33,14 +30,3 @@ def reverse_mode_inside() -> bool:
     modules = InstructionTranslator.current_tx().output.nn_modules.values()
     targets = (node.target for part in modules if isinstance(part, GraphModule) for node in part.graph.nodes)
     return any(getattr(target, "__name__", "") in ("_autograd_grad", "grad") for target in targets)
-
-
-# Graphs call this operator and do not see into it. Inductor writes the product of a loop's counter and the constant as a
-# signed product that overflows, from which the C++ compiler concludes that the loop ends early, and lets it run on past
-# the end of its buffer.
-opaque_mixed = torch.library.custom_op("neuralde::brownian_keys", mutates_args=())(mixed)
-
-
-@opaque_mixed.register_fake
-def _(seed: Tensor, numbers: Tensor, places: int) -> Tensor:
-    return numbers.new_empty(numbers.shape[0], places)

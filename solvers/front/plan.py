@@ -42,6 +42,8 @@ def prepare_plan(
         _refuse_times(problem, options.events, through_steps)
     state = method.lower(y0)
     term, method = kind_of(problem).term(problem, packing, state, method, controller, (t0, t1), options)
+    if term.family not in method.takes:
+        raise InvalidProblemError(f"solver: {method.name} does not step {term.title}; expected a method that takes it")
     for cost in options.regularizers:
         cost.check(method)
     rtol, atol = _tolerances(options, packing, method, state)

@@ -55,10 +55,10 @@ class Stops:
                 return min(self.ts[index], t1) if index < len(self.ts) else t1
             index = bisect_left(self.ts, t) - 1
             return max(self.ts[index], t1) if index >= 0 else t1
-        ts = self._tensor("ts", t)
-        ahead = (ts - t.unsqueeze(-1)) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
-        nearest = torch.where(ahead > 0, ahead, torch.inf).min(dim=-1)
-        return torch.where(nearest.values < (t1 - t) * direction, ts.take(nearest.indices), t1)
+        # Without an index: torch 2.13 cannot compile one that depends on constants alone.
+        ts = self._tensor("ts", t) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
+        nearest = torch.where(ts > (t * direction).unsqueeze(-1), ts, torch.inf).amin(dim=-1)
+        return torch.where(nearest < t1 * direction, nearest * direction, t1)
 
     def bind(self, live: Tensor | None) -> Stops:
         """The same stops with other live times at the same places; with None all are constants."""

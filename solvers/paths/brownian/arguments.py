@@ -29,7 +29,7 @@ def keys_of(shape: Sequence[int], seed: Tensor, samples: Tensor | Sequence[int] 
     counted = len(shape) > 1 or samples is not None
     places = math.prod(shape[1:]) if counted else math.prod(shape)
     if torch.compiler.is_compiling():
-        from ...drivers.inductor import opaque_mixed
+        from .opaque_keys import opaque_mixed
 
         return opaque_mixed(seed, numbers, places).reshape(tuple(shape))
     return mixed(seed, numbers, places).reshape(tuple(shape))
