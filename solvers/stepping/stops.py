@@ -57,8 +57,8 @@ class Stops:
             return max(self.ts[index], t1) if index >= 0 else t1
         # Without an index: torch 2.13 cannot compile one that depends on constants alone.
         ts = self._tensor("ts", t) * (direction.unsqueeze(-1) if isinstance(direction, Tensor) else direction)
-        nearest = torch.where(ts > (t * direction).unsqueeze(-1), ts, torch.inf).amin(dim=-1)
-        return torch.where(nearest < t1 * direction, nearest * direction, t1)
+        following = torch.where(ts > (t * direction).unsqueeze(-1), ts, torch.inf).amin(dim=-1)
+        return torch.where(following < t1 * direction, following * direction, t1)
 
     def bind(self, live: Tensor | None) -> Stops:
         """The same stops with other live times at the same places; with None all are constants."""
