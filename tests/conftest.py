@@ -10,6 +10,7 @@ import torch
 
 import neuralde
 import neuralde.solvers
+from neuralde.solvers.testing.covering import covering
 
 # The second is loaded through its entry point already wherever the installed metadata has it.
 pytest_plugins = ["pytester", "neuralde.pytest_plugin"]
@@ -31,6 +32,22 @@ def pytest_sessionstart() -> None:
     top, solvers = (Path(layer.__file__).resolve().parents[1] for layer in (neuralde, neuralde.solvers))
     if solvers not in (top, top / "neuralde"):
         raise pytest.UsageError(f"neuralde is imported from {top} but neuralde.solvers from {solvers}: run `make test`")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``covering(strength)`` keep combinations with every value (1) or pair (2); the others are slow."""
+    products: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("covering"):
+            products.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for product in products.values():
+        (strength,) = product[0].get_closest_marker("covering").args
+        rows = [[id(value) for value in item.callspec.params.values()] for item in product]
+        kept = set(covering(rows, strength))
+        for number, item in enumerate(product):
+            if number not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

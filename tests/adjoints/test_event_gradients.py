@@ -225,6 +225,7 @@ class TestFrozenSteps:
         flat = torch.cat([part.reshape(-1) for part in parts])
         return (flat.nan_to_num(0.0) * weights[: len(flat)]).sum()
 
+    @pytest.mark.covering(1)
     @pytest.mark.parametrize("method", [nde.Tsit5(), nde.Vern7(), nde.RK4()], ids=str)
     @pytest.mark.parametrize("dense", [False, True])
     def test_joint(self, method, dense, make, adjoints, frozen):

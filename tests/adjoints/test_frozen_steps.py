@@ -73,6 +73,7 @@ def weigh(y: Tensor) -> Tensor:
     return (torch.sin(rows * WEIGHTS) * (1 + torch.arange(len(rows)).unsqueeze(-1))).sum() + (y[..., 0] ** 2).sum()
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("backward", [False, True])
 def test_end(frozen: Any, make: Any, solver: nde.Method, backward: bool) -> None:
     case = Problem(make, solver, backward)
@@ -80,6 +81,7 @@ def test_end(frozen: Any, make: Any, solver: nde.Method, backward: bool) -> None
     frozen(case.run, lambda sol: weigh(sol.y1), [*case.inputs, case.t0, case.t1])
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("backward", [False, True])
 def test_live_save_times(frozen: Any, make: Any, solver: nde.Method, backward: bool) -> None:
     case = Problem(make, solver, backward)
@@ -129,6 +131,7 @@ def test_everything_at_once(frozen: Any, make: Any, solver: nde.Method) -> None:
     )
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("trace", [False, True])
 @pytest.mark.parametrize("controller", [nde.ConstantStep(), nde.StepTo(ts=[0.3, 0.8, 1.2])], ids=["constant", "to"])
 def test_fixed_steps(frozen: Any, make: Any, solver: nde.Method, controller: nde.Controller, trace: bool) -> None:

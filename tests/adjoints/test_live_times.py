@@ -99,6 +99,7 @@ def end(sol):
     return sol.y1.sum()
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 @pytest.mark.parametrize("batch", [None, 3], ids=["joint", "per_sample"])
 @pytest.mark.parametrize("controls", [False, True], ids=["jump_ts", "knots"])
@@ -112,6 +113,7 @@ def test_however_they_are_given(given, controls):
     checked(switching(GIVEN[given], controls=controls), end, key=("end", None))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 @pytest.mark.parametrize("batch", [None, 3], ids=["joint", "per_sample"])
 def test_backwards_in_time_and_at_save_times(batch, adjoint):
@@ -121,6 +123,7 @@ def test_backwards_in_time_and_at_save_times(batch, adjoint):
     checked(solve, lambda sol: (sol.ys * sol.ys).sum(), key=("rows", batch))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 @pytest.mark.parametrize("batch", [None, 3], ids=["joint", "per_sample"])
 def test_with_events_and_a_running_cost(batch, adjoint):

@@ -38,11 +38,21 @@ def setup(requires_grad):
 
 
 # y0 without grad is the trap: carries that start without requires_grad lose their gradient between iterations.
-@pytest.mark.parametrize(("requires_grad", "per_sample"), [(True, False), (False, False), (False, True)])
-def test_equals_eager_forward_and_backward_carry_by_carry(requires_grad, per_sample):
+# The carries are those of AOTAutograd's graphs; the compiler's own kernels, a minute each, once (and in test_inductor.py).
+@pytest.mark.parametrize(
+    ("requires_grad", "per_sample", "backend"),
+    [
+        (True, False, "aot_eager"),
+        (False, False, "aot_eager"),
+        (False, True, "inductor"),
+        pytest.param(True, False, "inductor", marks=pytest.mark.slow),
+        pytest.param(False, False, "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_equals_eager_forward_and_backward_carry_by_carry(requires_grad, per_sample, backend):
     solve, inputs, wrt = setup(requires_grad)
     eager = solve(*inputs, per_sample)
-    compiled = torch.compile(solve, fullgraph=True)(*inputs, per_sample)
+    compiled = torch.compile(solve, fullgraph=True, backend=backend)(*inputs, per_sample)
     for name, a, b in zip(("ys", "y1", "error", "stiffness"), eager, compiled, strict=False):
         # Both estimates are made of differences of nearly equal numbers: their rounding is relative to those.
         tolerance = 1e-6 if name in ("error", "stiffness") else 1e-9
@@ -102,6 +112,7 @@ CONTROLLERS = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("method", [method.name for method in methods()])
 def test_every_method_is_one_graph(method, per_sample):
@@ -121,6 +132,7 @@ def test_a_method_that_is_first_made_in_a_graph_brings_its_tableau(kind):
     assert kind().tableau is kind().tableau
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_every_controller_is_one_graph(controller, per_sample):

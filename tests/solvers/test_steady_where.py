@@ -83,6 +83,7 @@ def test_what_has_no_equilibrium_has_none_in_any_unit(name):
         assert sol.status > nde.Status.EVENT
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("tol", [1e-3, 1e-6])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_slow_mode_behind_a_fast_one_is_seen(name, tol):
