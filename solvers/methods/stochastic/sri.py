@@ -36,17 +36,21 @@ def roessler_sri(
     noise = [
         i for i in range(len(alpha)) if any(row[i] for row in beta) or any(row[i] for row in (*b0, *b1) if len(row) > i)
     ]
+    # A drift stage without weights is the first one, at y0.
+    at_start = [i for i in drift if i and 0 in drift and not any(a0[i]) and not any(b0[i])]
+    drift = [i for i in drift if i not in at_start]
     # In an order in which everything is there when it is used: the diffusion's stage i may use the drift's up to i - 1.
     order = sorted([(i, 0) for i in drift] + [(i, 1) for i in noise if i or 0 not in drift])
     place = {stage: n for n, stage in enumerate(order)}
     if 0 in drift:
         place[0, 1] = place[0, 0]  # both are y0
+        place.update({(i, 0): place[0, 0] for i in at_start})
 
     def spread(row: Sequence[float], kind: int, width: int) -> Row:
         out = [0.0] * width
         for i, value in enumerate(row):
             if value:
-                out[place[i, kind]] = value
+                out[place[i, kind]] += value
         return tuple(out)
 
     drifts = [spread((a0, a1)[kind][i], 0, n) for n, (i, kind) in enumerate(order)]
