@@ -78,15 +78,15 @@ class RunningCost(PathIntegral, Regularizer):
         """The integrand, checked."""
         samples = f"one for each of {len(y)} samples" if field.packing.per_sample else "0-d, or one for each sample"
 
-        def checked(value: Any) -> Tensor:
+        def checked(value: Any, name: str) -> Tensor:
             if not isinstance(value, Tensor) or not value.is_floating_point():
                 got = (
                     f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r}"[:80]
                 )
-                raise InvalidProblemError(f"fn: got {got}; expected real numbers, {samples}")
+                raise InvalidProblemError(f"{name}: got {got}; expected real numbers, {samples}")
             fits = value.numel() == len(y) if field.packing.per_sample else value.dim() < 2
             if not fits:
-                raise InvalidProblemError(f"fn: got shape {tuple(value.shape)}; expected real numbers, {samples}")
+                raise InvalidProblemError(f"{name}: got shape {tuple(value.shape)}; expected real numbers, {samples}")
             return value.reshape(math.prod(value.shape) if field.packing.per_sample else value.shape).to(real_dtype(y))
 
         return self.caller(self.fn, "fn", checked, field.packing, t, y, field.args)

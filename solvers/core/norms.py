@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .scalars import shaped
+from .scalars import constants, shaped
 from .tolerances import Tolerance
 
 # So many units of rounding of the new state an error estimate may be made of rounding alone.
@@ -24,9 +24,10 @@ def rms(x: Tensor, per_sample: bool = False) -> Tensor:
     entries = x.numel() // rows if rows else 0
     if not entries:
         return x.real.new_zeros((rows,) if per_sample else ())
+    (root,) = constants(x, math.sqrt(entries))
     if per_sample:
-        return torch.linalg.vector_norm(x.reshape(rows, entries), dim=1) / math.sqrt(entries)
-    return torch.linalg.vector_norm(x) / math.sqrt(entries)
+        return torch.linalg.vector_norm(x.reshape(rows, entries), dim=1) / root
+    return torch.linalg.vector_norm(x) / root
 
 
 def scaled_error(error: Tensor, y0: Tensor, y1: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:
@@ -50,25 +51,36 @@ def judged_error(
     :math:`|y_{1,i}|` is never too much. Sizes are compared in units of
     ``atol`` where each entry has its own, so that the units of entries do not matter.
     """
+    none, infinite = constants(y1, 0.0, math.inf)
     unit = atol.clamp(min=torch.finfo(atol.dtype).tiny) if isinstance(atol, Tensor) and atol.dim() else None
-    limit = largest(y0 if unit is None else y0 / unit, per_sample)
-    limit = shaped(torch.where(limit > 0, limit, torch.inf), y0)
+    before, after = y0.abs(), y1.abs()
+    limit = _greatest(before if unit is None else before / unit, per_sample)
+    limit = shaped(torch.where(limit > none, limit, infinite), y0)
     limit = limit if unit is None else limit * unit
-    size = torch.maximum(y0.abs(), torch.minimum(y1.abs(), limit))
-    least = y1.abs() * (_ROUNDING * torch.finfo(y1.dtype).eps)
-    return torch.add(error, y1, alpha=0.0) / torch.maximum(tolerance(size, rtol, atol), least)
+    size = torch.clamp(after, before, limit)
+    # So many units of rounding, exactly; NaN where the state is infinite.
+    rounding = torch.sub(after, after, alpha=1.0 - _ROUNDING * torch.finfo(y1.dtype).eps)
+    return error / torch.maximum(tolerance(size, rtol, atol), rounding)
 
 
 def tolerance(size: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:
     """What an entry of this size may be wrong by; never 0, so that an entry that stays 0 has error 0 with ``atol=0``."""
-    scale = (rtol * size).add_(atol) if not isinstance(atol, Tensor) else atol + rtol * size
+    if isinstance(atol, Tensor) or isinstance(rtol, Tensor):
+        scale = atol + rtol * size
+    else:
+        relative, absolute = constants(size, rtol, atol)
+        scale = (relative * size).add_(absolute)
     return scale if not isinstance(atol, Tensor) and atol > 0.0 else scale.clamp(min=torch.finfo(scale.dtype).tiny)
 
 
 def largest(x: Tensor, per_sample: bool = False) -> Tensor:
     """The largest modulus over the whole tensor, or over each sample; 0 for a lane without entries."""
-    rows = x.shape[0] if per_sample else 1
-    entries = x.numel() // rows if rows else 0
+    return _greatest(x.abs(), per_sample)
+
+
+def _greatest(sizes: Tensor, per_sample: bool) -> Tensor:
+    rows = sizes.shape[0] if per_sample else 1
+    entries = sizes.numel() // rows if rows else 0
     if not entries:
-        return x.real.new_zeros((rows,) if per_sample else ())
-    return x.abs().reshape(rows, entries).amax(dim=1) if per_sample else x.abs().amax()
+        return sizes.new_zeros((rows,) if per_sample else ())
+    return sizes.reshape(rows, entries).amax(dim=1) if per_sample else sizes.amax()

@@ -72,7 +72,7 @@ def _after(event: Event | ScheduledEvent, events: Events, t: Scalar, y: Tensor, 
 
 def _applied(event: Event | ScheduledEvent, events: Events, t: Scalar, y: Tensor, extra: dict[str, Any]) -> Tensor:
     assert event.apply is not None
-    apply, pack = partial(event.apply, **extra), partial(events.packing.pack, what="apply")
+    apply, pack = partial(event.apply, **extra), events.packing.pack
     # A copy, so that a function that writes into its state changes nothing of the solver's.
     after = events.functions.caller(apply, "apply", pack, events.packing, t, y, events.args, writes=True)
     if after.shape != y.shape:

@@ -86,12 +86,12 @@ class Functions:
         assert fn is not None
         return self.caller(fn, "fn", partial(self._checked, place, y), self.packing, time, y, self.args)
 
-    def _checked(self, place: int, y: Tensor, g: Any) -> Tensor:
+    def _checked(self, place: int, y: Tensor, g: Any, name: str = "fn") -> Tensor:
         lanes = y.shape[:1] if self.packing.per_sample else torch.Size(())
         if not isinstance(g, Tensor) or not g.is_floating_point():
             got = f"a {g.dtype} tensor" if isinstance(g, Tensor) else f"{type(g).__name__} {g!r}"[:80]
-            raise InvalidProblemError(f"fn: got {got}; expected {self._wanted(lanes)}")
-        refuse_lanes(g, "fn", "events")
+            raise InvalidProblemError(f"{name}: got {got}; expected {self._wanted(lanes)}")
+        refuse_lanes(g, name, "events")
         return g if g.shape == lanes and self.counts[place] == 1 else self._shaped(place, g, lanes)
 
     def _shaped(self, place: int, g: Tensor, lanes: torch.Size) -> Tensor:

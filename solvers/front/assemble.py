@@ -98,7 +98,7 @@ def _states(ready: Prepared, result: Result, y1: Tensor, ts: Tensor) -> Tensor:
     plan, carry, save, log = ready.plan, result.outcome.carry, ready.keep.save, result.outcome.log
     if result.ys is None:
         arrived = (carry.status == _SUCCESS) | ((carry.status == _EVENT) & (carry.t == plan.t1))
-        return choose(arrived, y1, torch.full_like(y1, torch.nan)).unsqueeze(0)
+        return (y1 if arrived is True else choose(arrived, y1, torch.full_like(y1, torch.nan))).unsqueeze(0)
     ys = plan.method.lower(result.ys)
     if log is not None and result.logged is not None and save.every and save.right:
         ys = log.behind(ys, ts, result.logged)

@@ -22,7 +22,7 @@ from ..events.functions import Functions
 from ..methods.base import Method
 from ..output.saving import SavePlan
 from ..stepping.attempt import Plan
-from ..stepping.controllers import ConstantStep, PIController, StepTo, as_list
+from ..stepping.controllers import StepTo, as_list, usual_controller
 from ..stepping.stops import Stops
 from ..terms.base import Term
 from .kinds import kind_of
@@ -49,7 +49,7 @@ def prepare_plan(
     rtol, atol = _tolerances(options, packing, method, state)
     knots, live = find_knots(term.controls)
     live = [*live, *(() if given is None else given.live)]
-    controller = (PIController() if method.adaptive else ConstantStep()) if controller is None else controller
+    controller = usual_controller(method) if controller is None else controller
     watched = _events(options.events, packing, problem, method, y0, through_steps, (t0, t1))
     return Plan(
         field=term,

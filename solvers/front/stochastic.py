@@ -154,8 +154,7 @@ def noise_columns(problem: SDEProblem, packing: Packing, y0: Tensor, ends: tuple
     caller = Caller()
 
     def called(t: Scalar, y: Tensor) -> list[Tensor]:
-        pack = partial(diffusion_leaves, packing)
-        return caller(problem.diffusion, "diffusion", pack, packing, t, y, problem.args)
+        return caller(problem.diffusion, "diffusion", partial(diffusion_leaves, packing), packing, t, y, problem.args)
 
     with torch.no_grad():
         leaves = called(ends[0], y0)

@@ -75,26 +75,42 @@ class Caller:
         self,
         f: Callable[..., Any],
         name: str,
-        pack: Callable[[Any], Packed],
+        pack: Callable[[Any, str], Packed],
         packing: Packing,
         t: Scalar,
         y: Tensor,
         args: tuple[Any, ...],
         writes: bool = False,
     ) -> Packed:
-        """``pack(f(t, y, *args))`` at a packed state; a function that ``writes`` gets a copy of it."""
+        """``pack(f(t, y, *args), name)`` at a packed state; a function that ``writes`` gets a copy of it."""
         time = as_time(t, y)
         if torch.compiler.is_compiling():
-            return pack(f(time, _state(packing, y, writes), *args))
+            return pack(f(time, _state(packing, y, writes), *args), name)
         recorded, transforms = torch.is_grad_enabled(), transforms_active()
         forward = forward_ad._current_level >= 0
+        out = None
+        if not (recorded or transforms or forward or self.recording or y.requires_grad or isinstance(t, Tensor)):
+            # What `_once` does, as far as most calls of a solve need it: nothing else refers to the time.
+            version = None if y.is_inference() else y._version
+            try:
+                out = f(time, y if packing.single and not writes else _state(packing, y, writes), *args)
+            except (RuntimeError, TypeError) as error:
+                _release(name, (False, False, version or 0, 0), 0.0, time, y)
+                self._failed(f, name, args, error, last=False)
+            else:
+                out = pack(out, name)
+                if y.requires_grad or (version is not None and y._version != version):
+                    _release(name, (False, False, version or 0, 0), 0.0, time, y)
+                return _without_graph(out)
         if y.requires_grad or time.requires_grad:
             if not recorded:
                 time, y = _without_graph(time), _without_graph(y)
         elif recorded and time is t and not (transforms or forward):
             time = time.detach()  # graphs must not find the clock's own tensor
-        cuts = self.cuts if recorded and not (transforms or forward) else None
-        given, out = (f, name, pack, packing, args, writes), None
+        given, cuts = (
+            (f, name, pack, packing, args, writes),
+            self.cuts if recorded and not (transforms or forward) else None,
+        )
         # detach() forgets the derivative of forward mode, so a field must not find that its state needs one.
         if transforms or not (self.recording or forward):
             out = self._once(given, t, time, y, cuts if y.requires_grad else None, last=transforms)
@@ -168,18 +184,22 @@ class Caller:
             value = f(time, _state(packing, y, writes), *args)
         except (RuntimeError, TypeError) as error:
             _release(name, before, clock, time, y)
-            if not last and _said(error, _UNRECORDED):
-                self.recording = True
-                return None
-            refuse_arguments(f, name, 2 + len(args), error)
-            explain(name, error)
-            raise
+            return self._failed(f, name, args, error, last)
         if cuts is not None:
             value = cuts(name, lambda y: f(time, packing.unpack(y), *args), y, value, since)
-        out = pack(value)
+        out = pack(value, name)
         if _marks(clock, time, y) != before:
             _release(name, before, clock, time, y)
         return out
+
+    def _failed(self, f: Callable[..., Any], name: str, args: tuple[Any, ...], error: Exception, last: bool) -> None:
+        """Say what is the matter with a call that has just failed, unless it is to be made again with a record."""
+        if not last and _said(error, _UNRECORDED):
+            self.recording = True
+            return
+        refuse_arguments(f, name, 2 + len(args), error)
+        explain(name, error)
+        raise error
 
 
 def _without_graph(out: Packed) -> Packed:

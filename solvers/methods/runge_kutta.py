@@ -22,19 +22,25 @@ from .tableau import ButcherTableau
 
 def combine(y: Tensor | None, h: Scalar, weights: Sequence[float], stages: Sequence[Any]) -> Tensor:
     r""":math:`y + h \sum_i w_i k_i` (without ``y``: the sum alone), skipping zero weights."""
-    terms = [(w, k) for w, k in zip(weights, stages, strict=False) if w != 0.0]
-    if not terms:
-        return torch.zeros_like(stages[0]) if y is None else y
-    scale = h if isinstance(h, float) else 1.0
-    (weight, stage), *rest = terms
-    start = y if scale is h else None
-    total = stage * (scale * weight) if start is None else torch.add(start, stage, alpha=scale * weight)
+    host = isinstance(h, float)
+    scale = h if host else 1.0
+    start = y if host else None
     # add_ saves nothing for the backward pass, so accumulating in place is safe; a batching transform may need room
     # for a dimension that ``total`` does not have yet.
-    inplace = isinstance(h, float) and not transforms_active()
-    for weight, stage in rest:
-        total = total.add_(stage, alpha=scale * weight) if inplace else torch.add(total, stage, alpha=scale * weight)
-    if scale is h:
+    inplace = host and not transforms_active()
+    total: Any = None
+    for weight, stage in zip(weights, stages, strict=False):
+        if weight == 0.0:
+            continue
+        if total is None:
+            total = stage * (scale * weight) if start is None else torch.add(start, stage, alpha=scale * weight)
+        elif inplace:
+            total.add_(stage, alpha=scale * weight)
+        else:
+            total = torch.add(total, stage, alpha=scale * weight)
+    if total is None:
+        return torch.zeros_like(stages[0]) if y is None else y
+    if host:
         return total
     return h * total if y is None else y + h * total
 
@@ -96,21 +102,20 @@ class RungeKuttaStep(Step):
             return self._evaluate_here(count)
 
     def _evaluate_here(self, count: int) -> list[Tensor]:
-        tableau, main = self.tableau, self.tableau.stages
-        for index in range(len(self.stages), count):
-            extra = tableau.interpolant
-            row = tableau.a[index] if index < main else extra.a[index - main]
-            node = tableau.c[index] if index < main else extra.c[index - main]
-            if index == tableau.end_slope:
-                argument = self.y
+        tableau, main, stages = self.tableau, self.tableau.stages, self.stages
+        compared, end = tableau.stiffness_pair or (), tableau.end_slope
+        for index in range(len(stages), count):
+            if index < main:
+                row, node = tableau.a[index], tableau.c[index]
             else:
-                argument = combine(self.y0, self.h, row, self.stages)
+                row, node = tableau.interpolant.a[index - main], tableau.interpolant.c[index - main]
+            argument = self.y if index == end else combine(self.y0, self.h, row, stages)
             time = self.t0 if node == 0.0 else self.t1 if node == 1.0 else self.t0 + node * self.span
-            if tableau.stiffness_pair is not None and index in tableau.stiffness_pair:
+            if index in compared:
                 self.arguments[index] = argument
-            self.stages.append(self.field(time, argument))
+            stages.append(self.field(time, argument))
             self.calls += 1
-        return self.stages
+        return stages
 
     @property
     def per_sample(self) -> bool:

@@ -229,8 +229,8 @@ def _error_ratio(plan: Plan, step: Step) -> Scalar:
             finite = finite.reshape(len(finite), math.prod(finite.shape[1:])).all(dim=1)
         return plan.read(torch.where(finite if plan.per_sample else finite.all(), 0.0, torch.inf))
     _ = step.end_slope  # in the graph, before the graph is switched off: the next step starts with it
-    outside = nullcontext() if plan.through_steps or torch.compiler.is_compiling() else torch.no_grad()
-    with outside:
+    inside = plan.through_steps or not torch.is_grad_enabled() or torch.compiler.is_compiling()
+    with nullcontext() if inside else torch.no_grad():
         ends = step.error, step.y0, step.y, plan.rtol, plan.atol
         # Noise may take a path anywhere in one step.
         scaled = judged_error(*ends, plan.per_sample) if plan.field.smooth else scaled_error(*ends)
@@ -263,6 +263,8 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
 
 def start_costs(plan: Plan, y0: Tensor) -> tuple[tuple[Tensor, ...], ...]:
     """Every reduction before the first step."""
+    if not plan.costs:
+        return ()
     lanes = torch.zeros(y0.shape[:1] if plan.per_sample else (), dtype=real_dtype(y0), device=y0.device)
     t0, t1 = (torch.as_tensor(t, dtype=torch.float64, device=y0.device) for t in (plan.t0, plan.t1))
     return tuple(cost.start(y0, lanes, (t0, t1)) for cost in plan.costs)

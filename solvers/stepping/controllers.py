@@ -262,7 +262,7 @@ class _ErrorController(Controller):
         beta = preferred.get("beta", self._exponents(method.error_order))
         defaults: dict[str, Any] = {"safety": 0.9, "factor_min": 0.2, "factor_max": 10.0, **preferred, "beta": beta}
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        return replace(self, **missing)
+        return replace(self, **missing) if missing else self
 
     def start(self, like: Scalar) -> tuple[Scalar, ...]:
         # Nothing is known of an error before the first step, and 1 lets the first one decide alone (Hairer and SciML
@@ -400,3 +400,19 @@ class PIDController(_ErrorController):
 
     def _exponents(self, order: float) -> tuple[float, ...]:
         return (0.64 / order, -0.31 / order, 0.04 / order)
+
+
+def usual_controller(method: Method) -> Controller:
+    """What a solve takes that names no controller, bound to the method."""
+    if not method.adaptive:
+        return ConstantStep()
+    if torch.compiler.is_compiling():
+        return PIController()
+    key = (method.error_order, repr(method.controller_options))
+    if key not in _USUAL:
+        _USUAL[key] = PIController().bind(method)
+    return _USUAL[key]
+
+
+# Made and checked once for all solves by methods with the same constants, because it holds nothing else.
+_USUAL: dict[tuple[Any, ...], Controller] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -36,12 +35,18 @@ class Field(Term):
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The derivative at ``(t, y)``, packed and checked."""
-        return self.value(self.f, self.name, self.packing.pack, t, y)
+        packing = self.packing
+        packed = self.caller(self.f, self.name, packing.pack, packing, t, y, self.args)
+        return self._of_all(packed, y, self.name) if packing.per_sample else packed
 
     def value(self, f: Callable[..., Any], name: str, pack: Callable[..., Tensor], t: Scalar, y: Tensor) -> Tensor:
         """What one of the user's functions gives at ``(t, y)``, packed and checked."""
-        packed = self.caller(f, name, partial(pack, what=name), self.packing, t, y, self.args)
-        if self.packing.per_sample and packed.shape[:1] != y.shape[:1]:
+        packed = self.caller(f, name, pack, self.packing, t, y, self.args)
+        return self._of_all(packed, y, name) if self.packing.per_sample else packed
+
+    @staticmethod
+    def _of_all(packed: Tensor, y: Tensor, name: str) -> Tensor:
+        if packed.shape[:1] != y.shape[:1]:
             raise InvalidProblemError(
                 f"{name}: got {packed.shape[0]} rows; expected {y.shape[0]}, like the state it was given"
             )

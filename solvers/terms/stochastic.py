@@ -192,7 +192,7 @@ def pack_columns(packing: Packing, g: Any, columns: int) -> Tensor:
     return flat[0] if packing.single else torch.cat(flat, dim=-2)
 
 
-def diffusion_leaves(packing: Packing, g: Any) -> list[Tensor]:
+def diffusion_leaves(packing: Packing, g: Any, what: str = "diffusion") -> list[Tensor]:
     """The leaves of a diffusion in the order of the state's."""
     try:
         leaves = [g] if packing.single else packing.spec.flatten_up_to(g)
@@ -200,7 +200,7 @@ def diffusion_leaves(packing: Packing, g: Any) -> list[Tensor]:
         leaves = [None]
     if not all(isinstance(leaf, Tensor) for leaf in leaves):
         got = [type(leaf).__name__ for leaf in pytree.tree_leaves(g)]
-        raise InvalidProblemError(f"diffusion: got {got}; expected tensors in the structure of y0")
+        raise InvalidProblemError(f"{what}: got {got}; expected tensors in the structure of y0")
     return leaves
 
 
