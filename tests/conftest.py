@@ -1,5 +1,6 @@
 """What every test gets: one thread, a fixed seed, and each device that the machine has."""
 
+import functools
 import random
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def seed() -> int:
     np.random.seed(value)
     torch.manual_seed(value)
     return value
+
+
+@pytest.fixture
+def graphs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compiles by default, models above all, does up to the graph, without C++ that takes a minute to build."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
 
 
 @pytest.fixture(params=DEVICES)

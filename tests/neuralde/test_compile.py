@@ -182,7 +182,7 @@ def test_a_model_compiles_its_solve():
         nde.NeuralODE(field, compile=True, dense=True)
 
 
-def test_a_compiled_model_says_why_it_failed():
+def test_a_compiled_model_says_why_it_failed(graphs_only):
     model = nde.NeuralODE(lambda t, y: y * y, (0.0, 2.0), compile=True).eval()
     with torch.no_grad(), pytest.raises(nde.SolveError) as caught:
         model(torch.ones(2, dtype=D))

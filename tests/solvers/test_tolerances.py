@@ -165,7 +165,7 @@ def test_the_backward_solve_of_one_number_for_each_entry_is_that_of_one_number(k
     assert torch.allclose(one, each, rtol=1e-11)
 
 
-def test_compiled_solves_take_them():
+def test_compiled_solves_take_them(graphs_only):
     y0, atol = UNITS.clone(), 1e-8 * UNITS
     want = nde.solve(nde.ODEProblem(in_units, y0, (0.0, 2.0)), rtol=1e-6, atol=atol)
     options = {"rtol": np.float64(1e-6), "atol": atol.tolist(), "compile": True}
