@@ -16,6 +16,7 @@ from .errors import (
     StepSizeError,
 )
 from .events.event import Event, ScheduledEvent
+from .front.solve import solve as solve
 from .methods import named as _named
 from .methods.base import Method, Step
 from .methods.named import *  # noqa: F403

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.paths.torchsde import BorrowedPath
 
 torchsde = pytest.importorskip("torchsde")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import special, stats
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.paths.brownian.random import GOLDEN, mix, normal, normal_table
 
 F64 = torch.float64

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.core.rooted_trees import elementary_weights, rooted_trees
 from neuralde.solvers.methods.tableau import max_dense_order
 

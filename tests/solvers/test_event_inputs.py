@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.testing.ordinary import TIGHT, Recorder, decay, number, state
 
 D = torch.float64

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.testing.ordinary import ScriptedController, StubMethod
 
 STILL = nde.ODEProblem(lambda t, y: 0.0 * y, torch.zeros(2, dtype=torch.float64), (0.0, 1.0))

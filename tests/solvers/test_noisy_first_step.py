@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import neuralde as nde
+import neuralde.solvers as nde
 
 F64 = torch.float64
 ONE = torch.ones(20, 1, dtype=F64)

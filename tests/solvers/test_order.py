@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, REFERENCES, methods, observed_order
 
 BELOW = 0.15

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-import neuralde as nde
+import neuralde.solvers as nde
 
 
 def problem(seed=0):

@@ -10,7 +10,7 @@ from functools import lru_cache
 import pytest
 import torch
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.core.norms import judged_error, scaled_error
 from neuralde.solvers.stepping import attempt as attempts
 from neuralde.solvers.stepping.attempt import RUNNING, Plan, attempt, begin, settle

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, methods
 
 F64 = torch.float64

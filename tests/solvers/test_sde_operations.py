@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import neuralde as nde
+import neuralde.solvers as nde
 
 
 class Count(TorchDispatchMode):

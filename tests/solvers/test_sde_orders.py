@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.testing import stochastic as testing
 
 COUNTS = (16, 32, 64, 128)

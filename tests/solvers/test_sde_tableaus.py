@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.methods.stochastic import order_conditions as conditions
 from neuralde.solvers.methods.stochastic.tableau import StochasticTableau, Weights
 
@@ -205,7 +205,7 @@ def test_a_wrong_digit_is_found(name):
                 changes.append({"solution": dataclasses.replace(tableau.solution, **{part: other})})
     assert len(changes) > 5
     for change in changes:
-        with pytest.raises(nde.solvers.TableauError, match=tableau.name):
+        with pytest.raises(nde.TableauError, match=tableau.name):
             StochasticTableau(**(fields | change))
 
 
@@ -235,7 +235,7 @@ def test_a_tableau_that_contradicts_itself_is_refused(change, message):
     heun = dict(name="Heun", calculus="stratonovich", orders={"scalar": 1.0, "general": 0.5}, c=(0, 1), a=((), (1,)))
     heun |= dict(a_w=((), (1,)), solution=both)
     assert StochasticTableau(**heun).levy_area == "none"
-    with pytest.raises(nde.solvers.TableauError, match=message):
+    with pytest.raises(nde.TableauError, match=message):
         StochasticTableau(**(heun | change))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-import neuralde as nde
+import neuralde.solvers as nde
 from neuralde.solvers.testing.ordinary import Recorder, methods
 
 Pair = namedtuple("Pair", ["position", "velocity"])
