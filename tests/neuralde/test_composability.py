@@ -361,7 +361,6 @@ def test_the_page_contains_the_table():
     assert table in page.read_text(encoding="utf-8"), "docs/composability.md: paste nde.adjoints.composability()"
 
 
-@pytest.mark.covering(2)
 @pytest.mark.parametrize("per_sample", [False, True], ids=["joint", "per_sample"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "default" if kind is None else kind.__name__)
 @pytest.mark.parametrize("name", CHECKS)
