@@ -172,10 +172,9 @@ class Adjoint(ABC):
                 f'adjoint: {self.name} gives no gradient through saveat="steps"; expected save times, or '
                 f"{who_has(saves='steps')}"
             )
-        if can.solvers != "any" and (can.solvers == "reversible") != job.plan.method.reversible:
-            kind = "Reversible(...)" if can.solvers == "reversible" else "a method that is not Reversible"
+        if can.solvers == "reversible" and not job.plan.method.reversible:
             raise InvalidProblemError(
-                f"solver: got {job.plan.method!r} with {self.name}; expected {kind}, or {who_has(solvers='any')}"
+                f"solver: got {job.plan.method!r} with {self.name}; expected Reversible(...), or {who_has(solvers='any')}"
             )
         if not can.per_sample and job.plan.per_sample:
             raise InvalidProblemError(

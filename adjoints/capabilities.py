@@ -19,7 +19,7 @@ class Capabilities:
         memory: what is kept between the solve and its backward pass.
         cost: what the backward pass computes.
         terms: the kinds of equation.
-        solvers: the methods of the forward solve: ``"any"``, ``"reversible"`` or ``"not reversible"``.
+        solvers: the methods of the forward solve: ``"any"`` or ``"reversible"``.
         saves: what ``saveat`` may ask for: the end, given times, every step.
         dense: gradients flow through ``sol(t)``.
         events: gradients flow through events.

@@ -47,7 +47,7 @@ class BacksolveAdjoint(ContinuousAdjoint, rank=6):
 
     Raises:
         InvalidProblemError: an argument is wrong; in the solve, an option that the adjoint does not differentiate
-            (``dense=True``, ``saveat="steps"``, a regularizer of the steps), or a reversible method.
+            (``dense=True``, ``saveat="steps"``, a regularizer of the steps).
         SolveError: in the backward pass, if the backward solve fails.
 
     When to take it:
@@ -73,7 +73,6 @@ class BacksolveAdjoint(ContinuousAdjoint, rank=6):
     capabilities = Capabilities(
         exact=False,
         terms=("ODE", "SDE"),
-        solvers="not reversible",
         memory="the end, the saved states",
         cost="a backward solve of twice the size",
         saves=("end", "times"),

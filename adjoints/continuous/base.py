@@ -66,8 +66,6 @@ class ContinuousAdjoint(Adjoint):
         for value, kind, name in ((solver, Method, "solver"), (controller, Controller, "controller")):
             if value is not None and not isinstance(value, kind):
                 raise InvalidProblemError(f"{name}: got {value!r}; expected a {kind.__name__} instance or None")
-        if solver is not None and solver.reversible:
-            raise InvalidProblemError(f"solver: got {solver!r}; expected a plain method for the backward solve")
         for value, name in ((rtol, "rtol"), (atol, "atol")):
             if (value is not None and not pytree.tree_leaves(value)) or isinstance(value, str):
                 raise InvalidProblemError(f"{name}: got {value!r}; expected a tolerance as for solve, or None")

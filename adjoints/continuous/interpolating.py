@@ -41,7 +41,7 @@ class GaussAdjoint(ContinuousAdjoint, rank=4):
 
     Raises:
         InvalidProblemError: an argument is wrong; in the solve, an option that the adjoint does not differentiate
-            (``dense=True``, ``saveat="steps"``, a regularizer of the steps), or a reversible method.
+            (``dense=True``, ``saveat="steps"``, a regularizer of the steps).
         ConvergenceError: in the backward pass, if the parameters' integral does not converge.
         SolveError: in the backward pass, if the backward solve fails.
 
@@ -66,7 +66,6 @@ class GaussAdjoint(ContinuousAdjoint, rank=4):
     keeps_path = True
     capabilities = Capabilities(
         exact=False,
-        solvers="not reversible",
         memory="a polynomial per step",
         cost="a backward solve",
         saves=("end", "times"),
@@ -101,7 +100,7 @@ class InterpolatingAdjoint(GaussAdjoint, rank=5):
 
     Raises:
         InvalidProblemError: an argument is wrong; in the solve, an option that the adjoint does not differentiate
-            (``dense=True``, ``saveat="steps"``, a regularizer of the steps), or a reversible method.
+            (``dense=True``, ``saveat="steps"``, a regularizer of the steps).
         SolveError: in the backward pass, if the backward solve fails.
 
     When to take it:
@@ -122,7 +121,6 @@ class InterpolatingAdjoint(GaussAdjoint, rank=5):
 
     capabilities = Capabilities(
         exact=False,
-        solvers="not reversible",
         memory="a polynomial per step",
         cost="a backward solve that carries the parameters",
         saves=("end", "times"),

@@ -19,7 +19,7 @@ from neuralde.solvers.stepping.attempt import Plan
 
 from ..base import Job
 from ..shared.carried import Carried
-from .replay import Record, replay
+from .replay import Record, State, replay
 
 
 class CapturedSteps:
@@ -51,27 +51,28 @@ class CapturedSteps:
     def pull(
         self,
         record: Record,
-        y: Tensor,
+        before: State,
         carried: Carried,
-        state: Tensor,
+        state: Sequence[Tensor],
         rest: Sequence[Tensor | None],
         emitted: Tensor | None,
         piece: Tensor | None,
-    ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
+    ) -> tuple[list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
         """The gradients of the state, of what is carried beside it and of the inputs, from the outputs' cotangents.
 
         Args:
             record: the step.
-            y: the state before it.
+            before: the state before it.
             carried: what is carried beside it.
-            state: the cotangent of the state after it.
+            state: the cotangents of the state after it.
             rest: those of what is carried beside it.
             emitted: that of the rows that the step saved.
             piece: that of its polynomial.
         """
         if emitted is not None and record.request is not None:
-            state, piece = self._spread(record, y, record.request, emitted, state, piece)
-        given = self._given(record, y, carried, state, rest, piece)
+            first, piece = self._spread(record, before, record.request, emitted, state[0], piece)
+            state = [first, *state[1:]]
+        given = self._given(record, before, carried, state, rest, piece)
         layout = Layout(given)
         tensors = layout.tensors(given)
         mine = [x.data_ptr() for x in self.captured]
@@ -82,29 +83,29 @@ class CapturedSteps:
         grads: dict[str, Any] = step(tensors)
         inputs = dict(zip(map(id, tensors), grads["given"], strict=True))
         own = [None if id(x) not in inputs else inputs[id(x)] for x in self.copies]
-        return inputs[id(y)], [inputs[id(x)] for x in carried.tensors], [*own, *grads["captured"]]
+        return [inputs[id(x)] for x in before], [inputs[id(x)] for x in carried.tensors], [*own, *grads["captured"]]
 
     def _given(
         self,
         record: Record,
-        y: Tensor,
+        before: State,
         carried: Carried,
-        state: Tensor,
+        state: Sequence[Tensor],
         rest: Sequence[Tensor | None],
         piece: Tensor | None,
     ) -> tuple[Any, ...]:
         """Everything that the function depends on, in one tree."""
-        plan, device = self.plan, y.device
+        plan, device = self.plan, before[0].device
 
         def number(x: Any, dtype: torch.dtype) -> Tensor:
             return x if isinstance(x, Tensor) else torch.full((), x, dtype=dtype, device=device)
 
         ends = number(record.t, torch.float64), number(record.t_end, torch.float64)
         judged = (*ends, None if self.joint else record.accept, number(record.index, torch.int64))
-        return y, carried, judged, clock_of(plan), self.args, (state, tuple(rest), piece)
+        return before, carried, judged, clock_of(plan), self.args, (tuple(state), tuple(rest), piece)
 
     def _spread(
-        self, record: Record, y: Tensor, request: Request, emitted: Tensor, state: Tensor, piece: Tensor | None
+        self, record: Record, before: State, request: Request, emitted: Tensor, state: Tensor, piece: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """The cotangent of the rows that a step saved, as that of its end and its polynomial."""
         if request.theta is None:
@@ -113,7 +114,7 @@ class CapturedSteps:
             )
             return state + at_end, piece
         theta = request.theta
-        piece = y.new_zeros((self._degree(record, y), *y.shape)) if piece is None else piece
+        piece = state.new_zeros((self._degree(record, before), *state.shape)) if piece is None else piece
         if request.lanes is None:
             for place, cotangent in zip(theta, emitted, strict=True):
                 if place == 1.0:
@@ -128,13 +129,12 @@ class CapturedSteps:
         shares = torch.stack([weight.to(inside.dtype) * inside for weight in basis(theta, len(piece))])
         return state, piece.index_add(1, request.lanes, shares)
 
-    def _degree(self, record: Record, y: Tensor) -> int:
+    def _degree(self, record: Record, before: State) -> int:
         """How many coefficients a polynomial has."""
         if self.degree is None:
             with torch.no_grad():
-                again = replay(
-                    replace(self.plan, costs=()), SavePlan(dense=True), replace(record, request=None), y, Carried()
-                )
+                plan, plain = replace(self.plan, costs=()), replace(record, request=None)
+                again = replay(plan, SavePlan(dense=True), plain, before, Carried())
             assert again.coefficients is not None
             self.degree = len(again.coefficients)
         return self.degree
@@ -162,12 +162,12 @@ class _CapturedStep:
 
 def _gradients(plan: Plan, given: tuple[Any, ...], leaves: list[Tensor], captured: list[Tensor]) -> dict[str, Any]:
     """The gradients of a step's outputs, weighted by their cotangents, of every leaf and every captured tensor."""
-    y, carried, (t, t_end, accept, index), clock, args, (state, rest, piece) = given
+    before, carried, (t, t_end, accept, index), clock, args, (state, rest, piece) = given
     plan = set_to(plan, clock, args)
     record = Record(t.detach(), t_end.detach(), True if accept is None else accept, index, None, carried, None)
     with torch.enable_grad():
-        again = replay(plan, SavePlan(dense=piece is not None), record, y, carried)
-    pairs = [(again.y, state), (again.coefficients, piece)]
+        again = replay(plan, SavePlan(dense=piece is not None), record, before, carried)
+    pairs = [*zip(again.state, state, strict=True), (again.coefficients, piece)]
     pairs += zip(again.carried.tensors, rest, strict=True)
     kept = [(x, weight.detach()) for x, weight in pairs if x is not None and weight is not None and x.requires_grad]
     wanted = [x for x in leaves if x.requires_grad] + captured

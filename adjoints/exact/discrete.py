@@ -40,7 +40,7 @@ class DiscreteAdjoint(Adjoint, rank=0):
     Args:
         budget: how many bytes the kept graphs may hold beside states and parameters; 0 keeps none. None: 256 MiB, or 0
             with ``checkpoints``. The size of a step's graph is looked at now and then, often enough that steps may grow
-            fourfold in between. Solves in ``Blocks`` and with ``Reversible`` methods keep no graphs.
+            fourfold in between. Solves in ``Blocks`` keep no graphs.
         checkpoints: keep at most this many states and compute the others again (recursive checkpointing): half of them
             are spread evenly over the solve as it runs, whatever its length; the rest divides the gap at hand in the
             backward pass. With n steps and about the square root of n states each step is taken two to four times in
@@ -98,7 +98,7 @@ class DiscreteAdjoint(Adjoint, rank=0):
 
     def solve(self, job: Job) -> Result:
         """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
-        keeps = self.budget > 0 and job.options.driver is None and not job.plan.method.reversible
+        keeps = self.budget > 0 and job.options.driver is None
         opening = opened(job, goes_on=keeps)
         if isinstance(opening, Result):
             return opening
@@ -115,7 +115,7 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Run, kind: type[Sweep], y0: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
         outcome = run.outcome = run.integrate(y0.detach())
-        run.final = outcome.carry.y if run.job.plan.method.reversible else None
+        run.final = (outcome.carry.y, *outcome.carry.memory) if run.job.plan.method.reversible else None
         run.recorder.attach(None)  # the backward pass needs no rows
         ctx.run, ctx.kind = run, kind
         ctx.save_for_backward(y0, *inputs)
@@ -132,7 +132,7 @@ class _Replay(torch.autograd.Function):
                 return None, None, *_in_graph(run, ctx.kind, saved, cotangents)
             sweep = ctx.kind(run, cotangents)
             sweep.run()
-        return None, None, sweep.state, *sweep.grads, *sweep.carried
+        return None, None, sweep.state[0], *sweep.grads, *sweep.carried
 
 
 def _in_graph(run: Run, kind: type[Sweep], saved: Sequence[Tensor], cotangents: Cotangents) -> list[Tensor | None]:

@@ -15,7 +15,7 @@ from ..base import Job
 from ..shared.captured_tensors import refuse_unknown
 from ..shared.carried import Carried
 from ..shared.outputs import Cotangents
-from .replay import Record, retake
+from .replay import Record, State, retake
 
 
 class _Aliases:
@@ -65,7 +65,7 @@ def gradient_again(
     carried: Carried,
     records: Sequence[Record],
     cotangents: Cotangents,
-    seen: Callable[[int, Tensor], None],
+    seen: Callable[[int, State], None],
 ) -> list[Tensor | None]:
     """The gradient, in the graph: of the recorded steps, taken again as one graph that is differentiated as a whole.
 

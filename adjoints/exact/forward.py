@@ -20,12 +20,13 @@ from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 from ..base import Adjoint, Job
 from ..capabilities import Capabilities
 from ..shared.call_context import freed_is_named, gradients_of_many, muted
+from ..shared.captured_tensors import refuse_unknown
 from ..shared.carried import replayable
 from ..shared.dependencies import Opening, opened
 from ..shared.outputs import Outputs, outputs_of, result_of
 from ..shared.single_backward import once
 from .kept_graphs import leaf
-from .replay import Recorder, refuse_lost, replay
+from .replay import Recorder, first_state, refuse_lost, replay
 from .sensitivity_norm import Variational, with_sensitivities
 
 # What torch says of operations whose backward pass cannot be differentiated.
@@ -136,20 +137,31 @@ class _Tangents(Recorder):
             (2 if x.is_complex() else 1) * x.numel() if on else 0 for x, on in zip(self.inputs, live, strict=True)
         ]
         first = [self._columns(place) for place in range(len(self.inputs))]
-        self.state, self.fixed = first[0], first[1 : 1 + len(self.own)]
+        self.fixed = first[1 : 1 + len(self.own)]
         self.carried = first[1 + len(self.own) :]
         self.touched: set[int] = set()
+        self.state = [first[0], *self._of_memory(first[0])]
         self.emitted: list[Tensor] = []
         self.pieces: list[Tensor] = []
         self.logged: list[list[Tensor]] = [[] for _ in Logged._fields] if job.plan.events is not None else []
 
     def fit_steps(self) -> None:
         """Take steps that are short enough for the tangents."""
-        state = self.plan.method.lower(self.state)
         # The ends of the interval are not in the field: they move the solution in the first and the last step only.
         field = Variational(self.job.plan.field, self.own, self.fixed, _push)
-        self.job, self.calls = with_sensitivities(self.job, state, field)
+        self.job, self.calls = with_sensitivities(self.job, self.state[0], field)
         self.plan = replayable(self.job.plan)
+
+    def _of_memory(self, tangents: Tensor) -> list[Tensor]:
+        """The tangents of the method's first memory."""
+        y = self.job.y0.detach().requires_grad_()
+        with torch.enable_grad():
+            since = sequence_number()
+            _, *memory = first_state(self.plan, y)
+            refuse_unknown(memory, [y, *self.copies], self.captured, since)
+        moved, touched = _push(memory, [y, *self.own], [tangents, *self.fixed]) if memory else ([], set())
+        self.touched |= {place for place in touched if place}
+        return [x for x in moved if x is not None]
 
     def _columns(self, place: int) -> Tensor:
         """The tangents of one input: the identity in its own columns, zero in all others."""
@@ -168,31 +180,31 @@ class _Tangents(Recorder):
         super().__call__(plan, carry, trial)
         record = self.records.pop()
         self.states.clear()
-        y = carry.y.detach().requires_grad_()
+        before = tuple(leaf(x) for x in (carry.y, *carry.memory))
         carried = record.carried.map(leaf)
         leaves = carried.tensors
         with torch.enable_grad():
             since = sequence_number()
-            again = replay(self.plan, self.save, record, y, carried)
-            refuse_lost(again, [y, *leaves, *self.copies], self.captured, since)
+            again = replay(self.plan, self.save, record, before, carried)
+            refuse_lost(again, [*before, *leaves, *self.copies], self.captured, since)
         rows = record.rows
         happened: Sequence[Tensor | None] = again.logged or [None] * len(self.logged)
-        outputs = [again.y, again.emitted, again.coefficients, *happened, *again.carried.tensors]
-        wanted = [y, *self.own, *leaves]
-        tangents = [_lanes(self.state, rows), *self.fixed, *(_lanes(x, rows) for x in self.carried)]
+        outputs = [*again.state, again.emitted, again.coefficients, *happened, *again.carried.tensors]
+        wanted, ahead = [*before, *self.own, *leaves], len(before)
+        tangents = [*(_lanes(x, rows) for x in self.state), *self.fixed, *(_lanes(x, rows) for x in self.carried)]
         moved, touched = _push(outputs, wanted, tangents)
-        self.touched |= touched
-        self.state = _put(self.state, rows, moved[0])
-        emitted, piece, *happened = moved[1 : 3 + len(self.logged)]
+        self.touched |= {place - ahead + 1 for place in touched if place >= ahead}
+        self.state = [_put(old, rows, new) for old, new in zip(self.state, moved, strict=False)]
+        emitted, piece, *happened = moved[ahead : ahead + 2 + len(self.logged)]
         if emitted is not None:
             self.emitted.append(emitted)
         if piece is not None:
-            full = piece.new_zeros((*piece.shape[:2], *self.state.shape[1:]))
+            full = piece.new_zeros((*piece.shape[:2], *self.state[0].shape[1:]))
             self.pieces.append((piece if rows is None else full.index_copy(2, rows, piece)).unsqueeze(1))
         for whole, part in zip(self.logged, happened, strict=True):
             if part is not None:
                 whole.append(part)
-        rest = moved[3 + len(self.logged) :]
+        rest = moved[ahead + 2 + len(self.logged) :]
         self.carried = [_put(old, rows, new) for old, new in zip(self.carried, rest, strict=True)]
 
     def gradients(self, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -200,8 +212,10 @@ class _Tangents(Recorder):
         emitted, pieces, *logged = (
             torch.cat(parts, dim=1) if parts else None for parts in (self.emitted, self.pieces, *self.logged)
         )
-        columns = self.state.real.new_zeros(sum(self.sizes), dtype=torch.float64)
-        for tangent, cotangent in zip([self.state, emitted, pieces, *logged, *self.carried], cotangents, strict=True):
+        columns = self.state[0].real.new_zeros(sum(self.sizes), dtype=torch.float64)
+        for tangent, cotangent in zip(
+            [self.state[0], emitted, pieces, *logged, *self.carried], cotangents, strict=True
+        ):
             if tangent is not None and cotangent is not None and tangent.numel():
                 along = tangent.reshape(len(columns), -1) @ cotangent.reshape(-1).conj().to(tangent.dtype)
                 columns = columns + along.real

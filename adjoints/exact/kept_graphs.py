@@ -17,7 +17,7 @@ from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, without_graph
 
 from ..shared.captured_tensors import First
 from ..shared.carried import Carried, carried_at
-from .replay import Recorder
+from .replay import Recorder, State
 
 # Between two looks at the size of a step's graph, steps may grow by this factor without passing the budget.
 _GROWTH = 4.0
@@ -33,9 +33,9 @@ class Segment:
     """The number of the first step behind it."""
     rows: Tensor | None
     """The samples that a compact solve still had."""
-    y0: Tensor
+    state0: State
     carried0: Carried
-    y: Tensor
+    state: State
     carried: Carried
     emitted: list[Tensor]
     pieces: list[Tensor]
@@ -72,7 +72,7 @@ class Keeper:
         self.segments: list[Segment] = []
         self.used, self.largest, self.next_look = 0.0, 0.0, 0
         self._own = {tensor.untyped_storage().data_ptr() for tensor in own}
-        self._open: tuple[_Place, Tensor | None, Tensor, Carried] | None = None
+        self._open: tuple[_Place, Tensor | None, State, Carried] | None = None
         self._begun = False
         self._since: int | None = None
         self._here: _Place | None = None
@@ -133,7 +133,7 @@ class Keeper:
         """End the segment at hand where the solve stands."""
         if self._open is None:
             return
-        begin, rows, y0, carried0 = self._open
+        begin, rows, state0, carried0 = self._open
         here, plan = self._here, self._plan
         assert here is not None
         assert plan is not None
@@ -147,9 +147,9 @@ class Keeper:
                 begin.steps,
                 here.steps,
                 rows,
-                y0,
+                state0,
                 carried0,
-                here.carry.y,
+                (here.carry.y, *here.carry.memory),
                 carried_at(plan, here.carry.costs, here.carry.t),
                 self._emitted[begin.emitted : here.emitted],
                 self._pieces[begin.pieces : here.pieces],
@@ -178,12 +178,13 @@ class Keeper:
         )
         goes_on = not self._begun and plan.live_t0 is None
         self._begun = True
-        y, slope = self.first.y0 if goes_on else carry.y.detach().requires_grad_(), carry.slope
-        if slope is not None:
-            slope = self.first.slope if goes_on else _slope(plan, carry, t, y)
-        carry = carry._replace(y=y, slope=slope, costs=costs0)
+        y, cache = self.first.y0 if goes_on else carry.y.detach().requires_grad_(), carry.cache
+        if cache is not None:
+            cache = plan.method.known(self.first.slope if goes_on else _slope(plan, carry, t, y), y)
+        memory = tuple(leaf(x) for x in carry.memory)
+        carry = carry._replace(y=y, memory=memory, cache=cache, costs=costs0)
         self._plan, self._here = plan, self._place(carry)
-        self._open = self._here, rows, y, carried_at(plan, costs0, t)
+        self._open = self._here, rows, (y, *memory), carried_at(plan, costs0, t)
         return carry
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from neuralde.solvers.errors import InvalidProblemError
 
-from ..base import Job
 from ..capabilities import Capabilities
 from .discrete import DiscreteAdjoint
-from .replay import retreat
+from .replay import State, retreat
 from .sweep import Sweep
 
 
@@ -65,17 +63,19 @@ class ReversibleAdjoint(DiscreteAdjoint, rank=2):
 class _Backwards(Sweep):
     """A backward pass whose states come from the end."""
 
-    current: Tensor | None = None
+    current: State | None = None
 
-    def state_at(self, index: int) -> Tensor:
+    def state_at(self, index: int) -> State:
         """The state before a step, which must be the last one not taken back yet."""
         record = self.run_data.recorder.records[index]
         after = self.run_data.final if self.current is None else self.current
         assert after is not None
+        rows = record.rows
         with torch.no_grad():
-            working = after if record.rows is None else after[record.rows]
-            before = retreat(self.plan, record, working)
-            self.current = before if record.rows is None else after.index_copy(0, record.rows, before)
+            before = retreat(self.plan, record, after if rows is None else tuple(x[rows] for x in after))
+            self.current = before
+            if rows is not None:
+                self.current = tuple(whole.index_copy(0, rows, x) for whole, x in zip(after, before, strict=True))
         return before
 
     def probed(self) -> int | None:
@@ -84,13 +84,13 @@ class _Backwards(Sweep):
 
     def finish(self) -> None:
         """Refuse a gradient along a trajectory that has not come back to its start."""
-        job: Job = self.run_data.job
         if self.current is None:
             return
-        start = job.y0.detach()
-        missed, size = (self.current - start).abs().amax().item(), start.abs().amax().item()
-        largest = max(size, self.run_data.final.abs().amax().item()) if self.run_data.final is not None else size
-        allowed = torch.finfo(start.dtype).eps ** 0.5 * largest
+        pairs = list(zip(self.current, self.start, strict=True))
+        missed, size = (max(x.abs().amax().item() for x in xs) for xs in ([a - b for a, b in pairs], self.start))
+        final = () if self.run_data.final is None else self.run_data.final
+        largest = max(size, *(x.abs().amax().item() for x in final))
+        allowed = torch.finfo(self.start[0].dtype).eps ** 0.5 * largest
         if not missed <= allowed:
             raise InvalidProblemError(
                 f"adjoint: ReversibleAdjoint took the steps back and missed y0 by {missed:.2g} (states of size "

@@ -56,7 +56,7 @@ def with_sensitivities(job: Job, state: Tensor, variational: Variational) -> tup
         state: the sensitivities of the initial state.
         variational: the field of both.
     """
-    plan, method = job.plan, job.plan.method
+    plan = job.plan
     if plan.per_sample:
         raise InvalidProblemError(
             "adjoint: got ForwardSensitivity(in_error_norm=True) with per_sample=True; expected a joint solve, or the "
@@ -71,12 +71,12 @@ def with_sensitivities(job: Job, state: Tensor, variational: Variational) -> tup
             ends.append(trial.t_end)
 
     both = replace(plan, field=variational, costs=(), live_t0=None, live_t1=None, stops=plan.stops.bind(None))
-    start = torch.cat([method.lower(job.y0).detach().unsqueeze(0), state])
+    start = torch.cat([job.y0.detach().unsqueeze(0), state])
     options = Options(dt=job.options.dt, save=SavePlan(), listeners=(hear,))
     with torch.no_grad():
-        outcome = integrate(both, method.lift(start), options)
+        outcome = integrate(both, start, options)
     if outcome.carry.status != Status.SUCCESS:
         return job, outcome.carry.nfe  # it fails again, and says so with what was computed
     stops = Stops(tuple(ends), tuple(sorted(plan.stops.jumps)), live=plan.stops.live)
-    plan = replace(plan, controller=StepTo(ts=ends).bind(method), stops=stops)
+    plan = replace(plan, controller=StepTo(ts=ends).bind(plan.method), stops=stops)
     return replace(job, plan=plan, options=replace(job.options, dt=None)), outcome.carry.nfe

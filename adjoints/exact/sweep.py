@@ -14,14 +14,14 @@ from neuralde.solvers.functions.severed_gradients import sequence_number
 
 from ..base import Job
 from ..shared.call_context import is_freed
-from ..shared.captured_tensors import Unchanged
+from ..shared.captured_tensors import Unchanged, refuse_unknown
 from ..shared.carried import carried_at, replayable
 from ..shared.dependencies import Opening
 from ..shared.outputs import Cotangents
 from .captured_step import CapturedSteps
 from .checkpoints import first_checkpoint
 from .kept_graphs import Keeper, Segment, leaf
-from .replay import Record, Recorder, Replayed, advance, following, refuse_lost, replay
+from .replay import Record, Recorder, Replayed, State, advance, first_state, following, refuse_lost, replay
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Run:
     checkpoints: int | None
     """How many states to keep; None for all."""
     outcome: Outcome | None = None
-    final: Tensor | None = None
+    final: State | None = None
 
     def __post_init__(self) -> None:
         self.job, self.copies, self.captured = self.opening.job, self.opening.copies, self.opening.captured
@@ -68,14 +68,19 @@ class Sweep:
         job = run.job
         self.plan, self.save = replayable(job.plan), job.options.save
         self.run_data, self.flat, self.pieces = run, cotangents.rows, cotangents.pieces
-        self.state = torch.zeros_like(job.y0) if cotangents.y1 is None else cotangents.y1
+        with torch.no_grad():
+            self.start = first_state(self.plan, job.y0.detach())
+        self.state: list[Tensor] = [torch.zeros_like(x) for x in self.start]
+        """The cotangents of the state and of the method's memory."""
+        if cotangents.y1 is not None:
+            self.state[0] = cotangents.y1
         self.batched = any(x is not None and is_legacy_batchedtensor(x) for x in cotangents.flat)
         self.carried: list[Tensor | None] = [*cotangents.carried]
         self.like = run.like.tensors
         self.events = _Rest(cotangents.logged)
         self.inputs = [*run.copies, *run.captured]
         self.grads: list[Tensor | None] = [None] * len(self.inputs)
-        self.extra: dict[int, Tensor] = {}
+        self.extra: dict[int, State] = {}
         self.offset = 0 if self.flat is None else len(self.flat)
         self.probe = self.probed()
         self.captured = self._captured()
@@ -97,10 +102,26 @@ class Sweep:
                 index -= 1
                 self._step(index)
         self.finish()
+        self._begin()
         self.run_data.parameters.check(self.grads[len(self.run_data.copies) :])
 
     def finish(self) -> None:
         """What a subclass checks at the start."""
+
+    def _begin(self) -> None:
+        """Pull the cotangent of the method's first memory back to the initial state."""
+        if len(self.state) == 1:
+            return
+        y = self.run_data.job.y0.detach().requires_grad_()
+        with torch.enable_grad():
+            since = sequence_number()
+            _, *memory = first_state(self.plan, y)
+        refuse_unknown(memory, [y, *self.run_data.copies], self.run_data.captured, since)
+        outputs, cotangents = _needed(list(zip(memory, self.state[1:], strict=True)))
+        if outputs:
+            first, *got = torch.autograd.grad(outputs, [y, *self.inputs], cotangents, allow_unused=True)
+            self.state[0] = self.state[0] if first is None else self.state[0] + first
+            self._add(got)
 
     def _as_recorded(self) -> bool:
         """Whether kept graphs serve: the tensors are as they were (if not, the steps tell which of them matter)."""
@@ -108,13 +129,14 @@ class Sweep:
 
     def _segment(self, segment: Segment) -> None:
         """Pull everything back through the kept graph of a row of steps; through the steps, where that goes wrong."""
-        before = self.state, list(self.carried), self.offset
+        before = list(self.state), list(self.carried), self.offset
         leaves = segment.carried0.tensors
-        given = [segment.y0, *leaves, *self.run_data.copies]
-        whole = Replayed(segment.y, segment.carried, None, None, None)
+        given = [*segment.state0, *leaves, *self.run_data.copies]
+        whole = Replayed(segment.state, segment.carried, None, None, None)
         refuse_lost(whole, given, self.run_data.captured, segment.since)
         outputs, cotangents = self._paired_segment(segment)
-        wanted = [segment.y0, *(x for x in leaves if x.requires_grad), *self.inputs]
+        states = [x for x in segment.state0 if x.requires_grad]
+        wanted = [*states, *(x for x in leaves if x.requires_grad), *self.inputs]
         got: list[Tensor | None] = [None] * len(wanted)
         gone = False
         try:
@@ -131,7 +153,7 @@ class Sweep:
             for index in range(segment.end - 1, segment.start - 1, -1):
                 self._step(index)
             return
-        self._put_state(segment.rows, got.pop(0))
+        self._put_state(segment.rows, [got.pop(0) if x.requires_grad else None for x in segment.state0])
         for place, x in enumerate(leaves):
             self._put_carried(place, segment.rows, got.pop(0) if x.requires_grad else None)
         self._add(got)
@@ -139,7 +161,7 @@ class Sweep:
     def _paired_segment(self, segment: Segment) -> tuple[list[Tensor], list[Tensor]]:
         """A segment's outputs that have a cotangent, and the cotangents."""
         rows = segment.rows
-        pairs: list[tuple[Tensor, Tensor | None]] = [(segment.y, self.state if rows is None else self.state[rows])]
+        pairs: list[tuple[Tensor, Tensor | None]] = self._with_cotangents(segment.state, rows)
         for x, cotangent in zip(segment.carried.tensors, self.carried, strict=True):
             pairs.append((x, cotangent if cotangent is None or rows is None else cotangent[rows]))
         if self.flat is not None:
@@ -164,20 +186,21 @@ class Sweep:
             if self.captured.fits(record):
                 self._captured_step(self.captured, index, record)
                 return
-        y = self.state_at(index).detach().requires_grad_()
+        before = tuple([leaf(x) for x in self.state_at(index)])
         carried = record.carried.map(leaf)
         with torch.enable_grad():
             since = sequence_number()
-            again = replay(self.plan, self.save, record, y, carried)
+            again = replay(self.plan, self.save, record, before, carried)
         leaves = carried.tensors
-        refuse_lost(again, [y, *leaves, *self.run_data.copies], self.run_data.captured, since)
-        self.compare(index, again.y)
+        refuse_lost(again, [*before, *leaves, *self.run_data.copies], self.run_data.captured, since)
+        self.compare(index, again.state)
         outputs, cotangents = self._paired(index, again)
-        wanted = [y, *(x for x in leaves if x.requires_grad), *self.inputs]
+        states = [x for x in before if x.requires_grad]
+        wanted = [*states, *(x for x in leaves if x.requires_grad), *self.inputs]
         got: list[Tensor | None] = [None] * len(wanted)
         if outputs:
             got = list(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
-        self._put_state(record.rows, got.pop(0))
+        self._put_state(record.rows, [got.pop(0) if x.requires_grad else None for x in before])
         for place, x in enumerate(leaves):
             if x.requires_grad:
                 self._put_carried(place, record.rows, got.pop(0))
@@ -190,8 +213,8 @@ class Sweep:
             self.offset -= count
             emitted = self.flat[self.offset : self.offset + count]
         piece = None if self.pieces is None or not self.save.dense else self.pieces[index]
-        y = self.state_at(index).detach()
-        grad, carried, got = captured.pull(record, y, record.carried, self.state, self.carried, emitted, piece)
+        before = tuple(x.detach() for x in self.state_at(index))
+        grad, carried, got = captured.pull(record, before, record.carried, self.state, self.carried, emitted, piece)
         self._put_state(None, grad)
         for place, cotangent in enumerate(carried):
             self._put_carried(place, None, cotangent)
@@ -207,7 +230,7 @@ class Sweep:
         """The step's outputs that have a cotangent, and the cotangents."""
         record = self.run_data.recorder.records[index]
         rows = record.rows
-        pairs: list[tuple[Tensor, Tensor | None]] = [(again.y, self.state if rows is None else self.state[rows])]
+        pairs = self._with_cotangents(again.state, rows)
         for x, cotangent in zip(again.carried.tensors, self.carried, strict=True):
             pairs.append((x, cotangent if cotangent is None or rows is None else cotangent[rows]))
         if again.emitted is not None and self.flat is not None:
@@ -220,6 +243,9 @@ class Sweep:
             pairs.append((again.coefficients, piece if rows is None else piece[:, rows]))
         return _needed(pairs)
 
+    def _with_cotangents(self, state: State, rows: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        return [(x, g if rows is None else g[rows]) for x, g in zip(state, self.state, strict=True)]
+
     def probed(self) -> int | None:
         """A step from the middle of the solve whose result was kept."""
         run = self.run_data
@@ -227,18 +253,18 @@ class Sweep:
         kept = [index - 1 for index in run.recorder.states if index > 0 and index - 1 not in recorded]
         return kept[len(kept) // 2] if kept else None
 
-    def compare(self, index: int, again: Tensor) -> None:
+    def compare(self, index: int, again: State) -> None:
         """Refuse to go on where the field is not the function that it was in the solve; looks at one of the steps."""
         if index != self.probe:
             return
-        again = again.detach()
         recorder = self.run_data.recorder
         record, after = recorder.records[index], recorder.records[index + 1]
-        before = following(self.state_at(index), record.rows, after.rows)
-        again, first = following(again, record.rows, after.rows), recorder.states[index + 1]
+        pair = self.state_at(index)[:1], again[:1]
+        before, now = (following(x, record.rows, after.rows)[0].detach() for x in pair)
+        first = recorder.states[index + 1][0]
         change, noise = torch.linalg.vector_norm(first - before), torch.linalg.vector_norm(first)
         allowed = 1e-3 * change + 1e3 * torch.finfo(first.dtype).eps * noise
-        if torch.linalg.vector_norm(again - first) > allowed:
+        if torch.linalg.vector_norm(now - first) > allowed:
             self.run_data.parameters.check()
             raise RuntimeError(
                 "f: gave other values in the backward pass, where DiscreteAdjoint calls it again, than in the solve: it "
@@ -246,11 +272,12 @@ class Sweep:
                 "(t, y, *args), backward() before the change, or DirectAdjoint(), which does not call it again"
             )
 
-    def _put_state(self, rows: Tensor | None, grad: Tensor | None) -> None:
-        if rows is None:
-            self.state = torch.zeros_like(self.state) if grad is None else grad
-        else:
-            self.state = self.state.index_copy(0, rows, torch.zeros_like(self.state[rows]) if grad is None else grad)
+    def _put_state(self, rows: Tensor | None, grads: Sequence[Tensor | None]) -> None:
+        for place, (old, grad) in enumerate(zip(self.state, grads, strict=True)):
+            if rows is None:
+                self.state[place] = torch.zeros_like(old) if grad is None else grad
+            else:
+                self.state[place] = old.index_copy(0, rows, torch.zeros_like(old[rows]) if grad is None else grad)
 
     def _put_carried(self, place: int, rows: Tensor | None, grad: Tensor | None) -> None:
         before = self.carried[place]
@@ -261,30 +288,31 @@ class Sweep:
             before = torch.zeros_like(like) if before is None else before
             self.carried[place] = before.index_copy(0, rows, torch.zeros_like(like[rows]) if grad is None else grad)
 
-    def state_at(self, index: int) -> Tensor:
+    def state_at(self, index: int) -> State:
         """The state before a step: kept, or computed again from the last kept one before it."""
         recorder, limit = self.run_data.recorder, self.run_data.checkpoints
         if index in recorder.states:
             return recorder.states[index]
         assert limit is not None
-        self.extra = {place: y for place, y in self.extra.items() if place <= index}
+        self.extra = {place: state for place, state in self.extra.items() if place <= index}
         place = max([index - index % recorder.stride, *self.extra])
-        y = self.extra[place] if place in self.extra else recorder.states[place]
+        state = self.extra[place] if place in self.extra else recorder.states[place]
         free = limit - len(recorder.states) - len(self.extra)
         while place < index:
             target = place + first_checkpoint(index - place + 1, free) if free else index
-            y, place = self._advance(y, place, target), target
+            state, place = self._advance(state, place, target), target
             if free:
-                self.extra[place], free = y, free - 1
-        return y
+                self.extra[place], free = state, free - 1
+        return state
 
-    def _advance(self, y: Tensor, first: int, last: int) -> Tensor:
+    def _advance(self, state: State, first: int, last: int) -> State:
         """The state before the step ``last``, from the one before ``first``."""
         records = self.run_data.recorder.records
         with torch.no_grad():
             for index in range(first, last):
-                y = following(advance(self.plan, records[index], y), records[index].rows, records[index + 1].rows)
-        return y
+                after = advance(self.plan, records[index], state)
+                state = following(after, records[index].rows, records[index + 1].rows)
+        return state
 
 
 class _Rest:

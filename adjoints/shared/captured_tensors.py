@@ -313,7 +313,7 @@ def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor])
     ``copies`` are the job's own tensors, ``originals`` those of the caller.
     """
     plan = job.plan
-    y0 = plan.method.lower(job.y0.detach()).requires_grad_()
+    y0 = job.y0.detach().requires_grad_()
     stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
     field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
     integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]

@@ -212,7 +212,7 @@ class JacobianFrobenius(_PathIntegral):
     def update(self, state: tuple[Tensor, ...], view: StepView) -> tuple[Tensor, ...]:
         """Take in one more step."""
         total, noise = state
-        return self.combined(total, self.measure(view, view.method.lower(noise)), view), noise
+        return self.combined(total, self.measure(view, noise), view), noise
 
     def value(self, state: tuple[Tensor, ...], accepted: Any, plan: Any) -> tuple[Tensor, int]:
         """The reduced number."""

@@ -149,18 +149,21 @@ class Local(Regularizer):
     def _measure(self, y: Tensor, t: Tensor, solver_h: Tensor, plan: Plan) -> tuple[Tensor, int]:
         """The regularizer of one step from ``y`` at ``t``."""
         time: Scalar = t.item() if plan.host else t
-        state = plan.method.lower(y)
-        slope = plan.field(time, state)
+        slope = plan.field(time, y)
         calls = 1
         start = slope.detach() if self.constant_first_stage else slope
         longest = (plan.t1 - time) * plan.direction
         if self.h == "initial":
             with torch.no_grad():
-                h = first_step(plan, plan.field, time, state, slope, longest)
+                h = first_step(plan, plan.field, time, y, slope, longest)
             calls += 1
         else:
             h = minimum(solver_h.item() if plan.host else solver_h, longest)
-        step = plan.method.step(plan.field, time, time + plan.direction * h, y, start if plan.field.chains else None)
+        memory, cache = (
+            plan.method.start(plan.field, time, y),
+            plan.method.known(start if plan.field.chains else None, y),
+        )
+        step = plan.method.step(plan.field, time, time + plan.direction * h, y, memory, cache)
         view = StepView(step, plan.method, plan.rtol, plan.atol, 0, plan.field)
         lanes = torch.zeros_like(t, dtype=real_dtype(y))
         measured = self.regularizer.update(self.regularizer.start(y, lanes, (t, t)), view)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..core.scalars import Scalar
 from ..errors import InvalidProblemError
-from ..methods.base import Step
+from ..methods.base import Cache as StepCache
+from ..methods.base import Memory, Step
 from ..stepping.attempt import Carry, Plan, Trial
 from .block import CARRIED, JUDGED, Attempts, Reading, block, packed, unpacked
 from .cuda_graph import Cache, Captured, Layout, signature
@@ -50,14 +51,14 @@ class Kept(Step):
         return self._stiffness
 
     @property
-    def first_slope(self) -> Tensor:
+    def retry(self) -> StepCache:
         """Not kept."""
-        raise self._gone("first_slope")
+        raise self._gone("retry")
 
     @property
-    def end_slope(self) -> Tensor | None:
+    def cache(self) -> StepCache:
         """Not kept."""
-        raise self._gone("end_slope")
+        raise self._gone("cache")
 
     @property
     def error(self) -> Tensor:
@@ -128,9 +129,10 @@ class _CapturedBlock:
         pieces = None if kept.pieces is None else kept.pieces[index]
         stiffness = None if kept.stiffness is None else kept.stiffness[index]
         costs = tuple(tuple(x[index] for x in state) for state in kept.costs)
+        memory = tuple(x[index] for x in kept.memory)
         step = Kept((lane["t"], lane["t_end"]), ys, kept.calls[index], pieces, stiffness)
         counts = (lane["status"], lane["steps"], lane["accepted"], lane["nfe"])
-        before = Carry(lane["t"], lane["h"], ys[0], None, (), costs, *counts)  # type: ignore[arg-type]
+        before = Carry(lane["t"], lane["h"], ys[0], memory, None, (), costs, *counts)  # type: ignore[arg-type]
         return before, Trial(step, lane["t"], lane["t_end"], lane["ratio"], lane["accept"], lane["next"], (), None)
 
 
@@ -141,6 +143,7 @@ class _KeptBlock(NamedTuple):
     packed: Tensor
     clocks: dict[str, Tensor | None]
     ys: Tensor | None
+    memory: Memory
     costs: Costs
     pieces: Tensor | None
     stiffness: Tensor | None
@@ -160,16 +163,19 @@ def _block(
     attempts, after, extras = block(plan, carry, size, beside)
     states, trials = [*(before for before, _ in attempts), after], [trial for _, trial in attempts]
     clocks: dict[str, Tensor | None] = dict.fromkeys((*CARRIED, *JUDGED))
-    ys, costs = None, cast(Costs, ())
+    ys, memory, costs = None, cast(Memory, ()), cast(Costs, ())
     if wants.states:
         clocks = {name: torch.stack([getattr(state, name) for state in states]) for name in CARRIED}
         clocks |= {key: torch.stack([getattr(x, name) for x in trials]) for key, name in JUDGED.items()}
         # Where a step was accepted its end is the next state, and the others are not read.
         ys = torch.stack([state.y for state in states])
+        memory = tuple(torch.stack(list(xs)) for xs in zip(*(state.memory for state in states), strict=True))
         costs = tuple(
             tuple(torch.stack(list(xs)) for xs in zip(*(state.costs[place] for state in states), strict=True))
             for place in range(len(plan.costs))
         )
     pieces, stiffness = (None if xs[0] is None else torch.stack(list(xs)) for xs in zip(*extras, strict=True))
     calls = tuple(trial.step.calls for trial in trials)
-    return _KeptBlock(after, packed(attempts, after, wants.numbers), clocks, ys, costs, pieces, stiffness, calls)
+    return _KeptBlock(
+        after, packed(attempts, after, wants.numbers), clocks, ys, memory, costs, pieces, stiffness, calls
+    )

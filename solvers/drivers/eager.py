@@ -42,13 +42,12 @@ def start(
         slope, calls = _first_slope(plan, y0), calls + 1
     if estimate:
         assert slope is not None
-        state = plan.method.lower(y0)
         stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
-        field = plan.stops.one_sided(plan.field, plan.t0, stop, state)
+        field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
         longest = minimum(abs(stop - plan.t0), plan.controller.dtmax)
         with nullcontext() if plan.through_steps else torch.no_grad():
             t0 = plan.ends(plan.t0, plan.t1, True, False)[0] if plan.through_steps else plan.t0
-            h = first_step(plan, field, t0, state, slope, longest)
+            h = first_step(plan, field, t0, y0, slope, longest)
         h = maximum(h, abs(plan.t0) * TIME_RESOLUTION)
         calls += 1
     else:
@@ -56,7 +55,7 @@ def start(
         h = span if dt is None else 0.0 * span + dt
     h = minimum(maximum(h, plan.controller.dtmin), plan.controller.dtmax)
     # A lane may carry the end slope of one step into the next only where no discontinuity can lie between them.
-    return begin(plan, y0, slope if carried else None, h, calls, costs)
+    return begin(plan, y0, plan.method.known(slope if carried else None, y0), h, calls, costs)
 
 
 def first_step(plan: Plan, field: Term, t: Scalar, state: Tensor, slope: Tensor, longest: Scalar) -> Scalar:
@@ -67,8 +66,7 @@ def first_step(plan: Plan, field: Term, t: Scalar, state: Tensor, slope: Tensor,
 def _first_slope(plan: Plan, y0: Tensor) -> Tensor:
     first, _ = plan.ends(plan.t0, plan.t1, True, False)
     stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
-    state = plan.method.lower(y0)
-    return plan.stops.one_sided(plan.field, plan.t0, stop, state)(first, state)
+    return plan.stops.one_sided(plan.field, plan.t0, stop, y0)(first, y0)
 
 
 class Recording(Protocol):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.legendre import evaluate
 from ..errors import InvalidProblemError
 from ..output.saving import SavePlan
-from ..stepping.attempt import RUNNING, Carry, Plan, Trial, attempt, map_slope, settle
+from ..stepping.attempt import RUNNING, Carry, Plan, Trial, attempt, map_cache, settle
 from .integrate import Options
 
 
@@ -30,7 +30,7 @@ class FlatSolve:
 
     def __init__(self, plan: Plan, options: Options, carry: Carry, ys: Tensor | None) -> None:
         self.plan, self.options = plan, options
-        self.slope, self.saves = carry.slope, ys is not None
+        self.memory, self.cache, self.saves = len(carry.memory), carry.cache, ys is not None
         self.bridges = plan.field.bridges(_times(options.save, live=False)) if self.saves else None
         self.controls = len(carry.control)
         self.costs = [len(state) for state in carry.costs]
@@ -38,24 +38,26 @@ class FlatSolve:
 
     def flat(self, carry: Carry, ys: Tensor | None) -> tuple[Tensor, ...]:
         """The tensors one after another; copies, because the loop operator refuses aliases."""
-        slope = () if carry.slope is None else carry.slope if isinstance(carry.slope, tuple) else (carry.slope,)
+        cache: list[Tensor] = []
+        map_cache(lambda x: cache.append(x) or x, carry.cache)  # type: ignore[func-returns-value]
         costs = [x for state in carry.costs for x in state]
         # Of the calls that readers of steps make, an SDE's tell how often its diffusion was called.
         asked = (carry.asked, carry.looked) if self.plan.field.random else ()
         counts = (carry.status, carry.steps, carry.accepted, carry.nfe, *asked)
-        tensors = (carry.t, carry.h, carry.y, *slope, *carry.control, *costs, *counts)
+        tensors = (carry.t, carry.h, carry.y, *carry.memory, *cache, *carry.control, *costs, *counts)
         return tuple(x.clone() for x in (tensors if ys is None else (*tensors, ys)))
 
     def carry(self, flat: tuple[Tensor, ...]) -> Carry:
         """The carry again."""
         rest = iter(flat)
         t, h, y = next(rest), next(rest), next(rest)
-        slope = map_slope(lambda _: next(rest), self.slope)
+        memory = tuple([next(rest) for _ in range(self.memory)])
+        cache = map_cache(lambda _: next(rest), self.cache)
         control = tuple([next(rest) for _ in range(self.controls)])
         costs = tuple([tuple([next(rest) for _ in range(count)]) for count in self.costs])
         status, steps, accepted, nfe = [next(rest) for _ in range(4)]
         asked, looked = (next(rest), next(rest)) if self.plan.field.random else (0, 0)
-        return Carry(t, h, y, slope, control, costs, status, steps, accepted, nfe, asked=asked, looked=looked)
+        return Carry(t, h, y, memory, cache, control, costs, status, steps, accepted, nfe, asked=asked, looked=looked)
 
     def ys(self, flat: tuple[Tensor, ...]) -> Tensor | None:
         """The saved rows."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidProblemError
-from ..stepping.attempt import Carry, Plan, map_slope
+from ..stepping.attempt import Carry, Plan, map_cache
 from .eager import start
 from .flat import FlatSolve, refuse_growing, row_buffer
 from .integrate import Options, Outcome
@@ -31,7 +31,8 @@ def integrate_in_graph(plan: Plan, y0: Tensor, options: Options) -> tuple[Outcom
     carry, anchor = _anchored_by(plan, carry, y0)
     carry = carry._replace(
         y=carry.y + anchor,
-        slope=map_slope(partial(_anchored, anchor=anchor), carry.slope),
+        memory=tuple(_anchored(x, anchor) for x in carry.memory),
+        cache=map_cache(partial(_anchored, anchor=anchor), carry.cache),
         costs=tuple(tuple(_anchored(x, anchor) for x in state) for state in carry.costs),
     )
     ys = None if options.save.times is None else row_buffer(plan, options.save, y0) + anchor
@@ -65,13 +66,15 @@ def _loop(
 
 def _anchored_by(plan: Plan, carry: Carry, y0: Tensor) -> tuple[Carry, Tensor]:
     """The anchor of a solve; where no slope is carried yet, one call of the field at the start tells what it depends on."""
-    if carry.slope is not None:
-        return carry, _anchor(y0, carry.slope)
+    if isinstance(carry.cache, Tensor):
+        return carry, _anchor(y0, carry.cache)
     chained = plan.method.chains and len(plan.stops.jumps) == 0
     if not chained and not torch.is_grad_enabled():
         return carry, _anchor(y0)
-    reached = plan.field.probe(plan.t0, plan.method.lower(y0))
-    carry = carry._replace(nfe=carry.nfe + 1, slope=tuple(reached) if chained else None)
+    reached = plan.field.probe(plan.t0, y0)
+    carry = carry._replace(nfe=carry.nfe + 1)
+    if chained:
+        carry = carry._replace(cache=plan.method.known(tuple(reached), y0))  # type: ignore[arg-type]
     return carry, _anchor(y0, *reached)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..core.scalars import Scalar, any_true, as_clock, both, choose, negate, real_dtype, select
 from ..core.status import Status
 from ..errors import InvalidProblemError
-from ..methods.base import Method, VectorField
-from ..stepping.attempt import RUNNING, Carry, Plan, Trial
+from ..methods.base import Memory, Method, VectorField
+from ..stepping.attempt import RUNNING, Carry, Plan, Trial, map_cache, restarted
 from .event import EventState, Fired
 from .locate import Path, Place, hits_at, locate, quiet, search_step
 
@@ -49,9 +49,10 @@ def observe(plan: Plan, carry: Carry) -> Carry:
         return carry
     y, calls = carry.y.detach(), 0
     with torch.no_grad():
-        slope = torch.zeros_like(y) if carry.slope is None else carry.slope
+        known = carry.cache if isinstance(carry.cache, Tensor) else None
+        slope = torch.zeros_like(y) if known is None else known
         signs, zero, quiet = events.sides(plan.t0, y, slope, plan.direction)
-        if carry.slope is None and bool(quiet.any()):
+        if known is None and bool(quiet.any()):
             slope, calls = _slope_behind(plan, plan.t0, y), 1
             signs, zero, _ = events.sides(plan.t0, y, slope, plan.direction)
     standing = torch.zeros_like(plan.t0, dtype=torch.bool) if isinstance(plan.t0, Tensor) else False
@@ -116,9 +117,9 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
     return _go_on(plan, carry, trial, place, fired, signs, residual, values)
 
 
-def arrived(method: Method, field: VectorField, t: Scalar, t_end: Scalar, y: Tensor) -> Tensor:
+def arrived(method: Method, field: VectorField, memory: Memory, t: Scalar, t_end: Scalar, y: Tensor) -> Tensor:
     """The state at the end of a step."""
-    return method.step(field, t, t_end, y).y
+    return method.step(field, t, t_end, y, memory).y
 
 
 def _stopped(plan: Plan, carry: Carry, trial: Trial, lanes: Tensor) -> Trial:
@@ -147,12 +148,21 @@ def follow(plan: Plan, trial: Trial, carry: Carry) -> Carry:
     if fired is None:
         live = state.live if trial.accept is False else None
         return carry._replace(events=EventState(signs, zero, standing, live))
-    slope = carry.slope
+    cache, memory, y = carry.cache, carry.memory, carry.y
     if seen.slope is not None:
-        slope = seen.slope if plan.host else None if slope is None else choose(fired.changed, seen.slope, slope)
+        known = plan.method.known(seen.slope, seen.slope if seen.after is None else seen.after)
+        if plan.host:
+            cache = known
+        elif cache is not None:
+            cache = map_cache(partial(choose, fired.changed), known, cache)
+    if seen.after is not None:
+        t = trial.t_end if seen.live is None else seen.live
+        memory = restarted(plan, fired.changed, t, trial.t_end, y, seen.after, memory)
+        y = choose(fired.mask, seen.after, y)
     return carry._replace(
-        y=carry.y if seen.after is None else choose(fired.mask, seen.after, carry.y),
-        slope=slope,
+        y=y,
+        memory=memory,
+        cache=cache,
         status=select(fired.ends, int(Status.EVENT), carry.status),
         nfe=carry.nfe + seen.calls,
         events=EventState(signs, zero, standing | fired.mask, seen.live),
@@ -189,21 +199,22 @@ def _go_on(
     assert events is not None
     t: Scalar = float(place.t) if plan.host else place.t
     if not plan.host:
-        _ = trial.step.end_slope  # other lanes go on with it, and pay for it themselves
+        _ = trial.step.cache  # other lanes go on with it, and pay for it themselves
     calls = trial.step.calls + (int(place.calls) if plan.host else place.calls)
     live = None
     if plan.host and torch.is_grad_enabled():
         field = plan.stops.one_sided(plan.field, trial.t, t, carry.y)
-        live = events.live_time(fired, partial(arrived, plan.method, field), trial.step.t0, t, carry.y)
+        arrive = partial(arrived, plan.method, field, carry.memory)
+        live = events.live_time(fired, arrive, trial.step.t0, t, carry.y)
         live = live if isinstance(live, Tensor) else None
         if live is not None or step is not trial.step:
             end = t if live is None else live
-            step = plan.method.step(field, trial.step.t0, end, carry.y, trial.step.first_slope)
+            step = plan.method.step(field, trial.step.t0, end, carry.y, carry.memory, trial.step.retry)
     if step is not trial.step:
         if plan.host:
             step.calls = calls
         else:
-            before, _ = step.calls, step.end_slope
+            before, _ = step.calls, step.cache
             step.calls = calls + torch.where(place.cut, step.calls - before, 0)
     after = events.change(fired, t if live is None else live, step.y) if any_true(fired.changed) else None
     here = step.y if after is None else after

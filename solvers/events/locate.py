@@ -317,7 +317,7 @@ def _retake(plan: Plan, carry: Carry, trial: Trial, t_end: np.ndarray) -> Step:
     """The attempt's step again, to another end."""
     end = _clock(plan, t_end, carry.y.device)
     field = plan.stops.one_sided(plan.field, trial.t, end, carry.y)
-    return plan.method.step(field, trial.step.t0, end, carry.y, trial.step.first_slope)
+    return plan.method.step(field, trial.step.t0, end, carry.y, carry.memory, trial.step.retry)
 
 
 def hits_at(events: Events, path: Path, search: Search, place: Place, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ def assemble(ready: Prepared, result: Result) -> Solution:
     if ready.fired is not None:
         result = _with_first_events(ready, result)
     plan, outcome, carry, packing = ready.plan, result.outcome, result.outcome.carry, ready.packing
-    y1 = plan.method.lower(result.y1)
+    y1 = result.y1
     ts = _times(ready, result)
     numbers = [cost.value(state, carry.accepted, plan) for cost, state in zip(plan.costs, result.costs, strict=True)]
     calls = ready.probes + sum(calls for _, calls in numbers)
@@ -99,7 +99,7 @@ def _states(ready: Prepared, result: Result, y1: Tensor, ts: Tensor) -> Tensor:
     if result.ys is None:
         arrived = (carry.status == _SUCCESS) | ((carry.status == _EVENT) & (carry.t == plan.t1))
         return (y1 if arrived is True else choose(arrived, y1, torch.full_like(y1, torch.nan))).unsqueeze(0)
-    ys = plan.method.lower(result.ys)
+    ys = result.ys
     if log is not None and result.logged is not None and save.every and save.right:
         ys = log.behind(ys, ts, result.logged)
     return ys
@@ -118,9 +118,8 @@ def _dense(ready: Prepared, result: Result) -> DenseOutput | None:
     plan, steps, log, save = ready.plan, result.outcome.steps, result.outcome.log, ready.keep.save
     if not save.dense or steps is None:
         return None
-    lower, moved, jumps = plan.method.lower, None, None
+    moved = jumps = None
     if log is not None and result.logged is not None:
         moved = partial(log.moved, times=result.logged.times)
         jumps = log.view(result.logged, ready.packing).ts.detach()
-    pieces = None if result.coefficients is None else lower(result.coefficients)
-    return steps.dense(plan, pieces, ready.packing, lower(ready.y0), moved, jumps, save.right)
+    return steps.dense(plan, result.coefficients, ready.packing, ready.y0, moved, jumps, save.right)

@@ -14,7 +14,7 @@ from ..core.packing import Packing
 from ..core.scalars import Scalar, graph_constant, transformed
 from ..core.ties import resolution
 from ..core.times import read_times
-from ..core.tolerances import Tolerance, checked_tolerance, for_each_entry, refuse_zero
+from ..core.tolerances import Tolerance, checked_tolerance, refuse_zero
 from ..drivers.integrate import Options
 from ..errors import InvalidProblemError
 from ..events.event import Events, ScheduledEvent, as_events
@@ -40,13 +40,12 @@ def prepare_plan(
     controller = None if given is None else given.constant()
     if not problem.smooth:
         _refuse_times(problem, options.events, through_steps)
-    state = method.lower(y0)
-    term, method = kind_of(problem).term(problem, packing, state, method, controller, (t0, t1), options)
+    term, method = kind_of(problem).term(problem, packing, y0, method, controller, (t0, t1), options)
     if term.family not in method.takes:
         raise InvalidProblemError(f"solver: {method.name} does not step {term.title}; expected a method that takes it")
     for cost in options.regularizers:
         cost.check(method)
-    rtol, atol = _tolerances(options, packing, method, state)
+    rtol, atol = _tolerances(options, packing, method, y0)
     knots, live = find_knots(term.controls)
     live = [*live, *(() if given is None else given.live)]
     controller = usual_controller(method) if controller is None else controller
@@ -83,14 +82,13 @@ def _direction(t0: Scalar, t1: Scalar) -> Scalar:
 
 
 def _tolerances(options: SolveOptions, packing: Packing, method: Method, y0: Tensor) -> tuple[Tolerance, Tolerance]:
-    """The tolerances, for each entry of the state that the method steps where they are given for each."""
+    """The tolerances, for each entry of the state where they are given for each."""
     rtol, atol = (
         checked_tolerance(x, name, packing, y0) for x, name in ((options.rtol, "rtol"), (options.atol, "atol"))
     )
     refuse_zero(rtol, atol)
     if method.adaptive:
         check_tolerances(rtol, atol, y0)
-        rtol, atol = (method.lift(x) if for_each_entry(x) else x for x in (rtol, atol))
     return rtol, atol
 
 
@@ -118,10 +116,6 @@ def _events(
                 f"ts: got times of shape {tuple(torch.as_tensor(event.ts).shape)}; expected (T,)"
                 + (f", or (T, {y0.shape[0]}) for each sample" if packing.per_sample else "; per_sample takes (T, B)")
             )
-    if method.reversible:
-        raise InvalidProblemError(
-            f"events: got some with {method!r}, which steps two copies of the state at once; expected another solver"
-        )
     if through_steps:
         raise InvalidProblemError("events: got some with through_steps=True; expected step sizes that are constants")
     t0, t1 = ends

@@ -56,7 +56,7 @@ def prepare(problem: Any, solver: Method | None, options: SolveOptions, through_
     if options.per_sample:
         check_samples(problem.y0)
     packing = Packing(problem.y0, options.per_sample)
-    y0 = method.lift(packing.pack(problem.y0, "y0"))
+    y0 = packing.pack(problem.y0, "y0")
     plan = prepare_plan(problem, packing, y0, method, options, through_steps)
     keep, shown = prepare_outputs(plan, y0, options)
     probes = check_products(plan, y0) + (check_size(plan, y0) if options.driver is None else 0)

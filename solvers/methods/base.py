@@ -14,6 +14,10 @@ from ..core.scalars import Scalar, shaped
 from ..errors import InvalidProblemError
 
 VectorField = Callable[[Scalar, Tensor], Tensor]
+Memory = tuple[Tensor, ...]
+"""What a method must know of the steps before, beside the state: tensors, with ``per_sample`` a row for each sample."""
+Cache = Any
+"""What a step can use of the one before it and can do without: None, a tensor, or tuples of them, samples first."""
 
 
 class Step(ABC):
@@ -37,6 +41,8 @@ class Step(ABC):
     t1: Scalar
     y0: Tensor
     y: Tensor
+    memory: Memory = ()
+    """The method's memory at the end, from which the next step starts; in the graph, as ``y`` is."""
     field: Any
     """What the step calls, ``field(t, y)``; a reader of the step may call it too, and then adds to :attr:`asked`."""
     calls: Scalar
@@ -49,14 +55,26 @@ class Step(ABC):
     """Whether the solution between the ends follows a path, so that a method ``emit`` of the step gives its rows there."""
 
     @property
-    @abstractmethod
-    def first_slope(self) -> Any:
-        """The field at the start, ``f(t0, y0)``; None where a step cannot start with one."""
+    def cache(self) -> Cache:
+        """What the next step can use of this one, such as the field at its end; None where there is nothing."""
+        return None
 
     @property
-    @abstractmethod
-    def end_slope(self) -> Any:
-        """The field at the end, ``f(t1, y)``, where the method has it for free; the next step starts with it."""
+    def retry(self) -> Cache:
+        """What another step from the same start can use of this one, such as the field at the start."""
+        return None
+
+    @property
+    def first_slope(self) -> Tensor:
+        """The field at the start, ``f(t0, y0)``, called where the method does not have it."""
+        self.asked += 1
+        slope: Tensor = self.field(self.t0, self.y0)
+        return slope
+
+    @property
+    def end_slope(self) -> Tensor | None:
+        """The field at the end, ``f(t1, y)``, where the method has it for free."""
+        return None
 
     @property
     @abstractmethod
@@ -110,6 +128,11 @@ class Method(ABC):
 
     A method must: use only what it is passed; return a :class:`Step`; never branch on a tensor's value; evaluate the
     field at ``t0`` and ``t1`` themselves where its nodes are 0 and 1; never write into a tensor it was given.
+
+    What it knows of earlier steps is passed and returned, in two parts. The *memory* is as essential as the state: the
+    second copy of a reversible method, the history of a multistep one. It is differentiated, and the adjoints keep it
+    beside the state. The *cache* may be thrown away at any time, and a step without one is the same step: the field at
+    the start, a factorization. States, errors and the dense output are those of the problem, never of the memory.
 
     When to take it:
         To write a method that is no Runge-Kutta method of a tableau: for those :class:`RungeKutta` and
@@ -167,20 +190,41 @@ class Method(ABC):
         """What the method's authors or the field prefer over the default PI controller's constants."""
         return {}
 
+    def start(self, field: VectorField, t0: Scalar, y0: Tensor) -> Memory:
+        """The memory before the first step. What it calls of the field is not counted."""
+        del field, t0, y0
+        return ()
+
+    def restart(self, field: VectorField, t: Scalar, before: Tensor, y: Tensor, memory: Memory) -> Memory:
+        """The memory behind a discontinuity at ``t``, of the field, or of the state, which was ``before`` and is now ``y``.
+
+        As before the first step, unless a method knows better.
+        """
+        del before, memory
+        return self.start(field, t, y)
+
+    def known(self, slope: Tensor | None, y: Tensor) -> Cache:
+        """The cache of a step from ``y`` of which nothing is known but ``slope``, the field there, or not even that."""
+        del y
+        return slope
+
     @abstractmethod
-    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Tensor | None = None) -> Step:
-        """One step from ``t0`` to ``t1``; ``slope`` is ``f(t0, y0)`` where the caller has it."""
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+    ) -> Step:
+        """One step from ``t0`` to ``t1``.
 
-    def lift(self, y: Tensor) -> Tensor:
-        """The state that the method steps, from the problem's; other methods than :class:`Reversible` step that itself."""
-        return y
+        Args:
+            field: the right-hand side.
+            t0: where the step starts.
+            t1: where it ends.
+            y0: the state at the start.
+            memory: the method's memory there.
+            cache: what an earlier step has left, or None.
+        """
 
-    def lower(self, state: Tensor) -> Tensor:
-        """The problem's state, from the one that the method steps; leading dimensions may be added."""
-        return state
-
-    def back(self, field: VectorField, t0: Scalar, t1: Scalar, y1: Tensor) -> Tensor:
-        """The state at ``t0`` from which a step to ``t1`` has led to ``y1``; reversible methods only."""
+    def back(self, field: VectorField, t0: Scalar, t1: Scalar, y1: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """State and memory at ``t0`` from which a step to ``t1`` has led to ``y1`` and ``memory``; reversible methods only."""
         raise InvalidProblemError(f"solver: {self.name} cannot take a step back; expected Reversible({self.name}())")
 
     def __repr__(self) -> str:

@@ -10,11 +10,13 @@ from torch import Tensor
 from ..checks import fraction
 from ..core.scalars import Scalar
 from ..errors import InvalidProblemError
-from .base import Method, Step, VectorField
+from .base import Cache, Memory, Method, Step, VectorField
 
 
 class ReversibleStep(Step):
-    """A step of the coupled pair; its state, error and polynomial have the two copies in their last dimension."""
+    """A step of the coupled pair: the state is the first copy, the memory the second."""
+
+    beside: Scalar = 0
 
     def __init__(
         self,
@@ -23,31 +25,36 @@ class ReversibleStep(Step):
         field: VectorField,
         t0: Scalar,
         t1: Scalar,
-        pair: Tensor,
+        y0: Tensor,
+        memory: Memory,
         slope: Tensor | None,
     ) -> None:
-        self.field, self.t0, self.t1, self.y0 = field, t0, t1, pair
-        y, z = pair.unbind(-1)
-        self.forward = base.step(field, t0, t1, z, slope)
-        moved = coupling * y + (1.0 - coupling) * z + (self.forward.y - z)
-        self.backward = base.step(field, t1, t0, moved)
-        self.y = torch.stack([moved, z - (self.backward.y - moved)], dim=-1)
-        self.pull = (1.0 - coupling) * (z - y)
+        self.field, self.t0, self.t1, self.y0 = field, t0, t1, y0
+        (z,) = memory
+        self.forward = base.step(field, t0, t1, z, cache=slope)
+        self.y = coupling * y0 + (1.0 - coupling) * z + (self.forward.y - z)
+        self.backward = base.step(field, t1, t0, self.y)
+        self.memory = (z - (self.backward.y - self.y),)
+        self.pull = (1.0 - coupling) * (z - y0)
 
     @property
-    def calls(self) -> int:
-        """How often both halves have called the field so far."""
-        return self.forward.calls + self.backward.calls
+    def calls(self) -> Scalar:
+        """How often both halves have called the field so far, and what the loop has counted beside them."""
+        return self.forward.calls + self.backward.calls + self.beside
+
+    @calls.setter
+    def calls(self, count: Scalar) -> None:
+        self.beside = count - self.forward.calls - self.backward.calls
+
+    @property
+    def retry(self) -> Tensor | None:
+        """The field at the start, at the second copy."""
+        return self.forward.retry
 
     @property
     def first_slope(self) -> Tensor:
         """The field at the start, at the second copy."""
         return self.forward.first_slope
-
-    @property
-    def end_slope(self) -> None:
-        """Not at hand."""
-        return None
 
     @property
     def slopes(self) -> list[tuple[float, Tensor]]:
@@ -56,9 +63,8 @@ class ReversibleStep(Step):
 
     @property
     def error(self) -> Tensor:
-        """The base method's estimate, for both copies."""
-        error = self.forward.error
-        return torch.stack([error, error], dim=-1)
+        """The base method's estimate."""
+        return self.forward.error
 
     @property
     def stiffness(self) -> Tensor:
@@ -66,13 +72,9 @@ class ReversibleStep(Step):
         return self.forward.stiffness
 
     def polynomial(self) -> list[Tensor]:
-        """The base method's, moved to start at the first copy and to end at it; a straight line for the second."""
+        """The base method's, moved to start at the first copy and to end at it."""
         first, *rest = self.forward.polynomial()
-        line = (self.y - self.y0)[..., 1]
-        return [
-            torch.stack([first + self.pull, line], dim=-1),
-            *(torch.stack([piece, torch.zeros_like(piece)], dim=-1) for piece in rest),
-        ]
+        return [first + self.pull, *rest]
 
 
 class Reversible(Method):
@@ -99,7 +101,7 @@ class Reversible(Method):
 
     Raises:
         InvalidProblemError: ``base`` is no explicit method or reversible itself, or ``coupling`` not between 0 and 1;
-            in the solve, an :class:`SDEProblem`, or a continuous adjoint.
+            in the solve, an :class:`SDEProblem`.
 
     When to take it:
         With :class:`ReversibleAdjoint`, where memory for one state is all there is. Otherwise the base method alone: it
@@ -138,26 +140,26 @@ class Reversible(Method):
         """The base method's."""
         return self.base.controller_options
 
-    def lift(self, y: Tensor) -> Tensor:
-        """Two copies, in a new last dimension."""
-        return torch.stack([y, y], dim=-1)
+    def start(self, field: VectorField, t0: Scalar, y0: Tensor) -> Memory:
+        """The second copy, equal to the first."""
+        return (y0,)
 
-    def lower(self, state: Tensor) -> Tensor:
-        """The first copy."""
-        return state[..., 0]
+    def restart(self, field: VectorField, t: Scalar, before: Tensor, y: Tensor, memory: Memory) -> Memory:
+        """The second copy, moved as far as the first; one of a field that jumps stays where it is."""
+        return (memory[0] + (y - before),)
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Tensor | None = None
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
     ) -> ReversibleStep:
-        """One step of the pair; ``slope`` is the field at its second copy."""
-        return ReversibleStep(self.base, self.coupling, field, t0, t1, y0, slope)
+        """One step of the pair; the cache is the field at its second copy."""
+        return ReversibleStep(self.base, self.coupling, field, t0, t1, y0, memory, cache)
 
-    def back(self, field: VectorField, t0: Scalar, t1: Scalar, y1: Tensor) -> Tensor:
-        """The pair at ``t0`` from which a step to ``t1`` has led to ``y1``."""
-        y, z = y1.unbind(-1)
-        z = z + (self.base.step(field, t1, t0, y).y - y)
-        y = (y - (1.0 - self.coupling) * z - (self.base.step(field, t0, t1, z).y - z)) / self.coupling
-        return torch.stack([y, z], dim=-1)
+    def back(self, field: VectorField, t0: Scalar, t1: Scalar, y1: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """The pair at ``t0`` from which a step to ``t1`` has led to ``y1`` and ``memory``."""
+        (z,) = memory
+        z = z + (self.base.step(field, t1, t0, y1).y - y1)
+        y = (y1 - (1.0 - self.coupling) * z - (self.base.step(field, t0, t1, z).y - z)) / self.coupling
+        return y, (z,)
 
 
 def _stable_stretch(base: Method, coupling: float) -> float:

@@ -15,7 +15,7 @@ from ..core.norms import rms
 from ..core.scalars import Scalar, real_dtype, spread
 from ..core.torch_private import transforms_active
 from ..errors import InvalidProblemError
-from .base import Method, Step, VectorField
+from .base import Cache, Memory, Method, Step, VectorField
 from .proved import tableau_of
 from .tableau import ButcherTableau
 
@@ -123,12 +123,22 @@ class RungeKuttaStep(Step):
         return isinstance(self.span, Tensor) and self.span.dim() == 1
 
     @property
+    def retry(self) -> Tensor | None:
+        """The first stage."""
+        return self.stages[0]
+
+    @property
     def first_slope(self) -> Tensor:
         """The first stage."""
         return self.stages[0]
 
     @property
     def end_slope(self) -> Tensor | None:
+        """The same as the cache."""
+        return self.cache
+
+    @property
+    def cache(self) -> Tensor | None:
         """The stage that sits at the end, where the tableau has one and it is at hand."""
         index = self.tableau.end_slope
         if index is None or (index >= len(self.stages) and not self.tableau.fsal):
@@ -254,10 +264,10 @@ class RungeKutta(Method):
         return self.tableau.stiffness_pair is not None
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Tensor | None = None
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
     ) -> RungeKuttaStep:
-        """One step from ``t0`` to ``t1``."""
-        return RungeKuttaStep(self.tableau, field, t0, t1, y0, slope)
+        """One step from ``t0`` to ``t1``; the cache is the field at the start."""
+        return RungeKuttaStep(self.tableau, field, t0, t1, y0, cache)
 
 
 class NamedRungeKutta(RungeKutta):

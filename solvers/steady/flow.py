@@ -195,10 +195,13 @@ class Flow:
         self._stop(first, torch.ones_like(self.arrived), allowed)
         while any_true(self.carry.status == RUNNING):
             now = _relative(self.plan, self.carry.h, self.carry.y, self.slope, self.path_rtol)
-            trial = attempt(now, self.carry._replace(slope=self.slope))
+            cache = self.carry.cache
+            if cache is None:
+                cache = now.method.known(self.slope, self.carry.y)
+            trial = attempt(now, self.carry._replace(cache=cache))
             self.carry = carry = settle(now, self.carry, trial)
-            if carry.slope is not None:
-                self.slope = carry.slope
+            if isinstance(carry.cache, Tensor):
+                self.slope = carry.cache
             elif any_true(trial.accept):
                 self.slope = self.plan.field(0.0, carry.y)
                 self.carry = carry._replace(nfe=carry.nfe + select(trial.accept, 1, 0))

@@ -240,7 +240,8 @@ class DynamicSS(SteadyStateMethod):
         self.solver = Tsit5() if solver is None else solver
         if not isinstance(self.solver, Method) or "ODE" not in self.solver.takes or self.solver.reversible:
             raise InvalidProblemError(
-                f"solver: got {solver!r}; expected a method for ODEs such as Tsit5(), not a Reversible one"
+                f"solver: got {solver!r}; expected a method for ODEs such as Tsit5(), not a Reversible one, which is not "
+                "stable on the long way to a steady state"
             )
         t_max = None if t_max is None else positive(t_max, "t_max")
         path_rtol = fraction(path_rtol, "path_rtol")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ from ..core.scalars import (
 from ..core.status import Status
 from ..core.tolerances import Tolerance, for_each_entry
 from ..core.vmap import refuse_lanes, shared
-from ..methods.base import Method, Step
+from ..methods.base import Cache, Memory, Method, Step
 from ..terms.base import Term
 from .controllers import Controller, constant_for_gradient
 from .reductions import Cost, StepView
@@ -98,8 +98,7 @@ class Plan:
 
     def norm_at(self, y: Tensor) -> Callable[[Tensor], Scalar]:
         """The root mean square in units of the tolerance at ``y``."""
-        rtol, atol = (self.method.lower(x) if for_each_entry(x) else x for x in (self.rtol, self.atol))
-        scale = tolerance(y.abs(), rtol, atol)
+        scale = tolerance(y.abs(), self.rtol, self.atol)
         return lambda x: self.read(rms(x / scale, self.per_sample))
 
     def take(self, rows: Tensor) -> Plan:
@@ -135,7 +134,8 @@ class Carry(NamedTuple):
     t: Scalar
     h: Scalar
     y: Tensor
-    slope: Any
+    memory: Memory
+    cache: Cache
     control: tuple[Scalar, ...]
     costs: tuple[tuple[Tensor, ...], ...]
     status: Scalar
@@ -205,7 +205,7 @@ def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
     if carry.events is not None:
         t = carry.events.start(t)
     field = plan.stops.one_sided(plan.field, carry.t, t_end, carry.y)
-    step = plan.method.step(field, t, t_live, carry.y, carry.slope)
+    step = plan.method.step(field, t, t_live, carry.y, carry.memory, carry.cache)
     ratio = _error_ratio(plan, step)
 
     accept, h, control = plan.controller.decide(length, ratio, carry.control)
@@ -228,7 +228,7 @@ def _error_ratio(plan: Plan, step: Step) -> Scalar:
         if plan.per_sample:
             finite = finite.reshape(len(finite), math.prod(finite.shape[1:])).all(dim=1)
         return plan.read(torch.where(finite if plan.per_sample else finite.all(), 0.0, torch.inf))
-    _ = step.end_slope  # in the graph, before the graph is switched off: the next step starts with it
+    _ = step.cache  # in the graph, before the graph is switched off: the next step starts with it
     inside = plan.through_steps or not torch.is_grad_enabled() or torch.compiler.is_compiling()
     with nullcontext() if inside else torch.no_grad():
         ends = step.error, step.y0, step.y, plan.rtol, plan.atol
@@ -248,7 +248,8 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
         t=t,
         h=trial.h,
         y=choose(accept, step.y, carry.y),
-        slope=_next_slope(plan, carry, trial),
+        memory=_next_memory(plan, carry, trial) if carry.memory else (),
+        cache=_next_cache(plan, carry, trial),
         control=trial.control,
         costs=costs,
         status=_status(plan, carry, trial, t, steps),
@@ -284,27 +285,73 @@ def advance_costs(
     )
 
 
-def _next_slope(plan: Plan, carry: Carry, trial: Trial) -> Any:
-    """The field where the next attempt starts, where that is known without another call."""
+def _next_memory(plan: Plan, carry: Carry, trial: Trial) -> Memory:
+    """The method's memory where the next attempt starts."""
+    if trial.accept is False:
+        return carry.memory
+    new = landed(plan, trial.step, trial.t_end)
+    return tuple([choose(trial.accept, x, old) for x, old in zip(new, carry.memory, strict=True)])
+
+
+def landed(plan: Plan, step: Step, t_end: Scalar) -> Memory:
+    """The memory at the end of a step, which starts again where the field is discontinuous there."""
+    if len(plan.stops.jumps) == 0:
+        return step.memory
+    return restarted(plan, plan.stops.is_jump(t_end), step.t1, t_end, step.y, step.y, step.memory)
+
+
+def restarted(plan: Plan, lanes: Scalar, t: Scalar, clock: Scalar, before: Tensor, y: Tensor, memory: Memory) -> Memory:
+    """The memory of a step's end, started again in those lanes that stand at a discontinuity.
+
+    Args:
+        plan: the solve.
+        lanes: the lanes.
+        t: the time, in the graph.
+        clock: the same without it.
+        before: the state in front of the discontinuity.
+        y: the state behind it.
+        memory: the memory in front of it.
+    """
+    if not memory or lanes is False:
+        return memory
+    field = plan.stops.one_sided(plan.field, clock, plan.stops.after(clock, plan.t1, plan.direction), y)
+    again = plan.method.restart(field, t, before, y, memory)
+    return tuple([choose(lanes, new, old) for new, old in zip(again, memory, strict=True)])
+
+
+def first_memory(plan: Plan, y0: Tensor) -> Memory:
+    """The method's memory before the first step."""
+    if type(plan.method).start is Method.start:
+        return ()
+    first, _ = plan.ends(plan.t0, plan.t1, True, False)
+    stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
+    return plan.method.start(plan.stops.one_sided(plan.field, plan.t0, stop, y0), first, y0)
+
+
+def _next_cache(plan: Plan, carry: Carry, trial: Trial) -> Cache:
+    """What the next attempt can use of this one: nothing that may be seen from both sides of a discontinuity."""
     step = trial.step
     if plan.host:
         if not trial.accept:
-            return step.first_slope
+            return step.retry
         last = trial.t_end == plan.t1 or trial.restarts
-        return None if last or plan.stops.is_jump(trial.t_end) else step.end_slope
-    if carry.slope is None:
+        return None if last or plan.stops.is_jump(trial.t_end) else step.cache
+    if carry.cache is None:
         return None
-    assert step.end_slope is not None
-    return map_slope(partial(choose, trial.accept), step.end_slope, carry.slope)
+    cache = map_cache(partial(choose, trial.accept), step.cache, step.retry)
+    if len(plan.stops.jumps) == 0:
+        return cache
+    fresh = plan.method.known(None, step.y)
+    return map_cache(partial(choose, both(trial.accept, plan.stops.is_jump(trial.t_end))), fresh, cache)
 
 
-def map_slope(f: Callable[..., Tensor], slope: Any, *others: Any) -> Any:
-    """A function of what a step starts with: nothing, the field's value, or drift and diffusion."""
-    if slope is None:
+def map_cache(f: Callable[..., Tensor], cache: Cache, *others: Cache) -> Cache:
+    """A function of a cache's tensors, one after another."""
+    if cache is None:
         return None
-    if isinstance(slope, tuple):
-        return tuple([f(*parts) for parts in zip(slope, *others, strict=True)])
-    return f(slope, *others)
+    if isinstance(cache, tuple):
+        return tuple([map_cache(f, *parts) for parts in zip(cache, *others, strict=True)])
+    return f(cache, *others)
 
 
 def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) -> Scalar:
@@ -337,7 +384,7 @@ def _is_full(plan: Plan, y: Tensor) -> Scalar:
 def begin(
     plan: Plan,
     y0: Tensor,
-    slope: Tensor | None,
+    cache: Cache,
     h: Scalar,
     nfe: int,
     costs: tuple[tuple[Tensor, ...], ...] | None = None,
@@ -348,7 +395,8 @@ def begin(
         t=plan.live_t0 if plan.through_steps and plan.live_t0 is not None else plan.t0,
         h=h,
         y=y0,
-        slope=slope,
+        memory=first_memory(plan, y0),
+        cache=cache,
         control=plan.controller.start(h),
         costs=start_costs(plan, y0) if costs is None else costs,
         status=select(plan.t0 == plan.t1, _SUCCESS, RUNNING),

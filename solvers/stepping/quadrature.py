@@ -55,6 +55,6 @@ class PathIntegral(Cost):
         length = view.t1 - view.t0
         share = torch.zeros_like(total)
         for node, weight in gauss_points(view.method.order):
-            y = view.method.lower(view.step.at(node))
+            y = view.step.at(node)
             share = share + weight * self.density(view.term, view.t0 + node * length, y)
         return (total + (share * length).to(total.dtype),)

@@ -87,7 +87,7 @@ class StepView:
 
     def at(self, theta: float) -> tuple[Scalar, Tensor]:
         """Time and state at a relative time of the step, from its dense output."""
-        return self.t0 + theta * (self.t1 - self.t0), self.method.lower(self.step.at(theta))
+        return self.t0 + theta * (self.t1 - self.t0), self.step.at(theta)
 
     def rms(self, x: Tensor) -> Tensor:
         """Root mean square of a state-shaped tensor over each lane."""

@@ -34,7 +34,9 @@ def stiff_advice(plan: Plan, carry: Carry) -> str:
     failed = (carry.status == int(Status.MAX_STEPS)) | (carry.status == int(Status.STEP_UNDERFLOW))
     if not any_true(failed):
         return ""
-    carry = carry._replace(y=carry.y.detach(), slope=None if plan.host else carry.slope)
+    carry = carry._replace(
+        y=carry.y.detach(), memory=tuple(x.detach() for x in carry.memory), cache=None if plan.host else carry.cache
+    )
     with torch.no_grad():
         products = _limited(replace(plan, costs=(), events=None), carry) / method.stability_radius
     stiff = products[torch.as_tensor(failed, device=products.device).reshape(-1)].nan_to_num(0.0)

@@ -75,13 +75,11 @@ def combined(
         w: W.
         elementwise: whether the noise multiplies the diffusion entry by entry.
     """
-    behind = y0.dim() - w.dim()  # a pair of copies has one more
     real = real_dtype(y0)
-    value = y0 + leading(theta, bridge.dim() + behind, real) * pieces[0]
+    value = y0 + leading(theta, bridge.dim(), real) * pieces[0]
 
     def each(x: Tensor) -> list[Tensor]:
-        parts = [x] if elementwise else [x[..., j : j + 1] for j in range(x.shape[-1])]
-        return [part.reshape(*part.shape, *[1] * behind) for part in parts]
+        return [x] if elementwise else [x[..., j : j + 1] for j in range(x.shape[-1])]
 
     noises = each(bridge)
     for piece, noise in zip(pieces[1:], noises, strict=False):
@@ -90,7 +88,7 @@ def combined(
     if bends:
         part = leading(theta, bridge.dim(), w.dtype)
         here, whole = each(bridge + part * w), each(w)
-        share = leading(theta, bridge.dim() + behind, real)
+        share = leading(theta, bridge.dim(), real)
         pairs = [(j, k) for j in range(len(noises)) for k in range(len(noises))]
         for piece, (j, k) in zip(bends, pairs, strict=True):
             value = value + piece * (0.5 * (here[j] * here[k] - share * (whole[j] * whole[k])))

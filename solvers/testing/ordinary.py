@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.scalars import Scalar
 from ..methods import named
-from ..methods.base import Method, Step, VectorField
+from ..methods.base import Cache, Memory, Method, Step, VectorField
 from ..methods.runge_kutta import RungeKutta
 from ..problems import ODEProblem
 from ..stepping.controllers import Controller
@@ -213,6 +213,16 @@ class StubStep(Step):
         self._error = error
 
     @property
+    def retry(self) -> Tensor:
+        """The field at the start: zero."""
+        return torch.zeros_like(self.y0)
+
+    @property
+    def cache(self) -> Tensor:
+        """The field at the end: zero."""
+        return torch.zeros_like(self.y0)
+
+    @property
     def first_slope(self) -> Tensor:
         """Zero."""
         return torch.zeros_like(self.y0)
@@ -267,7 +277,13 @@ class StubMethod(Method):
         return False
 
     def step(
-        self, field: VectorField | None, t0: Scalar, t1: Scalar, y0: Tensor, slope: Tensor | None = None
+        self,
+        field: VectorField | None,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
     ) -> StubStep:
         """One step, without a call of the field."""
         error = self.errors[min(len(self.taken), len(self.errors) - 1)]

@@ -238,13 +238,11 @@ ADJOINTS: dict[str, list[Provoked]] = {
         wrong(lambda: nde.BacksolveAdjoint(solver="rk4")),  # type: ignore[arg-type]
         wrong(through(nde.BacksolveAdjoint(), dense=True)),
         wrong(through(nde.BacksolveAdjoint(), saveat="steps")),
-        wrong(through(nde.BacksolveAdjoint(), nde.Reversible(nde.Tsit5()))),
         failing(nde.SolveError, backward(nde.BacksolveAdjoint(rtol=1e-13, atol=1e-13), max_steps=20)),
     ],
     "GaussAdjoint": [
         wrong(lambda: nde.GaussAdjoint(rtol=-1.0)),
         wrong(through(nde.GaussAdjoint(), dense=True)),
-        wrong(through(nde.GaussAdjoint(), nde.Reversible(nde.Tsit5()))),
         failing(nde.SolveError, backward(nde.GaussAdjoint(rtol=1e-13, atol=1e-13), max_steps=20)),
         failing(nde.ConvergenceError, unresolved),
     ],
@@ -495,7 +493,6 @@ METHODS: dict[str, list[Provoked]] = {
         wrong(lambda: nde.Reversible(nde.Reversible(nde.Tsit5()))),
         wrong(lambda: nde.Reversible(nde.Tsit5(), 1.0)),
         wrong(solved(nde.Reversible(nde.Heun()), problem=sde("diagonal", "stratonovich"), dt=0.1)),
-        wrong(solved(nde.Reversible(nde.Heun()), adjoint=nde.GaussAdjoint())),
     ],
     "SDEMethod": refuses(nde.PL1WM(), "ito general", "stratonovich diagonal", ode=False, adaptive=False),
     "EulerMaruyama": refuses(nde.EulerMaruyama(), "stratonovich diagonal", "stratonovich general"),

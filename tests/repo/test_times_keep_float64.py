@@ -19,7 +19,7 @@ NO_TIMES = {
     },
     "solvers/events/log.py": {"[fired.hits]", "[fired.primary]"},
     "solvers/terms/base.py": {"as_time(x, y)"},  # a tensor already, in the precision in which a field receives the time
-    "solvers/front/precision.py": {"plan.norm_at(state)(rounded - exact)"},
+    "solvers/front/precision.py": {"plan.norm_at(y0)(rounded - exact)"},
     "solvers/stepping/stiffness.py": {"trial.accept", "failed"},
     "solvers/stepping/stops.py": {
         "as_time(t, like)",

@@ -303,11 +303,10 @@ def test_a_block_stays_on_the_device(method, per_sample):
     stops = dict(step_ts=[0.3], jump_ts=[0.5])
     controller = nde.PIController(dtmin=1e-5, **stops) if method.adaptive else nde.ConstantStep(**stops)
     costs = (ErrorEstimate(), StiffnessEstimate()) if isinstance(method, nde.Tsit5) else ()
-    state = method.lift(y0)
     packing = Packing(y0, per_sample)
     options = SolveOptions(controller=controller, max_steps=100, per_sample=per_sample, regularizers=costs)
-    plan = in_tensors(prepare_plan(described, packing, state, method, options), y0.device)
-    carry = start(plan, state, None if method.adaptive else 0.1)
+    plan = in_tensors(prepare_plan(described, packing, y0, method, options), y0.device)
+    carry = start(plan, y0, None if method.adaptive else 0.1)
     with torch.no_grad(), OnDevice():
         attempts, after, _ = block(plan, carry, 3, lambda step: step.polynomial())
         numbers = packed(attempts, after, numbers=True)

@@ -152,7 +152,7 @@ def peaks(method, y0, parameters, family, rtol, atol, max_steps=400):
         lanes = lanes[going]
         carry = carry._replace(
             control=tuple(x[going] for x in carry.control),
-            slope=None if carry.slope is None else carry.slope[going],
+            cache=None if carry.cache is None else carry.cache[going],
             **{
                 name: getattr(carry, name)[going]
                 for name in ("t", "h", "y", "status", "steps", "accepted", "nfe", "asked", "looked")

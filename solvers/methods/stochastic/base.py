@@ -14,28 +14,14 @@ from ...core.scalars import Scalar, spread
 from ...errors import InvalidProblemError
 from ...problems import SDEProblem
 from ...terms.stochastic import SDEField
-from ..base import Method, Step, VectorField
+from ..base import Cache, Memory, Method, Step, VectorField
 from .between import Between
 
 COMMUTATIVE = ("diagonal", "scalar", "commutative")
 """The kinds of noise whose columns commute, additive noise aside."""
 
 
-class Unchained(Step):
-    """A step that neither takes a slope from the one before it nor hands one on: its field holds for its interval only."""
-
-    @property
-    def first_slope(self) -> Any:
-        """Nothing that another step could start with."""
-        return None
-
-    @property
-    def end_slope(self) -> Any:
-        """Nothing that the next step could start with."""
-        return None
-
-
-class SDEStep(Unchained, Between):
+class SDEStep(Between):
     """One step of a stochastic method. Between its ends the solution follows the path; a quadrature sees a straight line."""
 
     field: SDEField
@@ -159,8 +145,14 @@ class SDEMethod(Method):
             method.embedded_order = min(self.embedded_order, method.order)
         return method
 
+    def known(self, slope: Any, y: Tensor) -> Cache:
+        """Nothing: a step cannot start with the drift alone."""
+        return None
+
     @abstractmethod
-    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+    ) -> Step:
         """One step from ``t0`` to ``t1``."""
 
 

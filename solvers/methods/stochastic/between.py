@@ -39,16 +39,12 @@ class Between(Step):
         """How that changes along each noise, :math:`(D g_k) g_j` with j outside and k inside; empty where not needed."""
         return []
 
-    def lifted(self, x: Tensor) -> Tensor:
-        """Something shaped like the problem's state, as the state that the method steps has it."""
-        return x
-
     def pieces(self) -> list[Tensor]:
         """The move to the end, what each noise moves, and how that bends."""
         if self._pieces is None:
             g = self.moved_by_noise()
             columns = [g] if self.driven_by.elementwise else list(g.unbind(-1))
-            self._pieces = [self.y - self.y0, *map(self.lifted, [*columns, *self.bent_by_noise()])]
+            self._pieces = [self.y - self.y0, *columns, *self.bent_by_noise()]
         return self._pieces
 
     def between(self, theta: Scalar, bridge: Tensor, lanes: Tensor | None = None) -> Tensor:

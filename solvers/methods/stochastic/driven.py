@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
@@ -10,14 +10,24 @@ from ...core.scalars import Scalar
 from ...errors import InvalidProblemError
 from ...terms.base import Term
 from ...terms.stochastic import SDEField
-from ..base import VectorField
+from ..base import Cache, Memory, VectorField
 from ..runge_kutta import RungeKutta, RungeKuttaStep
-from .base import COMMUTATIVE, SDEMethod, Unchained
+from .base import COMMUTATIVE, SDEMethod
 from .between import Between
 
 
-class _DrivenStep(Unchained, RungeKuttaStep, Between):
+class _DrivenStep(RungeKuttaStep, Between):
     """A step of a Runge-Kutta method along the driven field, which is another one on each interval."""
+
+    @property
+    def retry(self) -> None:
+        """Nothing that another step could start with."""
+        return None
+
+    @property
+    def cache(self) -> None:
+        """Nothing that the next step could start with."""
+        return None
 
     @property
     def driven_by(self) -> SDEField:
@@ -63,6 +73,8 @@ class DrivenRungeKutta(SDEMethod):
         """The Runge-Kutta method's."""
         return self.base.name
 
-    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> _DrivenStep:
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+    ) -> _DrivenStep:
         """One step from ``t0`` to ``t1``."""
         return _DrivenStep(self.tableau, cast(Term, field).on(t0, t1), t0, t1, y0, None)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.scalars import Scalar, as_time
-from ..base import Step, VectorField
+from ..base import Cache, Memory, Step, VectorField
 from .base import COMMUTATIVE, SDEMethod, SDEStep, over
 
 
@@ -44,7 +43,9 @@ class EulerMaruyama(SDEMethod):
     calculus = "ito"
     orders = dict.fromkeys(COMMUTATIVE, 0.5) | {"general": 0.5, "additive": 1.0}
 
-    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+    ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _EulerStep(field, t0, t1, y0)
 
@@ -124,7 +125,9 @@ class EulerHeun(SDEMethod):
     embedded_order = 0.5
     diffusion_calls = 2
 
-    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+    ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _EulerHeunStep(field, t0, t1, y0)
 
@@ -181,7 +184,9 @@ class _Milstein(SDEMethod):
     embedded_order = 0.5
     diffusion_calls = 2
 
-    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+    ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _MilsteinStep(field, t0, t1, y0, self.calculus == "ito")
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ...core.scalars import Scalar
-from ..base import Step, VectorField
+from ..base import Cache, Memory, Step, VectorField
 from .base import SDEMethod, SDEStep, over
 
 
@@ -57,7 +55,9 @@ class PL1WM(SDEMethod):
         method.diffusion_calls = 2 if noise == "additive" else 3
         return method
 
-    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+    ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _PlatenStep(field, t0, t1, y0)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...core.scalars import Scalar, as_time, spread
-from ..base import Step, VectorField
+from ...core.scalars import Scalar, as_time
+from ..base import Cache, Memory, Step, VectorField
 from .base import COMMUTATIVE, SDEMethod, SDEStep
 
 
@@ -53,37 +52,43 @@ class ReversibleHeun(SDEMethod):
     reversible = True
     chains = True
 
-    def lift(self, y: Tensor) -> Tensor:
-        """Two copies, in a new last dimension."""
-        return torch.stack([y, y], dim=-1)
+    def start(self, field: VectorField, t0: Scalar, y0: Tensor) -> Memory:
+        """The second copy, equal to the first."""
+        return (y0,)
 
-    def lower(self, state: Tensor) -> Tensor:
-        """The first copy."""
-        return state[..., 0]
+    def restart(self, field: VectorField, t: Scalar, before: Tensor, y: Tensor, memory: Memory) -> Memory:
+        """The second copy, moved as far as the first; one of a field that jumps stays where it is."""
+        return (memory[0] + (y - before),)
 
-    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
-        """One step from ``t0`` to ``t1``; ``slope`` is drift and diffusion at the start."""
-        return _ReversibleHeunStep(field, t0, t1, y0, slope)
+    def known(self, slope: Any, y: Tensor) -> Cache:
+        """Drift and diffusion, where both are given."""
+        return slope if isinstance(slope, tuple) else None
 
-    def back(self, field: VectorField, t0: Scalar, t1: Scalar, y1: Tensor) -> Tensor:
-        """The pair at ``t0`` from which a step to ``t1`` has led to ``y1``."""
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+    ) -> Step:
+        """One step from ``t0`` to ``t1``; the cache is drift and diffusion at the start, at the second copy."""
+        return _ReversibleHeunStep(field, t0, t1, y0, memory, cache)
+
+    def back(self, field: VectorField, t0: Scalar, t1: Scalar, y1: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """The pair at ``t0`` from which a step to ``t1`` has led to ``y1`` and ``memory``."""
         # The step from t1 to t0: its length and its increment are the negated ones.
-        return _ReversibleHeunStep(field, t1, t0, y1, None).y
+        step = _ReversibleHeunStep(field, t1, t0, y1, memory, None)
+        return step.y, step.memory
 
 
 class _ReversibleHeunStep(SDEStep):
-    """A step of the pair; its state, error and polynomial have the two copies in their last dimension."""
+    """A step of the pair: the state is the first copy, the memory the second."""
 
-    def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any) -> None:
+    def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory, cache: Cache) -> None:
         super().__init__(field, t0, t1, y0)
-        y, z = y0.unbind(-1)
-        self.h = spread(t1 - t0, y)
-        self.start = self._both(t0, z) if slope is None else slope
+        (z,) = memory
+        self.start = self._both(t0, z) if cache is None else cache
         first, noisy = self._moves(self.start)
-        z = 2.0 * y - z + first + noisy
+        z = 2.0 * y0 - z + first + noisy
         self.end = self._both(t1, z)
         last, noisy_last = self._moves(self.end)
-        self.y = torch.stack([y + 0.5 * (first + last) + 0.5 * (noisy + noisy_last), z], dim=-1)
+        self.y, self.memory = y0 + 0.5 * (first + last) + 0.5 * (noisy + noisy_last), (z,)
         self.gap = (last - first) + (noisy_last - noisy)
 
     def _both(self, t: Scalar, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,22 +102,17 @@ class _ReversibleHeunStep(SDEStep):
         """The diffusion at the start, at the second copy."""
         return self.start[1]
 
-    def lifted(self, x: Tensor) -> Tensor:
-        """The same for both copies."""
-        return torch.stack([x, x], dim=-1)
-
     @property
-    def first_slope(self) -> tuple[Tensor, Tensor]:
+    def retry(self) -> tuple[Tensor, Tensor]:
         """Drift and diffusion at the start, at the second copy."""
         return self.start
 
     @property
-    def end_slope(self) -> tuple[Tensor, Tensor]:
+    def cache(self) -> tuple[Tensor, Tensor]:
         """Drift and diffusion at the end, at the second copy."""
         return self.end
 
     @property
     def error(self) -> Tensor:
-        """How far drift and noise changed over the step, for both copies."""
-        error = 0.5 * self.gap
-        return torch.stack([error, error], dim=-1)
+        """How far drift and noise changed over the step."""
+        return 0.5 * self.gap

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import Tensor
 
 from ...checks import integer, number
 from ...core.scalars import Scalar
-from ..base import Step, VectorField
+from ..base import Cache, Memory, Step, VectorField
 from .base import COMMUTATIVE, SDEMethod, SDEStep
 
 
@@ -79,7 +78,9 @@ class SROCK(SDEMethod):
     def __repr__(self) -> str:
         return f"SROCK(stages={self.stages}, damping={self.damping:g})"
 
-    def step(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, slope: Any = None) -> Step:
+    def step(
+        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+    ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _SROCKStep(self, field, t0, t1, y0)
 
