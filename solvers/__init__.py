@@ -27,6 +27,10 @@ from .methods.stochastic.runge_kutta import StochasticRungeKutta
 from .methods.tableau import ButcherTableau, Interpolant, TableauError
 from .output.solution import EventLog, Solution, Stats, SteadyStats, Trace
 from .paths.brownian.path import BrownianPath
+from .paths.control.base import ControlPath
+from .paths.control.cubic import HermitePath, NaturalCubicPath
+from .paths.control.linear import LinearPath, RectilinearPath
+from .paths.control.rough import LogSignaturePath
 from .paths.signatures.logsignature import (
     logsignature,
     logsignature_channels,
@@ -37,7 +41,7 @@ from .paths.signatures.logsignature import (
     signature_to_logsignature,
 )
 from .paths.signatures.signature import signature
-from .problems import ODEProblem, SDEProblem, SteadyStateProblem
+from .problems import CDEProblem, ODEProblem, SDEProblem, SteadyStateProblem
 from .steady.root_finding import Anderson, Newton
 from .steady.search import DynamicSS, SteadyStateMethod
 from .stepping.controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
@@ -47,17 +51,23 @@ __all__ = [
     "Blocks",
     "BrownianPath",
     "ButcherTableau",
+    "CDEProblem",
     "ConstantStep",
+    "ControlPath",
     "Controller",
     "ConvergenceError",
     "DynamicSS",
     "Event",
     "EventLog",
+    "HermitePath",
     "IController",
     "Interpolant",
     "InvalidProblemError",
+    "LinearPath",
+    "LogSignaturePath",
     "MaxStepsError",
     "Method",
+    "NaturalCubicPath",
     "NeuralDEError",
     "Newton",
     "NonFiniteError",
@@ -65,6 +75,7 @@ __all__ = [
     "PIController",
     "PIDController",
     "PrecisionWarning",
+    "RectilinearPath",
     "Reversible",
     "RungeKutta",
     "SDEMethod",

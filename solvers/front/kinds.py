@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ..errors import InvalidProblemError
-from ..problems import ODEProblem, SDEProblem
+from ..problems import CDEProblem, ODEProblem, SDEProblem
+from .controlled import Controlled
 from .kind import Kind
 from .ordinary import Ordinary
 from .stochastic import Stochastic
 
 Entry = TypeVar("Entry")
 
-KINDS: dict[type, Kind] = {ODEProblem: Ordinary(), SDEProblem: Stochastic()}
+KINDS: dict[type, Kind] = {ODEProblem: Ordinary(), CDEProblem: Controlled(), SDEProblem: Stochastic()}
 """The kind of each class of problems, to which others may be added; a subclass is of the kind of its parent."""
 
 
@@ -22,7 +23,7 @@ def kind_of(problem: Any) -> Kind:
     kind = entry_for(problem, KINDS)
     if kind is None:
         raise InvalidProblemError(
-            f"problem: got {type(problem).__name__}; expected an ODEProblem, SDEProblem or SteadyStateProblem"
+            f"problem: got {type(problem).__name__}; expected an ODEProblem, CDEProblem, SDEProblem or SteadyStateProblem"
         )
     return kind
 

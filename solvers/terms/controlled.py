@@ -1,0 +1,75 @@
+"""A field that a control drives: its matrix times the derivative of the path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..core.packing import Packing
+from ..errors import InvalidProblemError
+from ..functions.calls import Caller
+from .ordinary import Field
+
+
+class Contraction:
+    """``F(t, y) X'(t)`` as a function of time and state: what is solved, and where it is not smooth.
+
+    Args:
+        field: the user's field, a matrix for each state.
+        path: the control.
+    """
+
+    def __init__(self, field: Callable[..., Any], path: Any) -> None:
+        self.field, self.path = field, path
+        # Landed on unless the path says that it is smooth; torchcde's paths only say ``grid_points``.
+        self.knots = (
+            None if getattr(path, "smooth", False) else getattr(path, "knots", getattr(path, "grid_points", None))
+        )
+
+    def __call__(self, t: Tensor, y: Any, *args: Any) -> Any:
+        """The slope."""
+        speed = self.path.derivative(t)
+        return pytree.tree_map(lambda matrix: contracted(matrix, speed), self.field(t, y, *args))
+
+
+def contracted(matrix: Any, speed: Tensor) -> Tensor:
+    """A matrix for each state times the speed of the control, refused by name where they do not fit."""
+    if not isinstance(matrix, Tensor):
+        raise InvalidProblemError(
+            f"field: got {type(matrix).__name__}; expected a tensor (..., d, c) for each state (..., d)"
+        )
+    channels = speed.shape[-1]
+    if matrix.dim() < 1 or matrix.shape[-1] != channels:
+        raise InvalidProblemError(
+            f"field: got shape {tuple(matrix.shape)}; expected the {channels} channels of the path in its last dimension"
+        )
+    if matrix.dim() < 2:
+        return (matrix * speed.to(matrix.dtype)).sum(-1)
+    return (matrix @ speed.to(matrix.dtype).unsqueeze(-1)).squeeze(-1)
+
+
+class ControlledField(Field):
+    """The field of a controlled equation.
+
+    Args:
+        field: the user's ``field(t, y, *args)``.
+        path: the control.
+        packing: how the state is laid out.
+        args: what else ``field`` receives.
+    """
+
+    title = "a CDEProblem"
+    name = "field"
+
+    def __init__(
+        self,
+        field: Callable[..., Any],
+        path: Any,
+        packing: Packing,
+        args: tuple[Any, ...] = (),
+        caller: Caller | None = None,
+    ) -> None:
+        super().__init__(Contraction(field, path), packing, args, caller)
