@@ -94,9 +94,9 @@ class ControlPath:
             alone = self._alone(t)
             if alone is not None:
                 return alone
-        time = torch.as_tensor(t, device=self.knots.device)
-        if not time.is_floating_point():
-            time = time.to(self.knots.dtype)
+        # A number keeps its precision, a tensor its own.
+        kept = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
+        time = torch.as_tensor(t, dtype=kept, device=self.knots.device)
         time, each = self._per_series(time)
         knots = self.knots.detach().to(time.dtype)
         self._check(time, knots)
