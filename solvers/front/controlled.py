@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ..core.packing import Packing
 from ..core.scalars import Scalar
 from ..methods.base import Method
-from ..problems import CDEProblem
 from ..stepping.controllers import Controller
 from ..terms.base import Term
 from ..terms.controlled import ControlledField
@@ -20,7 +21,7 @@ class Controlled(Ordinary):
 
     def term(
         self,
-        problem: CDEProblem,
+        problem: Any,
         packing: Packing,
         y0: Tensor,
         method: Method,

@@ -17,16 +17,17 @@ from ..stepping.controllers import as_list
 def find_knots(owners: Iterable[Any]) -> tuple[list[float], list[Tensor]]:
     """Where controls among these objects say that they are not smooth; and what is live of that.
 
-    They say so with an attribute ``knots``, or ``grid_points`` as the paths of torchcde do.
+    They say so with an attribute ``jumps``, as :class:`ControlPath` does, or else ``knots``, or ``grid_points`` as the
+    paths of torchcde do.
     """
     found: list[float] = []
     live: list[Tensor] = []
     for owner in owners:
         if isinstance(owner, (Tensor, int, float, str)):
             continue
-        name = "knots" if getattr(owner, "knots", None) is not None else "grid_points"
-        knots = getattr(owner, name, None)
-        if knots is None:
+        name = next((x for x in ("jumps", "knots", "grid_points") if hasattr(owner, x)), None)
+        knots = None if name is None else getattr(owner, name)
+        if name is None or knots is None:
             continue
         if torch.compiler.is_compiling() and not isinstance(knots, Tensor):
             found.extend(as_list(knots))

@@ -68,7 +68,7 @@ class Term(ABC):
 
     @property
     def controls(self) -> tuple[Any, ...]:
-        """What may say, by an attribute ``knots`` or ``grid_points``, at which times the slope jumps."""
+        """What may say, by an attribute ``jumps``, ``knots`` or ``grid_points``, at which times the slope jumps."""
         return (*self.functions, *pytree.tree_leaves(self.args))
 
     def probe(self, t: Scalar, y: Tensor) -> list[Tensor]:

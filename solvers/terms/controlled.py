@@ -29,6 +29,11 @@ class Contraction:
             None if getattr(path, "smooth", False) else getattr(path, "knots", getattr(path, "grid_points", None))
         )
 
+    @property
+    def jumps(self) -> Any:
+        """The times on which to land; the paths of torchcde call theirs ``grid_points``, whether smooth or not."""
+        return getattr(self.path, "jumps", getattr(self.path, "grid_points", None))
+
     def __call__(self, t: Tensor, y: Any, *args: Any) -> Any:
         """The slope."""
         speed = self.path.derivative(t)

@@ -56,7 +56,3 @@ class Field(Term):
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """The user's functions."""
         return (self.f,)
-
-    def rebind(self, args: tuple[Any, ...]) -> Field:
-        """The same field with other arguments."""
-        return Field(self.f, self.packing, args, self.caller)

@@ -35,7 +35,7 @@ class ControlPath:
         InvalidProblemError: a time outside :attr:`interval`, or of a shape that fits no series.
 
     When to take it:
-        As the base of a path of your own, to tell controls from other objects.
+        As the base of another path, which only has to make the coefficients.
 
     Example:
         >>> import torch, neuralde as nde
@@ -46,19 +46,35 @@ class ControlPath:
 
     smooth: ClassVar[bool] = False
     """Whether its derivative is continuous; if not, solves land on its knots."""
+    jumps: Any
+    """The times at which its derivative jumps, on which solves land; None where it is smooth."""
 
     def __init__(self, knots: Tensor, pieces: Tensor, last: Tensor | None = None) -> None:
         self.knots, self.pieces, self.last = knots, pieces, last
         self.channels: int = pieces.shape[-1]
         self._own = knots.dim() == 2
+        self.jumps = None if self.smooth else self._jumps()
         self._host: dict[torch.dtype, array[float]] = {}
+
+    def _jumps(self) -> Any:
+        """The knots as solves land on them: numbers where these are known, which a graph can hold."""
+        if torch.compiler.is_compiling() or self.knots.requires_grad or is_wrapped(self.knots):
+            return self.knots
+        known = self.knots if self.last is None else self.knots[self._steps() <= self.last]
+        return tuple(known.unique().tolist())
+
+    def _steps(self) -> Tensor:
+        return torch.arange(len(self.knots), device=self.knots.device).unsqueeze(-1)
+
+    def _ends(self) -> Tensor:
+        """The last time, of each series where each has its own."""
+        return self.knots[-1] if self.last is None else self.knots.gather(0, self.last.unsqueeze(0))[0]
 
     @property
     def interval(self) -> tuple[Any, Any]:
         """The first and the last time; of all series together where each has its own."""
-        first, end = self.knots[0], self.knots[-1]
+        first, end = self.knots[0], self._ends()
         if self._own:
-            end = end if self.last is None else self.knots.gather(0, self.last.unsqueeze(0))[0]
             first, end = first.min(), end.max()
         if self.knots.requires_grad or torch.compiler.is_compiling():
             return first, end
@@ -89,7 +105,7 @@ class ControlPath:
         return slope if held is None else torch.where(held, 0.0, slope)
 
     def _at(self, t: Any) -> tuple[list[Tensor], Any, Tensor | None]:
-        """The coefficients at ``t``, the time since the knot, and where the value is held because a series has not begun."""
+        """The coefficients at ``t``, the time since the knot, and where a series of its own times has not begun or has ended."""
         if not self._own and self.pieces.device.type == "cpu" and not torch.compiler.is_compiling():
             alone = self._alone(t)
             if alone is not None:
@@ -101,12 +117,13 @@ class ControlPath:
         knots = self.knots.detach().to(time.dtype)
         self._check(time, knots)
         index = self._index(time.detach(), knots, each)
-        start = self.knots.gather(0, index.reshape(-1, index.shape[-1])) if self._own else self.knots[index]
-        s = (time - start.reshape(index.shape)).to(self.pieces.dtype)
+        start = self.knots.gather(0, index.reshape(-1, index.shape[-1])) if self._own else _picked(self.knots, index)
         held = None
         if self._own:
-            held = time < knots[0]
-            s = torch.where(held, 0.0, s)
+            ends = self._ends().to(time.dtype)
+            held = (time < knots[0]) | ((time >= ends) & (ends < ends.max()))
+            time = torch.minimum(torch.maximum(time, self.knots[0].to(time.dtype)), ends)
+        s = (time - start.reshape(index.shape)).to(self.pieces.dtype)
         taken = self._taken(index, each)
         shape = (*index.shape, *[1] * (taken[0].dim() - index.dim()))
         return taken, s.reshape(shape), None if held is None else held.reshape(shape)
@@ -152,19 +169,19 @@ class ControlPath:
             found = torch.searchsorted(knots.T.contiguous(), rows, right=True).T.reshape(time.shape)
         else:
             found = torch.searchsorted(knots, time.contiguous(), right=True)
-        return (found - 1).clamp(0, self.pieces.shape[0] - 1)
+        found = (found - 1).clamp(0, self.pieces.shape[0] - 1)
+        return found if self.last is None else torch.minimum(found, self.last - 1)
 
     def _taken(self, index: Tensor, each: bool) -> list[Tensor]:
         """The coefficients of the pieces with these indices, in the order of their powers."""
         if not each:
-            return list(self.pieces[index].unbind(index.dim()))
+            return list(_picked(self.pieces, index).unbind(index.dim()))
         series = torch.arange(index.shape[-1], device=index.device).expand(index.shape)
         return [self.pieces[:, power][index, series] for power in range(self.pieces.shape[1])]
 
     def _check(self, time: Tensor, knots: Tensor) -> None:
         """Refuse times outside the interval."""
-        end = knots[-1] if self.last is None else knots.gather(0, self.last.unsqueeze(0))[0]
-        first, end = knots[0].min(), end.max()
+        first, end = knots[0].min(), self._ends().detach().to(knots.dtype).max()
         slack = _SLACK * torch.finfo(time.dtype).eps * torch.maximum(first.abs(), end.abs())
         # NaN passes: it is the mark of a lane that has failed already.
         outside = (time.detach() < first - slack) | (time.detach() > end + slack)
@@ -181,20 +198,9 @@ class ControlPath:
         return f"{type(self).__name__}({len(self.knots)} knots{series}, {self.channels} channels)"
 
 
-def held_behind(pieces: Tensor, ends: Tensor, last: Tensor | None) -> Tensor:
-    """Pieces that hold the value at each series' own end behind it."""
-    if last is None:
-        return pieces
-    steps = torch.arange(len(pieces), device=pieces.device).reshape(-1, 1)
-    behind = (steps >= last).reshape(len(pieces), 1, -1, *[1] * (pieces.dim() - 3))
-    constant = torch.zeros_like(pieces)
-    constant[:, 0] = ends
-    return torch.where(behind, constant, pieces)
-
-
-def at_ends(xs: Tensor, last: Tensor | None) -> Tensor:
-    """The value of each series at its last point."""
-    return xs[-1] if last is None else xs[last, torch.arange(xs.shape[1], device=xs.device)]
+def _picked(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]``; a graph would take an index without dimensions for a number."""
+    return x.index_select(0, index.reshape(-1)).reshape((*index.shape, *x.shape[1:]))
 
 
 def steps_of(ts: Tensor, xs: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import ControlPath, at_ends, held_behind, steps_of
+from .base import ControlPath, steps_of
 from .observations import linearly_filled, observations, trailing
 from .tridiagonal import solve_tridiagonal
 
@@ -57,7 +57,7 @@ class HermitePath(ControlPath):
         before = torch.cat([slope[:1], slope[:-1]])
         turn = slope - before
         pieces = torch.stack([values[:-1], before, 2 * turn / h, -turn / h**2], 1)
-        super().__init__(knots, held_behind(pieces, at_ends(values, last), last), last)
+        super().__init__(knots, pieces, last)
 
 
 class NaturalCubicPath(ControlPath):
@@ -99,10 +99,9 @@ class NaturalCubicPath(ControlPath):
     def __init__(self, ts: Any, xs: Any) -> None:
         knots, values, last = observations(ts, xs)
         if last is None and not torch.compiler.is_compiling() and not bool(values.isnan().any()):
-            pieces = _spline(steps_of(knots, values), values, None)
-            pieces = torch.stack(pieces, 1)
+            pieces = torch.stack(_spline(steps_of(knots, values), values, None), 1)
         else:
-            pieces = held_behind(_through_observed(knots, values, last), at_ends(_ends_known(values, last), last), last)
+            pieces = _through_observed(knots, values, last)
         super().__init__(knots, pieces, last)
 
 

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from ...checks import number
 from ...errors import InvalidProblemError
-from .base import ControlPath, at_ends, held_behind, steps_of
+from .base import ControlPath, steps_of
 from .observations import carried_forward, linearly_filled, observations
 
 
-def straight(ts: Tensor, xs: Tensor, last: Tensor | None) -> Tensor:
+def straight(ts: Tensor, xs: Tensor) -> Tensor:
     """The pieces of a linear path."""
-    pieces = torch.stack([xs[:-1], xs.diff(dim=0) / steps_of(ts, xs)], 1)
-    return held_behind(pieces, at_ends(xs, last), last)
+    return torch.stack([xs[:-1], xs.diff(dim=0) / steps_of(ts, xs)], 1)
 
 
 class LinearPath(ControlPath):
@@ -62,7 +61,7 @@ class LinearPath(ControlPath):
 
     def __init__(self, ts: Any, xs: Any) -> None:
         knots, values, last = observations(ts, xs)
-        super().__init__(knots, straight(knots, linearly_filled(knots, values), last), last)
+        super().__init__(knots, straight(knots, linearly_filled(knots, values)), last)
 
 
 class RectilinearPath(ControlPath):
@@ -116,7 +115,7 @@ class RectilinearPath(ControlPath):
         points = torch.stack([filled[:-1], moved], 1).flatten(0, 1)
         knots, points = torch.cat([knots, times[-1:]]), torch.cat([points, filled[-1:]])
         last = None if last is None else 2 * last
-        super().__init__(knots, straight(knots, points, last), last)
+        super().__init__(knots, straight(knots, points), last)
 
 
 def _with_time(values: Tensor, filled: Tensor, time: int, last: Tensor | None) -> Tensor:

@@ -101,11 +101,10 @@ def _checked_times(ts: Tensor) -> tuple[Tensor, Tensor | None]:
         raise InvalidProblemError("ts: got a time that is not finite; expected finite, increasing times")
     steps = ts.diff(dim=0)
     if not bool((steps > 0).all()):
-        where = (~(steps > 0)).nonzero()[0].tolist()
-        place = tuple(where[1:])
-        before, after = (float(ts.detach()[(i, *place)]) for i in (where[0], where[0] + 1))
+        position, *series = (~(steps > 0)).nonzero()[0].tolist()
+        before, after = (float(x.detach()[tuple(series)]) for x in ts[position : position + 2])
         raise InvalidProblemError(
-            f"ts: got {before!r} and then {after!r} at position {where[0] + 1}; expected strictly increasing times"
+            f"ts: got {before!r} and then {after!r} at position {position + 1}; expected strictly increasing times"
         )
     return ts, last
 

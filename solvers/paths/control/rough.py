@@ -75,7 +75,7 @@ class LogSignaturePath(ControlPath):
             rows = torch.arange(len(knots), device=knots.device).unsqueeze(-1)
             knots = torch.where(rows == last, times.gather(0, point), knots)
         points = torch.cat([torch.zeros_like(logs[:1]), logs.cumsum(0)])
-        super().__init__(knots, straight(knots, points, last), last)
+        super().__init__(knots, straight(knots, points), last)
 
 
 def _held(xs: Tensor, last: Tensor | None) -> Tensor:
