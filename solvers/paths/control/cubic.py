@@ -44,7 +44,7 @@ class HermitePath(ControlPath):
         >>> import torch, neuralde as nde
         >>> path = nde.HermitePath([0.0, 1.0, 2.0], torch.tensor([[0.0], [1.0], [0.0]]))
         >>> path(1.5), path.derivative(1.0)
-        (tensor([1.]), tensor([1.]))
+        (tensor([0.7500]), tensor([1.]))
     """
 
     smooth = True
