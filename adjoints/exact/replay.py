@@ -14,7 +14,7 @@ from torch import Tensor
 from neuralde.solvers.core.scalars import Scalar, any_true, both, choose, select, spread
 from neuralde.solvers.events.crossings import arrived
 from neuralde.solvers.events.dense_search import Found
-from neuralde.solvers.events.event import Fired
+from neuralde.solvers.events.event_set import Fired
 from neuralde.solvers.events.log import Log, Logged, logged, logged_inside
 from neuralde.solvers.methods.base import Step, VectorField
 from neuralde.solvers.output.saving import Request, Rows, SavePlan, emit, polynomial, widen_pieces

@@ -20,7 +20,8 @@ from neuralde.adjoints.shared.tensor_names import names_of
 from neuralde.solvers import ODEProblem, SDEProblem, Solution, StepTo
 from neuralde.solvers.core.scalars import Scalar, real_dtype
 from neuralde.solvers.drivers.integrate import Outcome, Result
-from neuralde.solvers.events.event import Arrive, Events, gradient
+from neuralde.solvers.events.event_set import Arrive, Events
+from neuralde.solvers.events.functions import gradient
 from neuralde.solvers.stepping.attempt import Plan, start_costs
 from neuralde.solvers.stepping.controllers import as_list
 

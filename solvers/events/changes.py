@@ -13,7 +13,8 @@ from ..core.scalars import Scalar, choose, select
 from ..errors import InvalidProblemError
 
 if TYPE_CHECKING:
-    from .event import Event, Events, Fired, ScheduledEvent
+    from .event import Event, ScheduledEvent
+    from .event_set import Events, Fired
 
 
 def changed(events: Events, fired: Fired, t: Scalar, y: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ..core.status import Status
 from ..errors import InvalidProblemError
 from ..methods.base import Memory, Method, VectorField
 from ..stepping.attempt import RUNNING, Carry, Plan, Trial, map_cache, restarted
-from .event import EventState, Fired
+from .event_set import EventState, Fired
 from .locate import Path, Place, hits_at, locate, quiet, search_step
 
 # A function that has just fired and is zero again after so many units of rounding fires without end.

@@ -133,15 +133,16 @@ class DenseSearch:
             signs = np.where(anew, np.nan_to_num(np.sign(start)), signs)
             last = np.where(anew, start, last)
             signs, zero = self._sides_at_start(parts[0].path, rows, values[0], start, signs, zero, anew)
-        before, after = self._sides(values, signs)
-        directions = on_host(self.events.directions)
-        crossed = (before != 0) & ((directions == 0) | (directions * before < 0)) & (before * values <= 0)
-        tied, found = np.zeros(signs.shape, dtype=bool), None
-        if crossed.any():
-            starts = self._starts(parts, values, last)
-            with torch.no_grad():
-                roots = self._roots(parts, crossed, values, before, starts, zero, beyond)
-                found = self._entries(parts, roots, ends, tied)
+        after, found, tied = signs, None, np.zeros(signs.shape, dtype=bool)
+        if not (values * signs).min() > 0:
+            before, after = self._sides(values, signs)
+            directions = on_host(self.events.directions)
+            crossed = (before != 0) & ((directions == 0) | (directions * before < 0)) & (before * values <= 0)
+            if crossed.any():
+                starts = self._starts(parts, values, last)
+                with torch.no_grad():
+                    roots = self._roots(parts, crossed, values, before, starts, zero, beyond)
+                    found = self._entries(parts, roots, ends, tied)
         moved = np.asarray(np.stack([part.accept for part in parts]).any(0))[..., None]
         here = values[-1]
         self.last[rows] = np.where(moved, self._starts(parts, values, last, end=True), self.last[rows])

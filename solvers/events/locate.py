@@ -18,7 +18,7 @@ from ..core.scalars import Scalar, as_clock, leading, real_dtype, shaped
 from ..methods.base import Step
 from ..stepping.attempt import Carry, Plan, Trial
 from .bracketing import find_root, on_host
-from .event import Events, EventState
+from .event_set import Events, EventState
 
 # Newton steps on the retaken step. Two are usual; each one cuts what is left by many digits or is the last.
 _REFINEMENTS = 6

@@ -17,7 +17,7 @@ from ..core.status import Status
 from ..output.solution import EventLog
 from .bracketing import from_host, on_host
 from .dense_search import DenseSearch, Found, turns
-from .event import Events, Fired
+from .event_set import Events, Fired
 
 if TYPE_CHECKING:
     from ..methods.base import Step

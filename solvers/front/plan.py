@@ -17,7 +17,8 @@ from ..core.times import read_times
 from ..core.tolerances import Tolerance, checked_tolerance, refuse_zero
 from ..drivers.integrate import Options
 from ..errors import InvalidProblemError
-from ..events.event import Events, ScheduledEvent, as_events
+from ..events.event import ScheduledEvent, as_events
+from ..events.event_set import Events
 from ..events.functions import Functions
 from ..methods.base import Method
 from ..output.saving import SavePlan

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.packing import Packing
 from ..drivers.integrate import Options
 from ..events.crossings import start_changes
-from ..events.event import Fired
+from ..events.event_set import Fired
 from ..methods.base import Method
 from ..stepping.attempt import Plan
 from .kinds import kind_of

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..events.crossings import Seen
-    from ..events.event import Events, EventState
+    from ..events.event_set import Events, EventState
 
 RUNNING = -1
 _SUCCESS, _MAX_STEPS = int(Status.SUCCESS), int(Status.MAX_STEPS)

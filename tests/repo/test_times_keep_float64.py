@@ -12,7 +12,7 @@ NO_TIMES = {
     "solvers/paths/brownian/path.py": {"index"},
     "solvers/events/crossings.py": {"trial.accept", "fired.hits", "fired.changed"},
     "solvers/events/changes.py": {"lanes"},
-    "solvers/events/event.py": {
+    "solvers/events/event_set.py": {
         "[event.terminal for event in each]",
         "[event.apply is not None for event in each]",
         "[live is not None for live in self.live]",
