@@ -347,7 +347,7 @@ class _Curves:
         paths = [parts[index].path for index in kept.tolist()]
         which = from_host(place, self.device)
         key = (which, torch.arange(of_part.shape[1], device=self.device)) if self.lanes else (which,)
-        self.pieces = [torch.stack(x)[key] for x in zip(*(path.coefficients for path in paths), strict=True)]
+        self.pieces = [x.detach()[key] for x in type(step).polynomials([path.step for path in paths])]
         self.y0 = torch.stack([path.step.y0.detach() for path in paths])[key]
         self.start, self.end = (torch.stack(x)[key] for x in zip(*((p.t, p.t_end) for p in paths), strict=True))
         close = np.stack(

@@ -122,6 +122,11 @@ class Step(ABC):
         """The dense output of several steps at several relative times of each, which stand in front in this order."""
         return torch.stack([step.at_each(thetas) for step in steps])
 
+    @staticmethod
+    def polynomials(steps: Sequence[Step]) -> Sequence[Tensor]:
+        """The coefficients of several steps: each of them with the steps in front."""
+        return [torch.stack(x) for x in zip(*(step.polynomial() for step in steps), strict=True)]
+
 
 class Method(ABC):
     """An integration method: a few facts, and :meth:`step`. It holds no state, so one instance serves any solve.

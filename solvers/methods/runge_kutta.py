@@ -200,19 +200,38 @@ class RungeKuttaStep(Step):
     @staticmethod
     def at_each_of(steps: Sequence[Step], thetas: tuple[float, ...]) -> Tensor:
         """All in one product."""
-        own = [step for step in steps if isinstance(step, RungeKuttaStep)]
-        if len(own) < len(steps) or any(step.tableau is not own[0].tableau for step in own):
+        own = _of_one_tableau(steps)
+        if not own:
             return Step.at_each_of(steps, thetas)
-        first, count = own[0], len(own[0].tableau.dense)
         y0 = torch.stack([step.y0 for step in own])
-        stages = torch.stack([stage for step in own for stage in step._evaluate(count)[:count]])
-        weights = _matrix(first.tableau, thetas, y0.dtype, y0.device)
-        moves = (weights @ stages.reshape(len(own), count, -1)).reshape(len(own), len(thetas), *first.y0.shape)
-        h = [step.h for step in own]
-        if isinstance(first.h, Tensor):
-            return y0.unsqueeze(1) + torch.stack(h).unsqueeze(1) * moves
-        factor = torch.tensor(h, dtype=torch.float64, device=y0.device).to(real_dtype(y0))
-        return y0.unsqueeze(1) + factor.reshape(-1, *[1] * (moves.dim() - 1)) * moves
+        return y0.unsqueeze(1) + _combined(own, _matrix(own[0].tableau, thetas, y0.dtype, y0.device))
+
+    @staticmethod
+    def polynomials(steps: Sequence[Step]) -> Sequence[Tensor]:
+        """All in one product."""
+        own = _of_one_tableau(steps)
+        if not own:
+            return Step.polynomials(steps)
+        y0, weights = own[0].y0, own[0].tableau.dense
+        return _combined(own, torch.tensor(weights, dtype=y0.dtype, device=y0.device).T).unbind(1)
+
+
+def _of_one_tableau(steps: Sequence[Step]) -> list[RungeKuttaStep]:
+    """The steps, if they are all of one tableau, else none."""
+    own = [step for step in steps if isinstance(step, RungeKuttaStep)]
+    return own if len(own) == len(steps) and all(step.tableau is own[0].tableau for step in own) else []
+
+
+def _combined(steps: Sequence[RungeKuttaStep], weights: Tensor) -> Tensor:
+    """Combinations of the stages of each step, by the rows of a matrix, times its length: steps first, then rows."""
+    first, count = steps[0], weights.shape[1]
+    stages = torch.stack([stage for step in steps for stage in step._evaluate(count)[:count]])
+    moves = (weights @ stages.reshape(len(steps), count, -1)).reshape(len(steps), len(weights), *first.y0.shape)
+    h = [step.h for step in steps]
+    if isinstance(first.h, Tensor):
+        return torch.stack(h).unsqueeze(1) * moves
+    factor = torch.tensor(h, dtype=torch.float64, device=moves.device).to(real_dtype(moves))
+    return factor.reshape(-1, *[1] * (moves.dim() - 1)) * moves
 
 
 class RungeKutta(Method):
