@@ -76,7 +76,10 @@ class DenseSearch:
         self.inner = self.events.inner
         self.thetas = (*self.inner, 1.0)
         self.known = not self.events.has_times
-        """Whether the values where the next step starts are known."""
+        """Whether the values at the start of the solve are known."""
+        self.start: np.ndarray | None = None
+        self.slope: Tensor | None = None
+        """They, and the field there, as long as they are of use."""
         lanes = () if samples is None else (samples,)
         shape = (*lanes, len(self.events))
         self.parts: list[_Part] = []
@@ -105,6 +108,11 @@ class DenseSearch:
         accept = on_host(trial.accept) if isinstance(trial.accept, Tensor) else np.array(trial.accept)
         fired, step = None if trial.events is None else trial.events.fired, trial.step
         step.complete()
+        if self.known and trial.rows is None:
+            self.start = on_host(self.events.first_values(step.y0.detach()))
+            if self.later and (self.start == 0).any():
+                self.slope = step.first_slope.detach()  # now, because a call of the field for it counts with this step
+        self.known = False
         self.plan, self.rows = plan, trial.rows
         self.parts.append(_Part(Path(self.events, trial), accept))
         numbers = step.y.numel() * len(self.thetas) * len(self.parts)
@@ -189,12 +197,10 @@ class DenseSearch:
         states = [points.flatten(0, 1)]
         start = None
         if fresh.any():
-            y0, known, self.known = parts[0].path.step.y0.detach(), self.known, False
-            if known and self.rows is None:
-                start = on_host(self.events.first_values(y0))
-            else:
+            start, self.start = self.start, None
+            if start is None:
                 clocks.insert(0, parts[0].path.clock[0])
-                states.insert(0, y0.unsqueeze(0))
+                states.insert(0, parts[0].path.step.y0.detach().unsqueeze(0))
         ys = torch.cat(states)
         values = on_host(self.events.functions.values_at(_times(clocks, ys), ys))
         if fresh.any() and start is None:
@@ -223,10 +229,16 @@ class DenseSearch:
             return signs, zero
         device = path.step.y.device
         wanted = asked.reshape(-1, len(self.events)).any(0).nonzero()[0].tolist()
-        slope, values = path.step.first_slope.detach(), torch.as_tensor(start, dtype=torch.float64, device=device)
-        left = from_host(self.left[rows], device)
-        y0 = path.step.y0.detach()
-        new, leaves, _ = self.events.sides(path.clock[0], y0, slope, self.plan.direction, left, wanted, values)
+        values = torch.as_tensor(start, dtype=torch.float64, device=device)
+        left, y0 = from_host(self.left[rows], device), path.step.y0.detach()
+        slope, self.slope = self.slope, None
+
+        def sides(slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return self.events.sides(path.clock[0], y0, slope, self.plan.direction, left, wanted, values)
+
+        new, leaves, quiet = sides(torch.zeros_like(y0) if slope is None else slope)
+        if slope is None and (on_host(quiet) & asked).any():
+            new, leaves, _ = sides(path.step.first_slope.detach())
         return np.where(asked, on_host(new), signs), np.where(asked, on_host(leaves), zero)
 
     def _sides(self, values: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -45,6 +45,26 @@ class TestTheSolve:
         assert torch.equal(torch.as_tensor(sol.stats.steps), torch.as_tensor(alone.stats.steps))
         assert torch.equal(torch.as_tensor(sol.stats.nfe), torch.as_tensor(alone.stats.nfe))
 
+    @pytest.mark.parametrize("graph", [False, True])
+    def test_counts_the_calls_that_they_make(self, graph):
+        """None, where a step begins with the field; one for the side of zero at the start where it does not."""
+        for solver, more in ((nde.Tsit5(), 0), (nde.Reversible(nde.Tsit5()), None)):
+            calls = []
+
+            def counted(t, y, calls=calls):
+                calls.append(None)
+                return turning(t, y)
+
+            y0 = number(0.0, 1.0).requires_grad_(graph)
+            problem, options = nde.ODEProblem(counted, y0, (0.0, 9.0)), {"adjoint": nde.DirectAdjoint()}
+            alone = nde.solve(problem, solver, **options).stats.nfe
+            calls.clear()
+            sol = nde.solve(problem, solver, events=levels(0.0), **options)
+            assert len(sol.events) == 2
+            assert len(calls) == sol.stats.nfe
+            if more is not None:
+                assert sol.stats.nfe == alone + more
+
     def test_has_no_row_more(self):
         problem = nde.ODEProblem(turning, number(0.0, 1.0), (0.0, 6.0))
         alone, sol = (nde.solve(problem, events=events, saveat="steps") for events in (None, levels()))
