@@ -100,18 +100,7 @@ class ContinuousAdjoint(Adjoint):
         rtol = plan.rtol if self.rtol is None else checked_tolerance(self.rtol, "rtol", packing, job.y0)
         atol = plan.atol if self.atol is None else checked_tolerance(self.atol, "atol", packing, job.y0)
         controller = (plan.controller if self.controller is None else self.controller).bind(method)
-        return replace(
-            plan,
-            method=method,
-            controller=controller,
-            rtol=rtol,
-            atol=atol,
-            costs=(),
-            events=None,
-            live_t0=None,
-            live_t1=None,
-            stops=plan.stops.bind(None),
-        )
+        return plan.alone(method=method, controller=controller, rtol=rtol, atol=atol)
 
 
 @dataclass(eq=False)
@@ -144,8 +133,7 @@ class RunData:
         if keep and outcome.steps is not None:
             pieces = outcome.steps.coefficients
             coefficients = torch.stack(pieces) if pieces else None
-            plan = replace(job.plan, live_t0=None, live_t1=None, stops=job.plan.stops.bind(None))
-            self.path = outcome.steps.dense(plan, coefficients, job.plan.field.packing, job.y0)
+            self.path = outcome.steps.dense(job.plan.alone(), coefficients, job.plan.field.packing, job.y0)
             outcome = replace(outcome, steps=outcome.steps.holding([]))
         return outcome
 

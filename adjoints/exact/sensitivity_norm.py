@@ -70,7 +70,7 @@ def with_sensitivities(job: Job, state: Tensor, variational: Variational) -> tup
         if trial.accept:
             ends.append(trial.t_end)
 
-    both = replace(plan, field=variational, costs=(), live_t0=None, live_t1=None, stops=plan.stops.bind(None))
+    both = plan.alone(field=variational)
     start = torch.cat([job.y0.detach().unsqueeze(0), state])
     options = Options(dt=job.options.dt, save=SavePlan(), listeners=(hear,))
     with torch.no_grad():

@@ -101,6 +101,12 @@ class Plan:
         scale = tolerance(y.abs(), self.rtol, self.atol)
         return lambda x: self.read(rms(x / scale, self.per_sample))
 
+    def alone(self, **changes: Any) -> Plan:
+        """The plan of another solve on this one's clock: with changes, and without reductions, events and times in the graph."""
+        stops = self.stops.bind(None)
+        plain: dict[str, Any] = {"costs": (), "events": None, "live_t0": None, "live_t1": None, "stops": stops}
+        return replace(self, **plain | changes)
+
     def take(self, rows: Tensor) -> Plan:
         """The plan of some of the samples."""
         return replace(
