@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ..errors import InvalidProblemError
-from ..problems import CDEProblem, ODEProblem, SDEProblem
+from ..problems import CDEProblem, ODEProblem, Problem, SDEProblem
 from .controlled import Controlled
 from .kind import Kind
 from .ordinary import Ordinary
@@ -22,9 +22,13 @@ def kind_of(problem: Any) -> Kind:
     """The kind of a problem; refuses what is none that has an interval of time."""
     kind = entry_for(problem, KINDS)
     if kind is None:
-        raise InvalidProblemError(
-            f"problem: got {type(problem).__name__}; expected an ODEProblem, CDEProblem, SDEProblem or SteadyStateProblem"
+        # What is a problem, such as a steady state, has no interval of time; what is none may be meant for any.
+        rest = (
+            "CDEProblem or SDEProblem"
+            if isinstance(problem, Problem)
+            else "CDEProblem, SDEProblem or SteadyStateProblem"
         )
+        raise InvalidProblemError(f"problem: got {type(problem).__name__}; expected an ODEProblem, {rest}")
     return kind
 
 

@@ -217,7 +217,7 @@ def test_continuous_gradients_of_an_sde_come_nearer_with_the_step():
     options = dict(dt=0.1, controller=nde.ConstantStep(), show=False)
     result = check(noisy(scale, "stratonovich"), nde.Midpoint(), nde.BacksolveAdjoint(), **options)
     assert set(verdicts(result).values()) == {"right to the step size"}
-    with pytest.raises(nde.InvalidProblemError, match="expected an ODEProblem or SDEProblem"):
+    with pytest.raises(nde.InvalidProblemError, match="expected an ODEProblem, CDEProblem or SDEProblem"):
         check(nde.SteadyStateProblem(lambda t, y: -y, torch.ones(2)))
 
 
