@@ -14,9 +14,9 @@ from neuralde.solvers.checks import fraction, integer
 from neuralde.solvers.core.packing import Packing
 from neuralde.solvers.core.scalars import transformed
 from neuralde.solvers.core.status import Status
+from neuralde.solvers.core.torch_private import sequence_number
 from neuralde.solvers.drivers.integrate import Result
 from neuralde.solvers.errors import ConvergenceError, InvalidProblemError
-from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.linear.jacobian import Dense, Linearized, LinearSolver, check_linear, linear_solver
 from neuralde.solvers.linear.spectrum import Anchored, beside, conserved_totals, strength
 from neuralde.solvers.problems import SteadyStateProblem

@@ -23,9 +23,9 @@ from neuralde.solvers.core.norms import rms
 from neuralde.solvers.core.scalars import Scalar, any_true, choose, negate, select, spread
 from neuralde.solvers.core.status import Status
 from neuralde.solvers.core.tolerances import Tolerance, checked_tolerance, for_each_entry, geometric_mean
+from neuralde.solvers.core.torch_private import sequence_number
 from neuralde.solvers.drivers.integrate import Outcome, Result, drive, integrate
 from neuralde.solvers.errors import InvalidProblemError
-from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.methods.base import Method, VectorField
 from neuralde.solvers.output.dense import DenseOutput
 from neuralde.solvers.output.solution import failure

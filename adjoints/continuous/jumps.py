@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.core.scalars import Scalar, any_true, as_clock, choose, negate, spread
+from neuralde.solvers.core.torch_private import sequence_number
 from neuralde.solvers.events.crossings import fired_at
 from neuralde.solvers.events.event_set import Fired
 from neuralde.solvers.events.log import Log
-from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.stepping.attempt import Plan
 
 from ..shared.captured_tensors import refuse_unknown

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from neuralde.solvers.functions.severed_gradients import sequence_number
+from neuralde.solvers.core.torch_private import sequence_number
 
 from ..base import Job
 from ..shared.captured_tensors import refuse_unknown

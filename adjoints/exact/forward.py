@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from neuralde.solvers.core.derivative_order import refuse_once
+from neuralde.solvers.core.torch_private import sequence_number
 from neuralde.solvers.drivers.integrate import Outcome, Result, integrate
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.events.log import Logged
-from neuralde.solvers.functions.severed_gradients import sequence_number
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial
 
 from ..base import Adjoint, Job

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.core.scalars import Scalar, any_true
-from neuralde.solvers.functions.severed_gradients import sequence_number
+from neuralde.solvers.core.torch_private import sequence_number
 from neuralde.solvers.output.saving import Rows, Steps
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, without_graph
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from neuralde.solvers.core.torch_private import is_legacy_batchedtensor, keeps_graph
+from neuralde.solvers.core.torch_private import is_legacy_batchedtensor, keeps_graph, sequence_number
 from neuralde.solvers.drivers.integrate import Outcome, integrate
-from neuralde.solvers.functions.severed_gradients import sequence_number
 
 from ..base import Job
 from ..shared.call_context import is_freed

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from neuralde.solvers.core.torch_private import sequence_number
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.functions.captured_objects import held
-from neuralde.solvers.functions.severed_gradients import made_inside, sequence_number
+from neuralde.solvers.functions.severed_gradients import made_inside
 from neuralde.solvers.stepping.quadrature import PathIntegral
 
 from ..base import Job
@@ -90,6 +91,9 @@ def graph_tensors(
     outputs = list(outputs)
     # On an accelerator a derivative inside the call is computed by a thread of its own, whose nodes are numbered apart.
     numbered = all(tensor.device.type == "cpu" for tensor in outputs)
+    nodes = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    if all(tensor.grad_fn is None for tensor in held):
+        return _leaves(nodes, ours, since if numbered else 0, who, f)
     # A node may have many outputs (those of unbind, say), of which some are held.
     computed = {(tensor.grad_fn, tensor.output_nr): tensor for tensor in held if tensor.grad_fn is not None}
     found: dict[int, Tensor] = {}
@@ -112,14 +116,39 @@ def graph_tensors(
             if leaf is not None and id(leaf) not in ours:
                 found[id(leaf)] = leaf
         elif numbered and node._sequence_nr() < since:
-            name = next((Captured([], f).name(x) for x in held_tensors(f) if x.grad_fn is node), "a tensor")
-            raise InvalidProblemError(
-                f"{who}: uses {name} that was computed from others before the solve, or by an earlier call, "
-                f"({node.name()}) and that the adjoint cannot reach; expected such tensors in args, or DirectAdjoint()"
-            )
+            raise _unreachable(node, who, f)
         else:
             stack.extend(parents)
     return list(found.values())
+
+
+def _leaves(stack: list[Any], ours: set[int], since: int, who: str, f: Any) -> list[Tensor]:
+    """What :func:`graph_tensors` finds where no held tensor is computed, so that only leaves count; it runs for each solve."""
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set(stack)
+    while stack:
+        node = stack.pop()
+        parents = node.next_functions
+        if parents:
+            if since and node._sequence_nr() < since:
+                raise _unreachable(node, who, f)
+            for parent, _ in parents:
+                if parent is not None and parent not in seen:
+                    seen.add(parent)
+                    stack.append(parent)
+        elif not made_inside(node):
+            leaf = getattr(node, "variable", None)
+            if leaf is not None and id(leaf) not in ours:
+                found[id(leaf)] = leaf
+    return list(found.values())
+
+
+def _unreachable(node: Any, who: str, f: Any) -> InvalidProblemError:
+    name = next((Captured([], f).name(x) for x in held_tensors(f) if x.grad_fn is node), "a tensor")
+    return InvalidProblemError(
+        f"{who}: uses {name} that was computed from others before the solve, or by an earlier call, "
+        f"({node.name()}) and that the adjoint cannot reach; expected such tensors in args, or DirectAdjoint()"
+    )
 
 
 def captured_tensors(

@@ -37,7 +37,8 @@ class Carried(NamedTuple):
 
     def map(self, f: Callable[[Tensor], Any]) -> Carried:
         """The same arrangement of what a function makes of each part."""
-        return self.filled(map(f, self.tensors))
+        tensors = self.tensors
+        return self.filled(map(f, tensors)) if tensors else self
 
 
 def carried_at(plan: Plan, costs: Costs, t: Scalar) -> Carried:

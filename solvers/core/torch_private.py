@@ -38,6 +38,20 @@ batch_dimension: Callable[[Tensor], int] = _private(torch, "_C._functorch.maybe_
 """Which dimension of the tensor below counts the lanes of a ``vmap``; -1 if none does."""
 _interpreters: Callable[[], Any] = _private(torch, "_C._functorch.get_interpreter_stack", lambda: None)
 _keep_graph: Callable[[], bool] = _private(torch, "_C._autograd._get_current_graph_task_keep_graph", _never)
+_next_number: Callable[[], int] | None = _private(torch, "_C._autograd._get_sequence_nr", None)
+
+
+def sequence_number() -> int:
+    """Autograd's current sequence number: nodes made from now on, by this thread, have this number or a higher one."""
+    if _next_number is not None:
+        return _next_number()
+    with torch.enable_grad():
+        node: Any = (torch.zeros((), requires_grad=True) * 1.0).grad_fn
+    return int(node._sequence_nr()) + 1
+
+
+# How many nodes asking for the number makes.
+NODES_OF_ASKING = 0 if _next_number is not None else 1
 
 
 def transform_levels() -> int:

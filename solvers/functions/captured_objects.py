@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
@@ -17,6 +17,8 @@ from .code_reads import named, written_by_user
 
 # Objects that hold no parameters of a field, or far too much.
 _OPAQUE = (types.ModuleType, str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)
+_PLAIN = {str, bytes, int, float, complex, bool, type(None)}
+_HOLDERS = {dict, list, tuple, set, frozenset, OrderedDict}
 _LIMIT = 20_000
 # Attributes that are another face of their owner, and have no name of their own.
 _FACES = {"__wrapped__", "__func__", "func", "fget"}
@@ -54,6 +56,9 @@ def walk(root: Any, label: str = "") -> Iterator[Part]:
         if isinstance(value, Tensor):
             continue
         for name, inner in _parts(value):
+            kind = type(inner)
+            if kind in _PLAIN or (kind in _HOLDERS and not inner):  # most of what a module has
+                continue
             if not name:
                 waiting.append((path, inner, top))
             elif top:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.scalars import transformed
-from ..core.torch_private import is_legacy_batchedtensor
+from ..core.torch_private import NODES_OF_ASKING, is_legacy_batchedtensor, sequence_number
 from ..errors import InvalidProblemError
 
 # How far the state is moved, in units of its size plus 1.
@@ -40,14 +40,6 @@ def made_inside(node: Any) -> bool:
     grad, copies of them, and constants.
     """
     return _references(node) <= _ALONE
-
-
-def sequence_number() -> int:
-    """Autograd's current sequence number: nodes made from now on have this number or a higher one."""
-    with torch.enable_grad():
-        probe = torch.zeros((), requires_grad=True)
-        node: Any = (probe * 1.0).grad_fn
-    return int(node._sequence_nr())
 
 
 def _leaves_inside(output: Tensor, since: int) -> list[Tensor]:
@@ -96,8 +88,7 @@ class Cuts:
             since: what :meth:`begin` gave before.
         """
         if name not in self._found:
-            # The number was taken with one node, and is taken again with another.
-            self._found[name] = _cut(run, y, value, since, sequence_number() - since > 1)
+            self._found[name] = _cut(run, y, value, since, sequence_number() - since > NODES_OF_ASKING)
         cut = self._found[name]
         if not cut:
             return value

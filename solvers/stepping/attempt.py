@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ..core.norms import judged_error, largest, rms, scaled_error, tolerance
 from ..core.scalars import (
@@ -157,7 +156,16 @@ class Carry(NamedTuple):
 
 def without_graph(carry: Carry) -> Carry:
     """The same carry as constants."""
-    return pytree.tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, carry)
+    return _constant(carry)
+
+
+def _constant(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.detach()
+    if not isinstance(x, tuple):
+        return x
+    parts = [_constant(part) for part in x]
+    return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
 
 
 class OnHost(NamedTuple):
