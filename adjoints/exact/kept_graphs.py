@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.utils import _pytree as pytree
 
 from neuralde.solvers.core.scalars import Scalar, any_true
@@ -212,10 +213,14 @@ def bytes_saved(outputs: Sequence[Tensor], since: int, own: set[int]) -> int:
 
 def _saved_by(node: Any) -> Iterator[Tensor]:
     """The tensors that a node has saved."""
-    for name in _saved_names(type(node)):
+    kind = type(node)
+    for name in _saved_names(kind):
         try:
             saved = getattr(node, name, None)
         except RuntimeError:  # freed by a derivative inside the call
+            continue
+        if isinstance(saved, (int, float, complex)) and not issubclass(kind, BackwardCFunction):
+            _NAMES[kind] = tuple(other for other in _NAMES[kind] if other != name)  # a number here is one in every node
             continue
         for x in saved if isinstance(saved, (tuple, list)) else (saved,):
             if isinstance(x, Tensor):

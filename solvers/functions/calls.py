@@ -89,19 +89,21 @@ class Caller:
         recorded, transforms = torch.is_grad_enabled(), transforms_active()
         forward = forward_ad._current_level >= 0
         out = None
-        if not (recorded or transforms or forward or self.recording or y.requires_grad or isinstance(t, Tensor)):
+        flag = y.requires_grad
+        calm = not flag or (recorded and (self.cuts is None or self.cuts.clear(name)))
+        if calm and not (transforms or forward or self.recording or isinstance(t, Tensor)):
             # What `_once` does, as far as most calls of a solve need it: nothing else refers to the time.
             version = None if y.is_inference() else y._version
             try:
                 out = f(time, y if packing.single and not writes else _state(packing, y, writes), *args)
             except (RuntimeError, TypeError) as error:
-                _release(name, (False, False, version or 0, 0), 0.0, time, y)
+                _release(name, (flag, False, version or 0, 0), 0.0, time, y)
                 self._failed(f, name, args, error, last=False)
             else:
                 out = pack(out, name)
-                if y.requires_grad or (version is not None and y._version != version):
-                    _release(name, (False, False, version or 0, 0), 0.0, time, y)
-                return _without_graph(out)
+                if y.requires_grad is not flag or (version is not None and y._version != version):
+                    _release(name, (flag, False, version or 0, 0), 0.0, time, y)
+                return out if recorded else _without_graph(out)
         if y.requires_grad or time.requires_grad:
             if not recorded:
                 time, y = _without_graph(time), _without_graph(y)

@@ -73,6 +73,10 @@ class Cuts:
     def __init__(self) -> None:
         self._found: dict[str, frozenset[int]] = {}
 
+    def clear(self, name: str) -> bool:
+        """Whether a function was looked at, and nothing was found."""
+        return self._found.get(name) == frozenset()
+
     def begin(self, name: str) -> int:
         """Where the graph of the next call begins, if it is to be looked at."""
         return 0 if name in self._found else sequence_number()
