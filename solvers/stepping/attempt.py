@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..core.norms import judged_error, largest, rms, scaled_error, tolerance
 from ..core.scalars import (
@@ -162,8 +163,10 @@ def without_graph(carry: Carry) -> Carry:
 def _constant(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.detach()
-    if not isinstance(x, tuple):
+    if x is None or isinstance(x, (bool, int, float)):
         return x
+    if not isinstance(x, tuple):  # what a method remembers is a pytree of its own
+        return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, x)
     parts = [_constant(part) for part in x]
     return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
 
