@@ -1,5 +1,6 @@
 """Networks that hold a differential equation and its solve."""
 
+from .cde import MatrixField, NeuralCDE, NeuralRDE
 from .encoders import MaskedGRU
 from .latent_ode import LatentField, LatentODE, LatentSeries
 from .latent_sde import LatentPath, LatentSDE
@@ -16,7 +17,10 @@ __all__ = [
     "LatentSDE",
     "LatentSeries",
     "MaskedGRU",
+    "MatrixField",
+    "NeuralCDE",
     "NeuralODE",
+    "NeuralRDE",
     "NeuralSDE",
     "SDEGenerator",
     "TimeConditionedMLP",
