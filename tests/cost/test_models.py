@@ -23,6 +23,19 @@ def neural_sde():
     return lambda: model(torch.randn(8, 4, dtype=D), seed=0)
 
 
+def neural_cde(path=nde.HermitePath):
+    model = nde.NeuralCDE(nde.models.MatrixField(4, 3, hidden=[16]).to(D), torch.nn.Linear(3, 4, dtype=D), path=path)
+    xs = torch.randn(12, 8, 3, dtype=D).cumsum(0) / 4
+    return lambda: model(torch.linspace(0.0, 1.0, 12, dtype=D), xs)
+
+
+def neural_rde():
+    net = nde.models.MatrixField(4, nde.logsignature_channels(3, 2), hidden=[16]).to(D)
+    model = nde.NeuralRDE(net, torch.nn.Linear(3, 4, dtype=D), depth=2, window=4)
+    xs = torch.randn(13, 8, 3, dtype=D).cumsum(0) / 4
+    return lambda: model(torch.linspace(0.0, 1.0, 13, dtype=D), xs)
+
+
 def latent_sde():
     net = field()
     model = nde.LatentSDE(net, lambda t, z: -z, lambda t, z: 0.5 * torch.ones_like(z), dt=0.05)
@@ -61,13 +74,16 @@ MODELS = {
     "NeuralODE, local": lambda: neural_ode(regularizers=[Local(h="solver")]),
     "NeuralODE, STEER": lambda: neural_ode(regularizers=[STEER(0.25)]),
     "NeuralSDE": neural_sde,
+    "NeuralCDE": neural_cde,
+    "NeuralCDE, linear": lambda: neural_cde(nde.LinearPath),
+    "NeuralRDE": neural_rde,
     "LatentODE": latent_ode,
     "LatentSDE": latent_sde,
     "SDEGAN": whole_gan,
     "SDEGenerator": generator,
     "CDECritic": critic,
 }
-PARTS = {"TimeConditionedMLP", "LatentField", "LatentPath", "LatentSeries", "MaskedGRU"}
+PARTS = {"TimeConditionedMLP", "LatentField", "LatentPath", "LatentSeries", "MaskedGRU", "MatrixField"}
 
 
 @pytest.mark.parametrize("name", MODELS)
