@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch._functorch import config
 from torch.fx import GraphModule
 
+# The setting of the process, while one of this library's graphs is compiled with another.
+_before: list[bool] = []
+
 
 @torch.compiler.assume_constant_result
 def keep_saved_tensors() -> None:
-    """Forbid the backward graphs of this process to overwrite what the forward saved for them.
+    """Forbid the backward graph of the function that is being compiled to overwrite what its forward saved.
 
-    Runs while a graph is traced, before its backward is compiled. Inductor marks what a backward graph may overwrite by
-    position, and reads the inputs of a loop's body by the same positions: it overwrote parameters and saved states between
-    iterations, and gradients were wrong by a fifth without a word (pytorch/pytorch#192840, seen in 2.13).
+    Runs while a graph is traced; the setting goes back when the compiler is done with it. What it decides is decided while
+    the forward graph is compiled, also where the backward one follows later. Inductor marks what a backward graph may
+    overwrite by position, and reads the inputs of a loop's body by the same positions: it overwrote parameters and saved
+    states between iterations, and gradients were wrong by a fifth without a word (pytorch/pytorch#192840, seen in 2.13).
     """
+    from torch._dynamo.callback import callback_handler
+
+    if not _before:
+        _before.append(config.donated_buffer)
     config.donated_buffer = False
+    if _put_back not in callback_handler.end_callbacks:
+        callback_handler.register_end_callback(_put_back)
+
+
+def _put_back(_: Any) -> None:
+    if _before:
+        config.donated_buffer = _before.pop()
 
 
 @torch.compiler.assume_constant_result

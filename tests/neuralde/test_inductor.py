@@ -88,3 +88,27 @@ def test_sde_methods(method, noise, calculus):
 def test_adaptive_sde_per_sample():
     # A step that differs in its last bit reads the path there, which moves by the square root of it.
     check(sde, 1e-5, method="SOSRI", rtol=1e-2, atol=1e-2, per_sample=True)
+
+
+def test_the_compiler_s_setting_holds_for_our_graphs_only():
+    """What a backward graph may overwrite is decided for each function: with a solve in it nothing, else as the user has it."""
+    from torch._functorch import config
+
+    seen = {}
+
+    def noting(name):
+        def backend(module, _):
+            seen[name] = config.donated_buffer
+            return module
+
+        return backend
+
+    def end(y0):
+        return nde.solve(nde.ODEProblem(lambda t, y: -y * y, y0, (0.0, 1.0)), rtol=1e-6, atol=1e-6).y1
+
+    assert config.donated_buffer is True
+    y0 = torch.tensor([0.5, 1.0], dtype=D, requires_grad=True)
+    torch.compile(end, backend=noting("ours"))(y0)
+    assert config.donated_buffer is True
+    torch.compile(lambda x: (x.sin() * x).cos(), backend=noting("another's"))(y0)
+    assert seen == {"ours": False, "another's": True}
