@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.methods.base import Method
 from neuralde.solvers.stepping.attempt import Plan
 
@@ -88,4 +89,10 @@ class BacksolveAdjoint(ContinuousAdjoint, rank=6):
 
     def backward_method(self, job: Job) -> Method:
         """The method of the backward solve; of an SDE's one that solves Stratonovich equations."""
+        solver = job.plan.method if self.solver is None else self.solver
+        if solver.implicit:
+            raise InvalidProblemError(
+                f"solver: got {solver!r} for the backward solve of BacksolveAdjoint, which takes the state back too, where a stiff "
+                "field grows as fast as it decays forwards; expected GaussAdjoint(), or BacksolveAdjoint(Tsit5())"
+            )
         return noisy_method(job, self.solver) if job.plan.field.random else super().backward_method(job)

@@ -139,6 +139,8 @@ class InterpolatingAdjoint(GaussAdjoint, rank=5):
 class _OnPath(Sweep):
     """The backward state is the cotangent."""
 
+    affine = True
+
     def prepare(self) -> None:
         """The parameters' share is a quadrature."""
         self.quadrature = Quadrature(self.plan, self.parameters, self.integrands, self.path, self.data.adjoint.name)

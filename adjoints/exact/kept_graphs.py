@@ -181,7 +181,7 @@ class Keeper:
         self._begun = True
         y, cache = self.first.y0 if goes_on else carry.y.detach().requires_grad_(), carry.cache
         if cache is not None:
-            cache = plan.method.known(self.first.slope if goes_on else _slope(plan, carry, t, y), y)
+            cache = plan.method.known(self.first.slope if goes_on else _slope(plan, carry, t, y), y, plan.per_sample)
         memory = tuple(leaf(x) for x in carry.memory)
         carry = carry._replace(y=y, memory=memory, cache=cache, costs=costs0)
         self._plan, self._here = plan, self._place(carry)

@@ -256,8 +256,8 @@ def _retake(plan: Plan, record: Record, state: State, clock: Tensor | None = Non
         t = select(both(record.standing, record.accept), clock, t)
         if record.fired is not None:
             assert plan.events is not None
-            t_end = plan.events.live_time(record.fired, partial(arrived, plan.method, field, memory), t, t_end, y)
-    return plan.method.step(field, t, t_end, y, memory)
+            t_end = plan.events.live_time(record.fired, partial(arrived, plan, field, memory), t, t_end, y)
+    return plan.method.step(field, t, t_end, y, memory, None, plan)
 
 
 def _setting(plan: Plan, record: Record, state: State) -> tuple[VectorField, tuple[Scalar, Scalar], State]:

@@ -62,6 +62,11 @@ def with_sensitivities(job: Job, state: Tensor, variational: Variational) -> tup
             "adjoint: got ForwardSensitivity(in_error_norm=True) with per_sample=True; expected a joint solve, or the "
             "sensitivities outside the error norm"
         )
+    if plan.method.implicit:
+        raise InvalidProblemError(
+            f"adjoint: got ForwardSensitivity(in_error_norm=True) with {plan.method!r}, whose steps need the derivative of the "
+            "sensitivities' equation; expected an explicit method, or the sensitivities outside the error norm"
+        )
     if not plan.controller.adaptive or plan.t0 == plan.t1:
         return job, 0
     ends: list[float] = []

@@ -64,8 +64,13 @@ class KineticEnergy(StepReduction):
         self.norm = checked_norm(norm)
 
     def check(self, method: Method) -> None:
-        """Refuse a method that integrates noise."""
+        """Refuse a method that integrates noise, and one whose steps are no weighted sum of slopes."""
         refuse_noise(method, type(self).__name__)
+        if not method.sums_slopes:
+            raise InvalidProblemError(
+                f"regularizers: got KineticEnergy with {method.name}, whose steps are no weighted sum of slopes; expected a "
+                "Runge-Kutta method, or RunningCost of the field"
+            )
 
     def measure(self, view: StepView) -> Tensor:
         """The step's mean kinetic energy."""

@@ -161,9 +161,9 @@ class Local(Regularizer):
             h = minimum(solver_h.item() if plan.host else solver_h, longest)
         memory, cache = (
             plan.method.start(plan.field, time, y),
-            plan.method.known(start if plan.field.chains else None, y),
+            plan.method.known(start if plan.field.chains else None, y, plan.per_sample),
         )
-        step = plan.method.step(plan.field, time, time + plan.direction * h, y, memory, cache)
+        step = plan.method.step(plan.field, time, time + plan.direction * h, y, memory, cache, plan)
         view = StepView(step, plan.method, plan.rtol, plan.atol, 0, plan.field)
         lanes = torch.zeros_like(t, dtype=real_dtype(y))
         measured = self.regularizer.update(self.regularizer.start(y, lanes, (t, t)), view)

@@ -103,9 +103,9 @@ class _Derivative(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        if ctx.left == 0:
-            raise InvalidProblemError(ctx.message)
         x = ctx.saved_tensors[0]
+        if ctx.left == 0:
+            return g, torch.zeros_like(x), None, None
         return _derivative(ctx, g, x), _derivative(ctx, torch.zeros_like(x), x), None, None
 
     @staticmethod
@@ -118,5 +118,32 @@ class _Derivative(torch.autograd.Function):
 def _derivative(ctx: Any, g: Tensor, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled() and not torch_private.transforms_active():
         return g
+    if ctx.left == 1:
+        x = _Refused.apply(x, ctx.message)
     tied: Tensor = _Derivative.apply(g, x, ctx.left - 1, ctx.message)
     return tied
+
+
+class _Refused(torch.autograd.Function):
+    """The identity, whose backward pass raises: on the way to ``x``, and not on the way to a cotangent.
+
+    A forward derivative that is taken as the derivative of a backward one with respect to its cotangent has order one.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, message: str) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.message = inputs
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        raise InvalidProblemError(ctx.message)
+
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor, message: None) -> Tensor:
+        return v.view_as(v)

@@ -28,7 +28,8 @@ class Status(IntEnum):
     NON_FINITE = 4
     """The field returned NaN or infinity for every step size tried."""
     NOT_CONVERGED = 5
-    """No steady state was found: ``t_max`` was reached, or a root finder came no closer."""
+    """An iteration did not converge: no steady state was found (``t_max`` was reached, or a root finder came no closer), or
+    the equations of an implicit step were not solved, however short the step."""
 
     def __str__(self) -> str:
         return self.name

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.counts import Counts
 from ..methods.base import Step
 from ..stepping.attempt import RUNNING, Carry, OnHost, Plan, Trial, attempt, settle
 
@@ -74,7 +75,10 @@ class Reading:
         """The carry after the block with Python numbers."""
         last = {name: self.numbers[name][-1].item() for name in CARRIED}
         status, steps, accepted, nfe = (int(last[name]) for name in ("status", "steps", "accepted", "nfe"))
-        return carry._replace(t=last["t"], h=last["h"], status=status, steps=steps, accepted=accepted, nfe=nfe)
+        counts = None if carry.counts is None else Counts(*[int(x) for x in carry.counts])
+        return carry._replace(
+            t=last["t"], h=last["h"], status=status, steps=steps, accepted=accepted, nfe=nfe, counts=counts
+        )
 
 
 # What is read of a carry, and of a trial (by the names that the host's table has for them).

@@ -113,7 +113,7 @@ def run_blocks(
         attempts, carry, reading = advance(carry)
         for (before, trial), seen in zip(attempts, reading.attempts(), strict=True):
             if not seen.running:
-                masked += int(trial.step.calls) + trial.step.asked
+                masked += _most(trial.step.calls) + trial.step.asked
                 continue
             extra = extra + _tell(plan, listeners, before, trial, seen)
         going = reading.going
@@ -153,6 +153,11 @@ def in_tensors(plan: Plan, device: torch.device) -> Plan:
         torch.full((), x, dtype=torch.float64, device=device) for x in (plan.t0, plan.t1, plan.direction)
     )
     return replace(plan, t0=t0, t1=t1, direction=direction)
+
+
+def _most(calls: Scalar) -> int:
+    """How often the field was called for all lanes together, from the counts of each."""
+    return int(calls.max()) if isinstance(calls, Tensor) else int(calls)
 
 
 def _tell(plan: Plan, listeners: Sequence[Listener], before: Carry, trial: Trial, seen: Seen) -> Scalar:

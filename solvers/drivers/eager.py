@@ -55,7 +55,7 @@ def start(
         h = span if dt is None else 0.0 * span + dt
     h = minimum(maximum(h, plan.controller.dtmin), plan.controller.dtmax)
     # A lane may carry the end slope of one step into the next only where no discontinuity can lie between them.
-    return begin(plan, y0, plan.method.known(slope if carried else None, y0), h, calls, costs)
+    return begin(plan, y0, plan.method.known(slope if carried else None, y0, plan.per_sample), h, calls, costs)
 
 
 def first_step(plan: Plan, field: Term, t: Scalar, state: Tensor, slope: Tensor, longest: Scalar) -> Scalar:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..core.counts import Counts
 from ..core.legendre import evaluate
 from ..errors import InvalidProblemError
 from ..output.saving import SavePlan
@@ -43,9 +44,12 @@ class FlatSolve:
         costs = [x for state in carry.costs for x in state]
         # Of the calls that readers of steps make, an SDE's tell how often its diffusion was called.
         asked = (carry.asked, carry.looked) if self.plan.field.random else ()
-        counts = (carry.status, carry.steps, carry.accepted, carry.nfe, *asked)
+        counts = (carry.status, carry.steps, carry.accepted, carry.nfe, *(carry.counts or ()), *asked)
         tensors = (carry.t, carry.h, carry.y, *carry.memory, *cache, *carry.control, *costs, *counts)
-        return tuple(x.clone() for x in (tensors if ys is None else (*tensors, ys)))
+        # The loop operator compares strides too, and factors come in columns.
+        return tuple(
+            x.clone(memory_format=torch.contiguous_format) for x in (tensors if ys is None else (*tensors, ys))
+        )
 
     def carry(self, flat: tuple[Tensor, ...]) -> Carry:
         """The carry again."""
@@ -56,8 +60,10 @@ class FlatSolve:
         control = tuple([next(rest) for _ in range(self.controls)])
         costs = tuple([tuple([next(rest) for _ in range(count)]) for count in self.costs])
         status, steps, accepted, nfe = [next(rest) for _ in range(4)]
+        counts = Counts(*[next(rest) for _ in Counts._fields]) if self.plan.method.implicit else None
         asked, looked = (next(rest), next(rest)) if self.plan.field.random else (0, 0)
-        return Carry(t, h, y, memory, cache, control, costs, status, steps, accepted, nfe, asked=asked, looked=looked)
+        numbers = status, steps, accepted, nfe, None, asked, looked, counts
+        return Carry(t, h, y, memory, cache, control, costs, *numbers)
 
     def ys(self, flat: tuple[Tensor, ...]) -> Tensor | None:
         """The saved rows."""

@@ -74,7 +74,7 @@ def _anchored_by(plan: Plan, carry: Carry, y0: Tensor) -> tuple[Carry, Tensor]:
     reached = plan.field.probe(plan.t0, y0)
     carry = carry._replace(nfe=carry.nfe + 1)
     if chained:
-        carry = carry._replace(cache=plan.method.known(tuple(reached), y0))  # type: ignore[arg-type]
+        carry = carry._replace(cache=plan.method.known(tuple(reached), y0, plan.per_sample))  # type: ignore[arg-type]
     return carry, _anchor(y0, *reached)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.scalars import Scalar, any_true, as_clock, both, choose, negate, real_dtype, select
 from ..core.status import Status
 from ..errors import InvalidProblemError
-from ..methods.base import Memory, Method, VectorField
+from ..methods.base import Memory, VectorField
 from ..stepping.attempt import RUNNING, Carry, Plan, Trial, map_cache, restarted
 from .event_set import EventState, Fired
 from .locate import Path, Place, hits_at, locate, quiet, search_step
@@ -117,9 +117,9 @@ def cut(plan: Plan, carry: Carry, trial: Trial) -> Trial:
     return _go_on(plan, carry, trial, place, fired, signs, residual, values)
 
 
-def arrived(method: Method, field: VectorField, memory: Memory, t: Scalar, t_end: Scalar, y: Tensor) -> Tensor:
+def arrived(plan: Plan, field: VectorField, memory: Memory, t: Scalar, t_end: Scalar, y: Tensor) -> Tensor:
     """The state at the end of a step."""
-    return method.step(field, t, t_end, y, memory).y
+    return plan.method.step(field, t, t_end, y, memory, None, plan).y
 
 
 def _stopped(plan: Plan, carry: Carry, trial: Trial, lanes: Tensor) -> Trial:
@@ -150,7 +150,8 @@ def follow(plan: Plan, trial: Trial, carry: Carry) -> Carry:
         return carry._replace(events=EventState(signs, zero, standing, live))
     cache, memory, y = carry.cache, carry.memory, carry.y
     if seen.slope is not None:
-        known = plan.method.known(seen.slope, seen.slope if seen.after is None else seen.after)
+        at = seen.slope if seen.after is None else seen.after
+        known = plan.method.known(seen.slope, at, plan.per_sample)
         if plan.host:
             cache = known
         elif cache is not None:
@@ -204,12 +205,12 @@ def _go_on(
     live = None
     if plan.host and torch.is_grad_enabled():
         field = plan.stops.one_sided(plan.field, trial.t, t, carry.y)
-        arrive = partial(arrived, plan.method, field, carry.memory)
+        arrive = partial(arrived, plan, field, carry.memory)
         live = events.live_time(fired, arrive, trial.step.t0, t, carry.y)
         live = live if isinstance(live, Tensor) else None
         if live is not None or step is not trial.step:
             end = t if live is None else live
-            step = plan.method.step(field, trial.step.t0, end, carry.y, carry.memory, trial.step.retry)
+            step = plan.method.step(field, trial.step.t0, end, carry.y, carry.memory, trial.step.retry, plan)
     if step is not trial.step:
         if plan.host:
             step.calls = calls

@@ -22,6 +22,8 @@ from .event_set import Events, EventState
 
 # Newton steps on the retaken step. Two are usual; each one cuts what is left by many digits or is the last.
 _REFINEMENTS = 6
+# Newton steps that leave more than this part go on by the slope between the last two of them.
+_CRAWL = 1e-3
 # Events closer than this many units of rounding are at the same time.
 TOGETHER = 64
 # Where to take the difference quotient of an event's function, relative to the step.
@@ -300,6 +302,9 @@ def _refine(plan: Plan, carry: Carry, trial: Trial, path: Path, theta: Tensor, r
         again = retake(moved, active)
         residual = value(moved, again)
         active = active & (abs(residual) < abs(g))
+        # A dense output of low order has another slope than the step's own end, by which the iteration would crawl.
+        crawls = active & (abs(residual) > _CRAWL * abs(g)) & (abs(moved - t) > path.resolution_at(t) / _CRAWL)
+        rate = np.where(crawls, (residual - g) / np.where(crawls, moved - t, 1.0), rate)
         t, g = np.where(active, moved, t), np.where(active, residual, g)
         if (t == moved).all():
             step, t_step = again, moved
@@ -317,7 +322,7 @@ def _retake(plan: Plan, carry: Carry, trial: Trial, t_end: np.ndarray) -> Step:
     """The attempt's step again, to another end."""
     end = _clock(plan, t_end, carry.y.device)
     field = plan.stops.one_sided(plan.field, trial.t, end, carry.y)
-    return plan.method.step(field, trial.step.t0, end, carry.y, carry.memory, trial.step.retry)
+    return plan.method.step(field, trial.step.t0, end, carry.y, carry.memory, trial.step.retry, plan)
 
 
 def hits_at(events: Events, path: Path, search: Search, place: Place, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,7 @@ def assemble(ready: Prepared, result: Result) -> Solution:
             carry.steps - carry.accepted,
             diffusion_evaluations=plan.field.second_calls(plan.method, carry),
             masked=outcome.masked,
+            **({} if carry.counts is None else carry.counts._asdict()),
         ),
         status=Status(carry.status) if isinstance(carry.status, int) else carry.status,
         regularization=tuple(value for value, _ in numbers),

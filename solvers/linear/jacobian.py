@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.derivative_order import refuse_once
 from ..errors import InvalidProblemError
+from .factorization import Factorization
 from .krylov import gmres
 
 LINEAR = ("auto", "dense", "gmres")
@@ -78,6 +79,38 @@ class Linearized:
         return torch.stack(rows, dim=1) if rows else self.value.new_zeros(len(self.value), 0, 0)
 
 
+def jacobian_of(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The Jacobians ``(B, n, n)`` of ``f`` at ``x``, by forward mode: one call of it, for all directions at once.
+
+    Args:
+        f: ``(B, n) -> (B, n)``, rows independent of each other, of operations that ``torch.func`` knows.
+        x: where.
+
+    Example:
+        >>> import torch
+        >>> jacobian_of(lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 1]], 1), torch.tensor([[2.0, 3.0]]))
+        tensor([[[3., 2.],
+                 [0., 1.]]])
+    """
+    directions = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).unsqueeze(1).expand(-1, *x.shape)
+    columns = torch.func.vmap(lambda v: torch.func.jvp(f, (x,), (v,))[1])(directions)
+    return columns.permute(1, 2, 0)
+
+
+def affine_jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The same of an affine function, from its differences, which are exact: one call for each direction, and one more.
+
+    Example:
+        >>> import torch
+        >>> affine_jacobian(lambda x: 3.0 * x.flip(1) + 1.0, torch.tensor([[2.0, 3.0]]))
+        tensor([[[0., 3.],
+                 [3., 0.]]])
+    """
+    zero = torch.zeros_like(x)
+    at_zero, one = f(zero), torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    return torch.stack([f(zero + unit) - at_zero for unit in one], dim=2)
+
+
 class LinearSolver(ABC):
     """Linear systems with the Jacobian of :class:`Linearized`, each row its own."""
 
@@ -115,14 +148,14 @@ class Dense(LinearSolver):
         self._safe = torch.where(
             self.finite.reshape(-1, 1, 1), self.matrix, torch.eye(self.matrix.shape[-1]).to(matrix)
         )
-        self._factors = torch.linalg.lu_factor_ex(self._safe)[:2]
+        self._factors = Factorization.of(self._safe)
 
     @property
     def nearly_singular(self) -> Tensor:
         """Rows whose factorization has a pivot that is rounding beside its column."""
         if not self.matrix.shape[-1]:
             return torch.zeros_like(self.finite)
-        pivots = self._factors[0].diagonal(dim1=1, dim2=2).abs()
+        pivots = self._factors.factors.diagonal(dim1=1, dim2=2).abs()
         limit = 100 * self.matrix.shape[-1] * torch.finfo(self.matrix.dtype).eps
         return self.finite & (pivots <= limit * self._safe.abs().amax(dim=1)).any(dim=1)
 
@@ -136,7 +169,7 @@ class Dense(LinearSolver):
 
     def solve(self, b: Tensor, transposed: bool = False, rtol: float = 1e-10) -> tuple[Tensor, Tensor]:
         """By substitution."""
-        x = torch.linalg.lu_solve(*self._factors, b.unsqueeze(-1), adjoint=transposed).squeeze(-1)
+        x = self._factors.solve(b, transposed)
         matrix = self._safe.mT if transposed else self._safe
         rest = torch.linalg.vector_norm(b - torch.einsum("bij,bj->bi", matrix, x), dim=1)
         size = torch.linalg.vector_norm(b, dim=1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..core.counts import Counts
 from ..core.legendre import evaluate
 from ..core.scalars import Scalar, shaped
+from ..core.tolerances import Tolerance
 from ..errors import InvalidProblemError
 
 VectorField = Callable[[Scalar, Tensor], Tensor]
@@ -18,6 +20,18 @@ Memory = tuple[Tensor, ...]
 """What a method must know of the steps before, beside the state: tensors, with ``per_sample`` a row for each sample."""
 Cache = Any
 """What a step can use of the one before it and can do without: None, a tensor, or tuples of them, samples first."""
+
+
+class Accuracy(Protocol):
+    """How exact the solution is to be, as far as a step that solves equations needs to know."""
+
+    @property
+    def rtol(self) -> Tolerance:
+        """The relative tolerance."""
+
+    @property
+    def atol(self) -> Tolerance:
+        """The absolute tolerance."""
 
 
 class Step(ABC):
@@ -51,6 +65,12 @@ class Step(ABC):
     """How often its readers have."""
     looked: int = 0
     """How often its readers have called the diffusion alone, of a stochastic equation."""
+    failed: Scalar = False
+    """Whether the step was not found: its equations were not solved. It is tried again with a shorter step."""
+    counts: Counts | None = None
+    """What an implicit method counts."""
+    order: Scalar | None = None
+    """The order that a method of variable order took this step with; its own order where that is None."""
     follows_path: bool = False
     """Whether the solution between the ends follows a path, so that a method ``emit`` of the step gives its rows there."""
 
@@ -164,6 +184,10 @@ class Method(ABC):
     """The families of terms that it steps, :attr:`Term.family`."""
     chains: bool = False
     """Whether a step can start with all that the term's functions gave at the end of the one before it, :meth:`Term.probe`."""
+    implicit: bool = False
+    """Whether a step solves equations: then it counts what that takes, and may fail."""
+    sums_slopes: bool = False
+    """Whether a step is a weighted sum of slopes, :attr:`Step.slopes`."""
     reversible: bool = False
     """Whether :meth:`back` takes a step back, algebraically."""
     fixed_because: str = "it estimates no error"
@@ -208,14 +232,24 @@ class Method(ABC):
         del before, memory
         return self.start(field, t, y)
 
-    def known(self, slope: Tensor | None, y: Tensor) -> Cache:
-        """The cache of a step from ``y`` of which nothing is known but ``slope``, the field there, or not even that."""
-        del y
+    def known(self, slope: Tensor | None, y: Tensor, per_sample: bool) -> Cache:
+        """The cache of a step from ``y`` of which nothing is known but ``slope``, the field there, or not even that.
+
+        A compiled loop needs one arrangement of tensors throughout: what is not known has a place in it all the same.
+        """
+        del y, per_sample
         return slope
 
     @abstractmethod
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> Step:
         """One step from ``t0`` to ``t1``.
 
@@ -226,6 +260,7 @@ class Method(ABC):
             y0: the state at the start.
             memory: the method's memory there.
             cache: what an earlier step has left, or None.
+            accuracy: how exact the solution is to be; None: to rounding.
         """
 
     def back(self, field: VectorField, t0: Scalar, t1: Scalar, y1: Tensor, memory: Memory) -> tuple[Tensor, Memory]:

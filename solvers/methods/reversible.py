@@ -10,7 +10,7 @@ from torch import Tensor
 from ..checks import fraction
 from ..core.scalars import Scalar
 from ..errors import InvalidProblemError
-from .base import Cache, Memory, Method, Step, VectorField
+from .base import Accuracy, Cache, Memory, Method, Step, VectorField
 
 
 class ReversibleStep(Step):
@@ -119,9 +119,10 @@ class Reversible(Method):
 
     reversible = True
     fsal = False
+    sums_slopes = True
 
     def __init__(self, base: Method, coupling: float = 0.999) -> None:
-        if not isinstance(base, Method) or base.reversible:
+        if not isinstance(base, Method) or base.reversible or base.implicit:
             raise InvalidProblemError(f"base: got {base!r}; expected an explicit method, such as Tsit5()")
         self.base, self.coupling = base, fraction(coupling, "coupling")
         self.order, self.embedded_order, self.dense_order = base.order, base.embedded_order, base.dense_order
@@ -149,7 +150,14 @@ class Reversible(Method):
         return (memory[0] + (y - before),)
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> ReversibleStep:
         """One step of the pair; the cache is the field at its second copy."""
         return ReversibleStep(self.base, self.coupling, field, t0, t1, y0, memory, cache)

@@ -15,7 +15,7 @@ from ..core.norms import rms
 from ..core.scalars import Scalar, real_dtype, spread
 from ..core.torch_private import transforms_active
 from ..errors import InvalidProblemError
-from .base import Cache, Memory, Method, Step, VectorField
+from .base import Accuracy, Cache, Memory, Method, Step, VectorField
 from .proved import tableau_of
 from .tableau import ButcherTableau
 
@@ -271,6 +271,7 @@ class RungeKutta(Method):
         self.order, self.embedded_order = tableau.order, tableau.embedded_order
         self.fsal, self.stability_radius = tableau.fsal, tableau.stability_radius
         self.dense_order = tableau.interpolant.order
+        self.sums_slopes = True
 
     @property
     def name(self) -> str:
@@ -283,7 +284,14 @@ class RungeKutta(Method):
         return self.tableau.stiffness_pair is not None
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> RungeKuttaStep:
         """One step from ``t0`` to ``t1``; the cache is the field at the start."""
         return RungeKuttaStep(self.tableau, field, t0, t1, y0, cache)

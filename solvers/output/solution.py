@@ -9,37 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.counts import Stats
 from ..core.status import Status
 from ..errors import ConvergenceError, InvalidProblemError, MaxStepsError, NonFiniteError, SolveError, StepSizeError
 from .dense import DenseOutput
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Counts of a solve: ints, or ``(B,)`` tensors with ``per_sample`` (0-d tensors under ``torch.compile``).
-
-    Attributes:
-        nfe: calls of the field, those of the first-step heuristic and of the dense output included.
-        steps: attempted steps.
-        accepted: accepted steps.
-        rejected: rejected steps.
-        diffusion_evaluations: calls of an SDE's diffusion, those that looked at its shape included; ``nfe`` then counts
-            those of the drift.
-        masked: further calls of the field, in attempts of a block (``driver=Blocks()``) that found every lane arrived.
-
-    Example:
-        >>> import torch, neuralde as nde
-        >>> stats = nde.solve(nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))).stats
-        >>> stats.steps == stats.accepted + stats.rejected
-        True
-    """
-
-    nfe: Any
-    steps: Any
-    accepted: Any
-    rejected: Any
-    diffusion_evaluations: Any = field(default=0, repr=False, kw_only=True)
-    masked: int = field(default=0, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -60,8 +33,8 @@ class SteadyStats(Stats):
         SteadyStats(nfe=2, steps=1, accepted=1, rejected=0, jacobians=1, linear_solves=1, products=3)
     """
 
-    jacobians: Any = 0
-    linear_solves: Any = 0
+    jacobians: Any = field(default=0)
+    linear_solves: Any = field(default=0)
     products: Any = 0
 
 
@@ -249,8 +222,11 @@ def failure(
     status: Status, who: str = "", where: str = "", solution: Solution | None = None, advice: str = ""
 ) -> SolveError:
     """The error that a failed status stands for; ``advice`` is what is known beyond the status, if anything is."""
+    reason, known = _REASONS[status], advice.lstrip() or _ADVICE[status]
+    if status == Status.NOT_CONVERGED and (solution is None or solution.residual is None):
+        reason, known = _UNSOLVED, advice.lstrip() or _UNSOLVED_ADVICE
     kept = "" if solution is None else "What was computed is in the error's .solution. "
-    return _ERRORS[status](f"{who}{_REASONS[status]}{where}. {kept}{advice.lstrip() or _ADVICE[status]}", solution)
+    return _ERRORS[status](f"{who}{reason}{where}. {kept}{known}", solution)
 
 
 _ERRORS: dict[Status, type[SolveError]] = {
@@ -259,6 +235,11 @@ _ERRORS: dict[Status, type[SolveError]] = {
     Status.NON_FINITE: NonFiniteError,
     Status.NOT_CONVERGED: ConvergenceError,
 }
+_UNSOLVED = "the equations of an implicit step were not solved, at any step size that was tried"
+_UNSOLVED_ADVICE = (
+    "The solution may jump there, or the field not be smooth enough for Newton's iteration; with fixed steps take a smaller dt, or "
+    "a controller that adapts them."
+)
 _REASONS = {
     Status.MAX_STEPS: "max_steps attempts did not reach the end of the interval",
     Status.STEP_UNDERFLOW: "the step size fell below the smallest one allowed",

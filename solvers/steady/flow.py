@@ -197,7 +197,7 @@ class Flow:
             now = _relative(self.plan, self.carry.h, self.carry.y, self.slope, self.path_rtol)
             cache = self.carry.cache
             if cache is None:
-                cache = now.method.known(self.slope, self.carry.y)
+                cache = now.method.known(self.slope, self.carry.y, now.per_sample)
             trial = attempt(now, self.carry._replace(cache=cache))
             self.carry = carry = settle(now, self.carry, trial)
             if isinstance(carry.cache, Tensor):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..core.counts import Counts
 from ..core.norms import judged_error, largest, rms, scaled_error, tolerance
 from ..core.scalars import (
     Scalar,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 RUNNING = -1
 _SUCCESS, _MAX_STEPS = int(Status.SUCCESS), int(Status.MAX_STEPS)
 _STEP_UNDERFLOW, _NON_FINITE = int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE)
+_NOT_CONVERGED = int(Status.NOT_CONVERGED)
 # A remainder this much longer than the step is taken in one step, so that rounding never leaves a sliver before a stop.
 SLACK = 1.0 + 1e-6
 # Below this many units of rounding of the time, a step no longer moves the clock reliably.
@@ -153,6 +155,8 @@ class Carry(NamedTuple):
     """How many of ``nfe`` the readers of steps made, regularizers and error estimates; kept in graphs of random terms only."""
     looked: Scalar = 0
     """How often they have called an SDE's diffusion alone."""
+    counts: Counts | None = None
+    """What the steps of an implicit method have counted."""
 
 
 def without_graph(carry: Carry) -> Carry:
@@ -222,10 +226,15 @@ def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
     if carry.events is not None:
         t = carry.events.start(t)
     field = plan.stops.one_sided(plan.field, carry.t, t_end, carry.y)
-    step = plan.method.step(field, t, t_live, carry.y, carry.memory, carry.cache)
+    step = plan.method.step(field, t, t_live, carry.y, carry.memory, carry.cache, plan)
     ratio = _error_ratio(plan, step)
+    if step.failed is not False:
+        ratio = select(
+            step.failed, math.inf, ratio
+        )  # nothing is known of its error: as short a step as one may try next
+    judged = ratio if step.order is None else _of_order(plan, step, ratio)
 
-    accept, h, control = plan.controller.decide(length, ratio, carry.control)
+    accept, h, control = plan.controller.decide(length, judged, carry.control)
     # A step shortened only to land on a given time says nothing against the step size proposed before it.
     kept = both(both(accept, near), h < carry.h)
     h = select(kept, carry.h, h)
@@ -233,6 +242,13 @@ def attempt(plan: Plan, carry: Carry, rows: Tensor | None = None) -> Trial:
     if plan.controller.dtmin:
         h = select(accept, maximum(h, plan.controller.dtmin), h)
     return Trial(step, carry.t, t_end, ratio, both(accept, running), h, control, rows)
+
+
+def _of_order(plan: Plan, step: Step, ratio: Scalar) -> Scalar:
+    """The scaled error of a step of its own order, as one of its method's, whose root the controller takes."""
+    if not plan.controller.adaptive:
+        return ratio
+    return ratio ** (plan.method.error_order / (step.order + 1.0))  # type: ignore[operator]
 
 
 def _error_ratio(plan: Plan, step: Step) -> Scalar:
@@ -276,6 +292,7 @@ def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:
         events=carry.events,
         asked=carry.asked + select(running, step.asked, 0),
         looked=carry.looked + select(running, step.looked, 0),
+        counts=carry.counts if step.counts is None or carry.counts is None else carry.counts.plus(step.counts, running),
     )
 
 
@@ -358,7 +375,7 @@ def _next_cache(plan: Plan, carry: Carry, trial: Trial) -> Cache:
     cache = map_cache(partial(choose, trial.accept), step.cache, step.retry)
     if len(plan.stops.jumps) == 0:
         return cache
-    fresh = plan.method.known(None, step.y)
+    fresh = plan.method.known(None, step.y, plan.per_sample)
     return map_cache(partial(choose, both(trial.accept, plan.stops.is_jump(trial.t_end))), fresh, cache)
 
 
@@ -367,7 +384,8 @@ def map_cache(f: Callable[..., Tensor], cache: Cache, *others: Cache) -> Cache:
     if cache is None:
         return None
     if isinstance(cache, tuple):
-        return tuple([map_cache(f, *parts) for parts in zip(cache, *others, strict=True)])
+        parts = [map_cache(f, *each) for each in zip(cache, *others, strict=True)]
+        return cache._make(parts) if hasattr(cache, "_make") else tuple(parts)
     return f(cache, *others)
 
 
@@ -378,10 +396,14 @@ def _status(plan: Plan, carry: Carry, trial: Trial, t: Scalar, steps: Scalar) ->
     smallest = maximum(abs(t) * TIME_RESOLUTION, abs(plan.t1 - plan.t0) * SMALLEST_FRACTION)
     movable = both(trial.h > smallest, trial.h >= plan.controller.dtmin)
     stuck = both(negate(trial.accept), negate(movable)) | (trial.t_end == trial.t)
-    overflows = negate(is_finite(trial.ratio))
+    overflows, failed = negate(is_finite(trial.ratio)), trial.step.failed
+    if failed is not False:
+        overflows = both(overflows, negate(failed))
     if overflows is not False and plan.controller.adaptive:
         stuck = stuck | both(overflows, _is_full(plan, carry.y))
     failure = select(overflows, _NON_FINITE, _STEP_UNDERFLOW)
+    if failed is not False:
+        failure = select(failed, _NOT_CONVERGED, failure)
     status = select(steps >= plan.max_steps, _MAX_STEPS, RUNNING)
     status = select(stuck, failure, status)
     status = select(both(trial.accept, t == plan.t1), _SUCCESS, status)
@@ -422,4 +444,5 @@ def begin(
         nfe=zero + nfe,
         asked=zero,
         looked=zero,
+        counts=Counts(*[zero] * len(Counts._fields)) if plan.method.implicit else None,
     )

@@ -44,6 +44,8 @@ class Term(ABC):
     """Whether its value where a step ends is what the next step starts with."""
     captures: bool = False
     """Whether a device can replay its calls: they depend on time, state, :attr:`args` and captured tensors alone."""
+    affine: bool = False
+    """Whether it is an affine function of the state: its Jacobian is then exact from differences."""
     title: str = "an ODEProblem"
     """What messages call the problem behind it."""
     name: str = "f"
@@ -132,6 +134,7 @@ class OneSided(Term):
 
     def __init__(self, term: Callable[[Scalar, Tensor], Tensor], low: Scalar, high: Scalar) -> None:
         self.term, self.low, self.high = term, low, high
+        self.affine = getattr(term, "affine", False)
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The slope at the nearest time inside the bounds."""

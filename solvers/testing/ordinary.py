@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.scalars import Scalar
 from ..methods import named
-from ..methods.base import Cache, Memory, Method, Step, VectorField
+from ..methods.base import Accuracy, Cache, Memory, Method, Step, VectorField
 from ..methods.runge_kutta import RungeKutta
 from ..problems import ODEProblem
 from ..stepping.controllers import Controller
@@ -284,6 +284,7 @@ class StubMethod(Method):
         y0: Tensor,
         memory: Memory = (),
         cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> StubStep:
         """One step, without a call of the field."""
         error = self.errors[min(len(self.taken), len(self.errors) - 1)]

@@ -14,7 +14,7 @@ from ...core.scalars import Scalar, spread
 from ...errors import InvalidProblemError
 from ...problems import SDEProblem
 from ...terms.stochastic import SDEField
-from ..base import Cache, Memory, Method, Step, VectorField
+from ..base import Accuracy, Cache, Memory, Method, Step, VectorField
 from .between import Between
 
 COMMUTATIVE = ("diagonal", "scalar", "commutative")
@@ -145,13 +145,20 @@ class SDEMethod(Method):
             method.embedded_order = min(self.embedded_order, method.order)
         return method
 
-    def known(self, slope: Any, y: Tensor) -> Cache:
+    def known(self, slope: Any, y: Tensor, per_sample: bool) -> Cache:
         """Nothing: a step cannot start with the drift alone."""
         return None
 
     @abstractmethod
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> Step:
         """One step from ``t0`` to ``t1``."""
 

@@ -10,7 +10,7 @@ from ...core.scalars import Scalar
 from ...errors import InvalidProblemError
 from ...terms.base import Term
 from ...terms.stochastic import SDEField
-from ..base import Cache, Memory, VectorField
+from ..base import Accuracy, Cache, Memory, VectorField
 from ..runge_kutta import RungeKutta, RungeKuttaStep
 from .base import COMMUTATIVE, SDEMethod
 from .between import Between
@@ -74,7 +74,14 @@ class DrivenRungeKutta(SDEMethod):
         return self.base.name
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> _DrivenStep:
         """One step from ``t0`` to ``t1``."""
         return _DrivenStep(self.tableau, cast(Term, field).on(t0, t1), t0, t1, y0, None)

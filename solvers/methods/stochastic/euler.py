@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.scalars import Scalar, as_time
-from ..base import Cache, Memory, Step, VectorField
+from ..base import Accuracy, Cache, Memory, Step, VectorField
 from .base import COMMUTATIVE, SDEMethod, SDEStep, over
 
 
@@ -44,7 +44,14 @@ class EulerMaruyama(SDEMethod):
     orders = dict.fromkeys(COMMUTATIVE, 0.5) | {"general": 0.5, "additive": 1.0}
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _EulerStep(field, t0, t1, y0)
@@ -126,7 +133,14 @@ class EulerHeun(SDEMethod):
     diffusion_calls = 2
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _EulerHeunStep(field, t0, t1, y0)
@@ -185,7 +199,14 @@ class _Milstein(SDEMethod):
     diffusion_calls = 2
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _MilsteinStep(field, t0, t1, y0, self.calculus == "ito")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...core.scalars import Scalar
-from ..base import Cache, Memory, Step, VectorField
+from ..base import Accuracy, Cache, Memory, Step, VectorField
 from .base import SDEMethod, SDEStep, over
 
 
@@ -56,7 +56,14 @@ class PL1WM(SDEMethod):
         return method
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _PlatenStep(field, t0, t1, y0)

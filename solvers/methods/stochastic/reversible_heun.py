@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...core.scalars import Scalar, as_time
-from ..base import Cache, Memory, Step, VectorField
+from ..base import Accuracy, Cache, Memory, Step, VectorField
 from .base import COMMUTATIVE, SDEMethod, SDEStep
 
 
@@ -60,12 +60,19 @@ class ReversibleHeun(SDEMethod):
         """The second copy, moved as far as the first; one of a field that jumps stays where it is."""
         return (memory[0] + (y - before),)
 
-    def known(self, slope: Any, y: Tensor) -> Cache:
+    def known(self, slope: Any, y: Tensor, per_sample: bool) -> Cache:
         """Drift and diffusion, where both are given."""
         return slope if isinstance(slope, tuple) else None
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> Step:
         """One step from ``t0`` to ``t1``; the cache is drift and diffusion at the start, at the second copy."""
         return _ReversibleHeunStep(field, t0, t1, y0, memory, cache)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.norms import rms
 from ...core.scalars import Scalar, as_time, spread
 from ...errors import InvalidProblemError
-from ..base import Cache, Memory, VectorField
+from ..base import Accuracy, Cache, Memory, VectorField
 from ..proved import tableau_of
 from ..runge_kutta import combine
 from .base import SDEMethod, SDEStep, over
@@ -188,7 +188,14 @@ class StochasticRungeKutta(SDEMethod):
         return self.drift_calls > 1
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> StochasticRungeKuttaStep:
         """One step from ``t0`` to ``t1``."""
         return StochasticRungeKuttaStep(self.tableau, field, t0, t1, y0)

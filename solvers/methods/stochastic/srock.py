@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...checks import integer, number
 from ...core.scalars import Scalar
-from ..base import Cache, Memory, Step, VectorField
+from ..base import Accuracy, Cache, Memory, Step, VectorField
 from .base import COMMUTATIVE, SDEMethod, SDEStep
 
 
@@ -79,7 +79,14 @@ class SROCK(SDEMethod):
         return f"SROCK(stages={self.stages}, damping={self.damping:g})"
 
     def step(
-        self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor, memory: Memory = (), cache: Cache = None
+        self,
+        field: VectorField,
+        t0: Scalar,
+        t1: Scalar,
+        y0: Tensor,
+        memory: Memory = (),
+        cache: Cache = None,
+        accuracy: Accuracy | None = None,
     ) -> Step:
         """One step from ``t0`` to ``t1``."""
         return _SROCKStep(self, field, t0, t1, y0)
