@@ -18,7 +18,8 @@ from neuralde.solvers.events.event_set import Fired
 from neuralde.solvers.events.log import Log, Logged, logged, logged_inside
 from neuralde.solvers.methods.base import Step, VectorField
 from neuralde.solvers.output.saving import Request, Rows, SavePlan, emit, polynomial, widen_pieces
-from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, advance_costs, first_memory, landed, restarted
+from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, advance_costs
+from neuralde.solvers.stepping.hand_over import first_memory, landed, restarted
 
 from ..base import Job
 from ..shared.captured_tensors import refuse_unknown

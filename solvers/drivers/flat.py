@@ -15,7 +15,8 @@ from ..core.counts import Counts
 from ..core.legendre import evaluate
 from ..errors import InvalidProblemError
 from ..output.saving import SavePlan
-from ..stepping.attempt import RUNNING, Carry, Plan, Trial, attempt, map_cache, settle
+from ..stepping.attempt import RUNNING, Carry, Plan, Trial, attempt, settle
+from ..stepping.hand_over import map_cache
 from .integrate import Options
 
 

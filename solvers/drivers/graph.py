@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidProblemError
-from ..stepping.attempt import Carry, Plan, map_cache
+from ..stepping.attempt import Carry, Plan
+from ..stepping.hand_over import map_cache
 from .eager import start
 from .flat import FlatSolve, refuse_growing, row_buffer
 from .integrate import Options, Outcome

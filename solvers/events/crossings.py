@@ -18,7 +18,8 @@ from ..core.scalars import Scalar, any_true, as_clock, both, choose, negate, rea
 from ..core.status import Status
 from ..errors import InvalidProblemError
 from ..methods.base import Memory, VectorField
-from ..stepping.attempt import RUNNING, Carry, Plan, Trial, map_cache, restarted
+from ..stepping.attempt import RUNNING, Carry, Plan, Trial
+from ..stepping.hand_over import map_cache, restarted
 from .event_set import EventState, Fired
 from .locate import Path, Place, hits_at, locate, quiet, search_step
 
