@@ -132,16 +132,17 @@ def constants(like: Tensor, *numbers: float) -> tuple[Scalar, ...]:
     """Numbers as operations on a state take them: 0-d tensors of its real dtype that are made once for all.
 
     An operation with a Python number makes such a tensor each time, which takes longer than the operation itself. In a
-    graph, and inside a function transform, to which a tensor would belong, they stay numbers.
+    graph, inside a function transform, to which a tensor would belong, and on other devices, to which some operations
+    would copy it from the host, they stay numbers.
     """
-    if torch.compiler.is_compiling() or transforms_active():
+    if like.device.type != "cpu" or torch.compiler.is_compiling() or transforms_active():
         return numbers
     return _constants(numbers, real_dtype(like))
 
 
 @lru_cache(maxsize=256)
 def _constants(numbers: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    # On the host, from which every device takes a single number, and in no mode of the caller's, because they are kept.
+    # In no mode of the caller's, because they are kept.
     with torch.inference_mode(False):
         return tuple([torch.scalar_tensor(x, dtype=dtype, device="cpu") for x in numbers])
 
