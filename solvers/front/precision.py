@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,14 @@ from ..core.tolerances import Tolerance, for_each_entry
 from ..core.vmap import shared
 from ..errors import PrecisionWarning
 from ..stepping.attempt import Plan
+
+
+def _of_the_caller() -> int:
+    """How far above a function that warns the first call from outside the library is, which the warning is shown at."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "neuralde":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def check_tolerances(rtol: Tolerance, atol: Tolerance, y0: Tensor) -> None:
@@ -36,7 +45,7 @@ def check_tolerances(rtol: Tolerance, atol: Tolerance, y0: Tensor) -> None:
             f"{given} are below the rounding of {y0.dtype} states of size {size:.3g}: the error "
             "estimate measures noise; use float64 or larger tolerances",
             PrecisionWarning,
-            stacklevel=4,
+            stacklevel=_of_the_caller(),
         )
 
 
@@ -65,7 +74,7 @@ def check_size(plan: Plan, y0: Tensor) -> int:
             "errors as large as the state are accepted, and steps mean nothing; give an atol well below the size of the "
             "state (one for each entry, if their units differ), or rescale the state",
             PrecisionWarning,
-            stacklevel=3,
+            stacklevel=_of_the_caller(),
         )
     return 1
 
@@ -99,7 +108,7 @@ def check_products(plan: Plan, y0: Tensor) -> int:
             f"time, so that steps stay below about {2.0 / looks_like:.3g}, however smooth the solution; loosen rtol and "
             'atol, or compute the field exactly (torch.set_float32_matmul_precision("highest"), autocast off around it)',
             PrecisionWarning,
-            stacklevel=3,
+            stacklevel=_of_the_caller(),
         )
     return 2
 
