@@ -192,3 +192,23 @@ def test_events_move_both_copies():
         assert len(sol.events) == len(plain.events) == 2
         assert torch.allclose(sol.y1, plain.y1, atol=1e-7)
         assert torch.allclose(torch.autograd.grad(sol.y1.sum(), live)[0], want, atol=1e-6), adjoint
+
+
+EVENT = nde.Event(lambda t, y: y[0] - 0.5)
+
+
+@pytest.mark.parametrize("adjoint", [None, nde.DirectAdjoint(), nde.ForwardSensitivity(), nde.GaussAdjoint()], ids=repr)
+def test_events_of_a_reversible_method(adjoint):
+    """y0 exp(-t) = 1/2 at t = log(2 y0)."""
+    y0 = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    problem = nde.ODEProblem(lambda t, y: -y, y0, (0.0, 5.0))
+    sol = nde.solve(problem, nde.Reversible(nde.Tsit5()), rtol=1e-10, atol=1e-10, events=EVENT, adjoint=adjoint)
+    torch.testing.assert_close(sol.event_time, torch.tensor(2.0, dtype=torch.float64).log(), rtol=0, atol=1e-9)
+    (gradient,) = torch.autograd.grad(sol.event_time, y0)
+    torch.testing.assert_close(gradient, torch.ones_like(y0), rtol=0, atol=1e-8)
+
+
+def test_its_own_adjoint_refuses_events():
+    problem = nde.ODEProblem(lambda t, y: -y, torch.ones(1, dtype=torch.float64, requires_grad=True), (0.0, 1.0))
+    with pytest.raises(nde.InvalidProblemError, match="ReversibleAdjoint gives no gradient through events"):
+        nde.solve(problem, nde.Reversible(nde.Tsit5()), events=EVENT, adjoint=nde.ReversibleAdjoint())

@@ -171,12 +171,6 @@ class TestBadInput:
         with pytest.raises(Exception, match="events cannot be compiled"):
             solve(number(1.0))
 
-    def test_reversible(self):
-        problem = nde.ODEProblem(decay, number(1.0).requires_grad_(), (0.0, 1.0))
-        event = nde.Event(lambda t, y: y[0] - 0.5)
-        with pytest.raises(nde.InvalidProblemError, match="ReversibleAdjoint gives no gradient through events"):
-            nde.solve(problem, nde.Reversible(nde.Tsit5()), events=event, adjoint=nde.ReversibleAdjoint())
-
 
 @pytest.mark.parametrize(
     "kind",
