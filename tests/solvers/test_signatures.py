@@ -1,5 +1,6 @@
 """Signatures: identities of the algebra, values of other packages, gradients, memory, transforms, refusals."""
 
+import json
 from itertools import combinations, product
 
 import numpy as np
@@ -144,7 +145,7 @@ def test_brackets_expand_to_the_logarithm(basis):
     log = algebra.log(algebra.split(nde.signature(xs, depth), 3, depth))
     total = [np.zeros((3,) * k) for k in range(1, depth + 1)]
     for key, value in zip(nde.logsignature_keys(3, depth, basis), nde.logsignature(xs, depth, basis), strict=True):
-        bracket = expand(eval(key))  # a label of ours: nested lists of ints
+        bracket = expand(json.loads(key))  # a label is a nested list of ints
         total[bracket.ndim - 1] += bracket * value.item()
     for level, expected in zip(total, log, strict=True):
         np.testing.assert_allclose(level.reshape(-1), expected.numpy(), rtol=0, atol=1e-13)
