@@ -31,6 +31,7 @@ from .paths.control.base import ControlPath
 from .paths.control.cubic import HermitePath, NaturalCubicPath
 from .paths.control.linear import LinearPath, RectilinearPath
 from .paths.control.rough import LogSignaturePath
+from .paths.fractional.noise import FractionalNoise
 from .paths.signatures.logsignature import (
     logsignature,
     logsignature_channels,
@@ -59,6 +60,7 @@ __all__ = [
     "DynamicSS",
     "Event",
     "EventLog",
+    "FractionalNoise",
     "HermitePath",
     "IController",
     "Interpolant",

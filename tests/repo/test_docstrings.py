@@ -68,6 +68,7 @@ KINDS = {
     "CostRecorder": "record",
     "SolverCost": "tool",
     "BrownianPath": "path",
+    "FractionalNoise": "path",
     "ControlPath": "base",
     "ButcherTableau": "coefficients",
     "Interpolant": "coefficients",
