@@ -32,6 +32,7 @@ from .paths.control.cubic import HermitePath, NaturalCubicPath
 from .paths.control.linear import LinearPath, RectilinearPath
 from .paths.control.rough import LogSignaturePath
 from .paths.fractional.noise import FractionalNoise
+from .paths.fractional.path import FractionalBrownianPath
 from .paths.signatures.logsignature import (
     logsignature,
     logsignature_channels,
@@ -60,6 +61,7 @@ __all__ = [
     "DynamicSS",
     "Event",
     "EventLog",
+    "FractionalBrownianPath",
     "FractionalNoise",
     "HermitePath",
     "IController",

@@ -69,6 +69,7 @@ KINDS = {
     "SolverCost": "tool",
     "BrownianPath": "path",
     "FractionalNoise": "path",
+    "FractionalBrownianPath": "path",
     "ControlPath": "base",
     "ButcherTableau": "coefficients",
     "Interpolant": "coefficients",

@@ -297,6 +297,13 @@ ADJOINTS: dict[str, list[Provoked]] = {
     ],
 }
 
+
+def two_grids() -> None:
+    path = nde.FractionalBrownianPath((1,), 0, 0.0, 1.0, 0.3)
+    path.sample([0.5, 1.0])
+    path.sample([0.25, 0.5, 0.75, 1.0])
+
+
 NEVER = nde.SteadyStateProblem(lambda t, y: 1.0 + y**2, ONE)
 STEPS = nde.ConstantStep()
 
@@ -353,6 +360,13 @@ PROBLEMS: dict[str, list[Provoked]] = {
         wrong(lambda: nde.BrownianPath((1,), 0, 0.0, 0.0)),
         wrong(lambda: nde.BrownianPath((1,), 0, 0.0, 1.0, "space")),
         wrong(lambda: nde.BrownianPath((1,), 0, 0.0, 1.0)(0.5, 1.5)),
+    ],
+    "FractionalBrownianPath": [
+        wrong(lambda: nde.FractionalBrownianPath((1,), 0, 0.0, 1.0, 1.0)),
+        wrong(lambda: nde.FractionalBrownianPath((1,), 0, 0.0, 1.0, 0.3).sample([0.5, 0.2])),
+        wrong(lambda: nde.FractionalBrownianPath((1,), 0, 0.0, 1.0, 0.3).sample([0.5, 1.5])),
+        wrong(lambda: nde.FractionalBrownianPath((1,), 0, 0.0, 1.0, 0.3, method="circulant").sample([0.1, 0.5, 0.6])),
+        wrong(two_grids),
     ],
     "Blocks": [
         wrong(lambda: nde.Blocks(size=0)),

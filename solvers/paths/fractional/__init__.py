@@ -1,1 +1,1 @@
-"""Fractional noise: its approximation by processes with a short memory, and their exact simulation."""
+"""Fractional Brownian motion: exact samples on a grid of times, its Markov approximation, estimates of its Hurst index."""
