@@ -52,15 +52,17 @@ def _weights(count: int, hurst: Tensor) -> tuple[Tensor, Tensor]:
     degrees = np.arange(DEGREES)
     points, areas = np.polynomial.legendre.leggauss(_POINTS)
     values = np.polynomial.legendre.legvander(points, DEGREES - 1) * np.sqrt(2.0 * degrees + 1.0)
-    quadrature = torch.as_tensor((0.5 * areas)[:, None] * values, device=device)
-    inside = torch.as_tensor(0.5 * points + 0.5, device=device)
+    quadrature, inside, norms = (
+        torch.as_tensor(x, dtype=torch.float64, device=device)
+        for x in ((0.5 * areas)[:, None] * values, 0.5 * points + 0.5, np.sqrt(2.0 * degrees + 1.0))
+    )
     lags = torch.arange(2, count + 1, dtype=torch.float64, device=device)
     far = (lags.unsqueeze(-1) - inside) ** power @ quadrature
     # The moments of the singular kernel (1 - u)**power, by Rodrigues' formula.
     moments = [1.0 / (power + 1.0)]
     for k in range(1, DEGREES):
         moments.append(moments[-1] * (k - 1 - power) / (k + 1 + power))
-    near = torch.stack(moments) * torch.as_tensor(np.sqrt(2.0 * degrees + 1.0), device=device)
+    near = torch.stack(moments) * norms
     rest = (1.0 / (2.0 * hurst) - near.square().sum()).clamp(min=0.0)
     scale = (2.0 * hurst).sqrt()
     root = torch.where(rest > 0, rest, 1.0).sqrt() * (rest > 0)
