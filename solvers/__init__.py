@@ -31,6 +31,7 @@ from .paths.control.base import ControlPath
 from .paths.control.cubic import HermitePath, NaturalCubicPath
 from .paths.control.linear import LinearPath, RectilinearPath
 from .paths.control.rough import LogSignaturePath
+from .paths.fractional.estimation import HurstEstimate, estimate_hurst
 from .paths.fractional.noise import FractionalNoise
 from .paths.fractional.path import FractionalBrownianPath
 from .paths.signatures.logsignature import (
@@ -64,6 +65,7 @@ __all__ = [
     "FractionalBrownianPath",
     "FractionalNoise",
     "HermitePath",
+    "HurstEstimate",
     "IController",
     "Interpolant",
     "InvalidProblemError",
@@ -98,6 +100,7 @@ __all__ = [
     "StochasticRungeKutta",
     "TableauError",
     "Trace",
+    "estimate_hurst",
     "logsignature",
     "logsignature_channels",
     "logsignature_keys",

@@ -413,6 +413,12 @@ def without_lightning() -> None:
 
 
 FUNCTIONS: dict[str, list[Provoked]] = {
+    "estimate_hurst": [
+        wrong(lambda: nde.estimate_hurst(TS, "rescaled range")),
+        wrong(lambda: nde.estimate_hurst(TS[:5])),
+        wrong(lambda: nde.estimate_hurst(torch.ones(100))),
+        wrong(lambda: nde.estimate_hurst(torch.full((100,), math.nan))),
+    ],
     "solve": [
         wrong(solved(rtol=-1.0)),
         wrong(solved("Tsit5")),

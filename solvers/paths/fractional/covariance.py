@@ -61,12 +61,12 @@ def crossed_covariance(t: Tensor, s: Tensor, hurst: Tensor) -> Tensor:
 
 
 def noise_autocovariance(count: int, hurst: Tensor) -> Tensor:
-    r"""The autocovariance of fractional Gaussian noise, :math:`\rho(0), ..., \rho(count - 1)`.
+    r"""The autocovariance of fractional Gaussian noise, :math:`\rho(0), ..., \rho(count - 1)`, ``(count, *hurst.shape)``.
 
     .. math:: \rho(k) = \frac{1}{2} \bigl(|k+1|^{2H} - 2 |k|^{2H} + |k-1|^{2H}\bigr)
               = k^{2H} \sum_{j \ge 1} \binom{2H}{2j} k^{-2j}
     """
-    lags = torch.arange(count, dtype=torch.float64, device=hurst.device)
+    lags = torch.arange(count, dtype=torch.float64, device=hurst.device).reshape(-1, *[1] * hurst.dim())
     power = 2.0 * hurst
     near = lags[: _NEAR + 1]
     first = 0.5 * ((near + 1.0) ** power - 2.0 * near**power + (near - 1.0).abs() ** power)

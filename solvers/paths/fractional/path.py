@@ -52,8 +52,8 @@ class FractionalBrownianPath:
         method: ``"circulant"`` (type I on a uniform grid), ``"convolution"`` (type II on a uniform grid), ``"cholesky"`` (any
             times), or ``"auto"``: the fast one where the grid is uniform, else ``"cholesky"`` up to 8,192 times.
             :meth:`method` says which one a grid gets. A method that cannot take a grid refuses it.
-        unit_variance: False scales both types as :math:`1/\Gamma(H + 1/2)` times the integral against dW, the scale of a
-            fractional integral: type I by :math:`(\Gamma(2H + 1) \sin \pi H)^{-1/2}`, type II by
+        unit_variance: False scales both types as :math:`1/\Gamma(H + 1/2)` times the integral against dW, the scale of
+            :class:`FractionalNoise`: type I by :math:`(\Gamma(2H + 1) \sin \pi H)^{-1/2}`, type II by
             :math:`(2H)^{-1/2} / \Gamma(H + 1/2)`.
         correlation: of the components in the last dimension, ``(shape[-1], shape[-1])``; None: they are independent.
         samples: the numbers of the samples, ``(shape[0],)``, where they are not 0, 1, 2, ...
@@ -72,9 +72,9 @@ class FractionalBrownianPath:
 
     When to take it:
         As data with a known Hurst index, as the volatility of a rough model (type II with :meth:`sample_with_brownian`), as a
-        reference for approximations. A sample needs all its times at once: equations with adaptive steps need a Markov
-        approximation. ``"circulant"`` takes O(T log T) time and O(T) memory, ``"convolution"`` 20 times as much,
-        ``"cholesky"`` O(T^3) time once, O(T^2) for each entry, and memory for four matrices.
+        reference for approximations. A sample needs all its times at once: an equation is driven by the Markov
+        approximation, :class:`FractionalNoise`. ``"circulant"`` takes O(T log T) time and O(T) memory, ``"convolution"`` 20
+        times as much, ``"cholesky"`` O(T^3) time once, O(T^2) for each entry, and memory for four matrices.
 
     References:
         Mandelbrot, Van Ness: Fractional Brownian motions, fractional noises and applications. SIAM Review 10 (1968).
