@@ -34,7 +34,7 @@ class HurstEstimate(NamedTuple):
     Example:
         >>> import torch, neuralde as nde
         >>> ts = torch.linspace(0.0, 1.0, 2001, dtype=torch.float64)
-        >>> x = nde.FractionalBrownianPath((), 0, 0.0, 1.0, 0.3, dtype=torch.float64).sample(ts)
+        >>> x = nde.FractionalBrownianPath((), 1, 0.0, 1.0, 0.3, dtype=torch.float64).sample(ts)
         >>> found = nde.estimate_hurst(x)
         >>> low, high = found.interval()
         >>> bool(low < 0.3 < high), f"{found.standard_error.item():.3f}"
