@@ -10,7 +10,7 @@ from neuralde.solvers import __all__ as _solvers
 from . import models, regularizers, testing
 from ._version import __version__
 from .ensemble import EnsembleSolution, solve_ensemble
-from .models import SDEGAN, LatentODE, LatentSDE, NeuralCDE, NeuralODE, NeuralRDE, NeuralSDE
+from .models import SDEGAN, LatentODE, LatentSDE, LinearNeuralCDE, NeuralCDE, NeuralODE, NeuralRDE, NeuralSDE
 from .regularizers import RunningCost
 from .solving import solve
 
@@ -19,6 +19,7 @@ __all__ = [
     "EnsembleSolution",
     "LatentODE",
     "LatentSDE",
+    "LinearNeuralCDE",
     "NeuralCDE",
     "NeuralODE",
     "NeuralRDE",

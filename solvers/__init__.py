@@ -16,6 +16,7 @@ from .errors import (
     StepSizeError,
 )
 from .events.event import Event, ScheduledEvent
+from .front.linear_cde import solve_linear_cde
 from .front.solve import solve as solve
 from .methods import named as _named
 from .methods.base import Method, Step
@@ -109,5 +110,6 @@ __all__ = [
     "signature_inverse",
     "signature_multiply",
     "signature_to_logsignature",
+    "solve_linear_cde",
 ]
 __all__ += _named.__all__

@@ -4,18 +4,23 @@ from .cde import MatrixField, NeuralCDE, NeuralRDE
 from .encoders import MaskedGRU
 from .latent_ode import LatentField, LatentODE, LatentSeries
 from .latent_sde import LatentPath, LatentSDE
+from .linear_cde import LinearField, LinearNeuralCDE
 from .ode import NeuralODE, TimeConditionedMLP
 from .sde import NeuralSDE
 from .sde_gan import SDEGAN, CDECritic, SDEGenerator
+from .streaming import CDEStream
 
 __all__ = [
     "SDEGAN",
     "CDECritic",
+    "CDEStream",
     "LatentField",
     "LatentODE",
     "LatentPath",
     "LatentSDE",
     "LatentSeries",
+    "LinearField",
+    "LinearNeuralCDE",
     "MaskedGRU",
     "MatrixField",
     "NeuralCDE",

@@ -9,23 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from neuralde.adjoints import Adjoint
-from neuralde.solvers import (
-    CDEProblem,
-    ControlPath,
-    HermitePath,
-    InvalidProblemError,
-    LinearPath,
-    LogSignaturePath,
-    Method,
-    Solution,
-    Stats,
-)
+from neuralde.solvers import CDEProblem, HermitePath, InvalidProblemError, LogSignaturePath, Method, Solution
 
 from ..regularizers.base import Regularizer
 from ..solving import solve
+from .driven import Driven
 
 
-class NeuralCDE(nn.Module):
+class NeuralCDE(Driven):
     r"""A layer whose output is a state that a series of observations has driven.
 
     .. math:: z(t_0) = \zeta(X(t_0)), \qquad z'(t) = F_\theta(t, z(t)) \, X'(t), \qquad \text{out} = z(t_1)
@@ -39,11 +30,14 @@ class NeuralCDE(nn.Module):
         atol: absolute tolerance.
         adjoint: how to differentiate; exact if None.
         regularizers: the solver's cost as terms of the loss, in training mode only; ``eval()`` solves plainly.
-        options: further options of :func:`neuralde.solve`, such as ``saveat`` or ``per_sample``.
+        saveat: None: the final state; times, as for :func:`neuralde.solve`; ``"observations"``: those of the series.
+        options: further options of :func:`neuralde.solve`, such as ``per_sample``.
 
     ``forward(ts, xs)`` gives ``(states, solution)``: the final state, or with ``saveat`` the states ``(T, ...)``; and the
     :class:`neuralde.Solution`, whose ``regularization`` belongs in the loss. The counts of the last solve stay readable as
-    ``stats``. The time is no channel by itself: where it should matter, it is one of ``xs``.
+    ``stats``. The time is no channel by itself: where it should matter, it is one of ``xs``. ``stream(t0, x0)`` begins a
+    series whose observations arrive one by one, ``resume(kept)`` goes on with one: see
+    :class:`neuralde.models.CDEStream`.
 
     Shapes:
         ``ts`` is ``(T,)``, or ``(T, B)`` where each series has its own; ``xs`` ``(T, B, c)``, NaN where nothing was observed;
@@ -55,8 +49,8 @@ class NeuralCDE(nn.Module):
         SolveError: as :func:`neuralde.solve`.
 
     When to take it:
-        To classify or follow irregular series with missing values. :class:`NeuralRDE` for long ones;
-        ``path=neuralde.RectilinearPath`` where outputs may depend on nothing later.
+        To classify or follow irregular series with missing values. :class:`NeuralRDE` for long ones, or
+        :class:`LinearNeuralCDE`; ``path=neuralde.RectilinearPath`` where outputs may depend on nothing later.
 
     References:
         Kidger, Morrill, Foster, Lyons: Neural controlled differential equations for irregular time series. NeurIPS 2020.
@@ -71,8 +65,6 @@ class NeuralCDE(nn.Module):
         (torch.Size([5, 8]), 1)
     """
 
-    stats: Stats | None
-
     def __init__(
         self,
         field: Callable[..., Any],
@@ -84,34 +76,18 @@ class NeuralCDE(nn.Module):
         atol: Any = 1e-6,
         adjoint: Adjoint | None = None,
         regularizers: Sequence[Regularizer] = (),
+        saveat: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__()
-        for name, value, expected in (
-            ("field", field, "a module or callable F(t, z)"),
-            ("initial", initial, "a module or callable of the first value"),
-            ("path", path, "what makes a path of (ts, xs), such as HermitePath"),
-        ):
-            if not callable(value) or isinstance(value, ControlPath):
-                raise InvalidProblemError(f"{name}: got {type(value).__name__}; expected {expected}")
-        self.field, self.initial, self.path = field, initial, path
+        super().__init__(field, initial, path, saveat, "a module or callable F(t, z)")
         self.regularizers = tuple(regularizers)
         self.options = dict(solver=solver, rtol=rtol, atol=atol, adjoint=adjoint, **options)
-        self.stats = None
 
-    def first(self, ts: Any, xs: Any, path: Any) -> Tensor:
-        """The value that the initial state is made of."""
-        del ts, xs
-        value: Tensor = path(path.interval[0])
-        return value
-
-    def forward(self, ts: Any, xs: Any) -> tuple[Any, Solution]:
-        """The states and the solution along the path of the observations."""
-        path = self.path(ts, xs)
-        problem = CDEProblem(self.field, path, self.initial(self.first(ts, xs, path)))
-        solution = solve(problem, regularizers=self.regularizers if self.training else (), **self.options)
-        self.stats = solution.stats
-        return (solution.y1 if self.options.get("saveat") is None else solution.ys), solution
+    def along(self, path: Any, y0: Any, saveat: Any) -> Solution:
+        """The solution along a path, without the regularizers in evaluation."""
+        regularizers = self.regularizers if self.training else ()
+        problem = CDEProblem(self.field, path, y0)
+        return solve(problem, saveat=saveat, regularizers=regularizers, **self.options)
 
 
 class NeuralRDE(NeuralCDE):
@@ -155,11 +131,6 @@ class NeuralRDE(NeuralCDE):
         if "path" in options:
             raise InvalidProblemError("path: got one; expected none, since the windows are the path")
         super().__init__(field, initial, path=partial(LogSignaturePath, depth=depth, window=window), **options)
-
-    def first(self, ts: Any, xs: Any, path: Any) -> Tensor:
-        """The first observation of each channel, as the linear path has it: the path itself starts at zero."""
-        linear = LinearPath(ts, xs)
-        return linear(linear.interval[0])
 
 
 class MatrixField(nn.Module):

@@ -83,7 +83,17 @@ MODELS = {
     "SDEGenerator": generator,
     "CDECritic": critic,
 }
-PARTS = {"TimeConditionedMLP", "LatentField", "LatentPath", "LatentSeries", "MaskedGRU", "MatrixField"}
+# A LinearNeuralCDE has a closed form and no solve: tests/solvers/test_linear_cde.py counts its operations.
+PARTS = {
+    "LinearNeuralCDE",
+    "LinearField",
+    "CDEStream",
+    "TimeConditionedMLP",
+    "LatentField",
+    "LatentPath",
+    "LatentSeries",
+}
+PARTS |= {"MaskedGRU", "MatrixField"}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -63,6 +63,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
 # What the type alone does not tell.
 KINDS = {
     "Blocks": "tool",
+    "CDEStream": "tool",
     "Penalty": "tool",
     "CostLogger": "tool",
     "CostRecorder": "record",

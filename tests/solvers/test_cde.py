@@ -276,3 +276,15 @@ def test_what_a_cde_has_no_use_for():
         nde.solve(problem, seed=3)
     with pytest.raises(nde.InvalidProblemError, match="with a CDEProblem; expected a method for it"):
         nde.solve(problem, nde.SRIW1())
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_no_series_is_stepped_over(name):
+    """A series much shorter than the others is between the stages of a long step, unless solves land where it begins."""
+    ts = torch.tensor([[0.0, 5.0, 9.7], [4.0, 5.01, 9.8], [10.0, 5.03, 9.9]], dtype=F64)
+    xs = torch.tensor([0.0, 1.0, 3.0], dtype=F64).reshape(3, 1, 1).expand(3, 3, 1)
+    problem = nde.CDEProblem(
+        lambda t, y: torch.ones_like(y).unsqueeze(-1), PATHS[name](ts, xs), torch.zeros(3, 1, dtype=F64)
+    )
+    y1 = nde.solve(problem, rtol=1e-8, atol=1e-8).y1
+    torch.testing.assert_close(y1, torch.full((3, 1), 3.0, dtype=F64), rtol=1e-6, atol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from copy import copy
 from typing import Any, ClassVar
 
 import torch
@@ -46,21 +47,30 @@ class ControlPath:
 
     smooth: ClassVar[bool] = False
     """Whether its derivative is continuous; if not, solves land on its knots."""
+    lookback: ClassVar[int | None] = None
+    """How many observations before the two at its ends a piece depends on, if on nothing later; None where it does."""
+    fills_ahead: ClassVar[bool] = True
+    """Whether a missing value is filled by the help of a later observation."""
     jumps: Any
-    """The times at which its derivative jumps, on which solves land; None where it is smooth."""
+    """The times at which its derivative jumps, on which solves land: the knots; of a smooth path where each series of its own
+    times begins and ends, and None where all have the same."""
 
     def __init__(self, knots: Tensor, pieces: Tensor, last: Tensor | None = None) -> None:
         self.knots, self.pieces, self.last = knots, pieces, last
         self.channels: int = pieces.shape[-1]
         self._own = knots.dim() == 2
-        self.jumps = None if self.smooth else self._jumps()
+        self.jumps = self._jumps()
         self._host: dict[torch.dtype, array[float]] = {}
 
     def _jumps(self) -> Any:
-        """The knots as solves land on them: numbers where these are known, which a graph can hold."""
+        """As solves land on them: numbers where these are known, which a graph can hold."""
+        if self.smooth and not self._own:
+            return None
+        known = torch.stack([self.knots[0], self._ends()]) if self.smooth else self.knots
         if torch.compiler.is_compiling() or self.knots.requires_grad or is_wrapped(self.knots):
-            return self.knots
-        known = self.knots if self.last is None else self.knots[self._steps() <= self.last]
+            return known
+        if self.last is not None and not self.smooth:
+            known = known[self._steps() <= self.last]
         return tuple(known.unique().tolist())
 
     def _steps(self) -> Tensor:
@@ -114,6 +124,19 @@ class ControlPath:
         kept = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
         time = torch.as_tensor(t, dtype=kept, device=self.knots.device)
         time, each = self._per_series(time)
+        index, s, held = self.locate(time, each)
+        taken = self.coefficients(index, each)
+        shape = (*index.shape, *[1] * (taken[0].dim() - index.dim()))
+        s = s.to(self.pieces.dtype)
+        return taken, s.reshape(shape), None if held is None else held.reshape(shape)
+
+    def locate(self, time: Tensor, each: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """On which pieces times lie, how long after their knots, and where a series of its own times stands still.
+
+        Args:
+            time: of all series, of any shape; or ``(..., B)`` if each has its own.
+            each: whether it has.
+        """
         knots = self.knots.detach().to(time.dtype)
         self._check(time, knots)
         index = self._index(time.detach(), knots, each)
@@ -123,10 +146,15 @@ class ControlPath:
             ends = self._ends().to(time.dtype)
             held = (time < knots[0]) | ((time >= ends) & (ends < ends.max()))
             time = torch.minimum(torch.maximum(time, self.knots[0].to(time.dtype)), ends)
-        s = (time - start.reshape(index.shape)).to(self.pieces.dtype)
-        taken = self._taken(index, each)
-        shape = (*index.shape, *[1] * (taken[0].dim() - index.dim()))
-        return taken, s.reshape(shape), None if held is None else held.reshape(shape)
+        return index, time - start.reshape(index.shape), held
+
+    def since(self, knots: int) -> ControlPath:
+        """The path without its first pieces, as many as are asked for: what a series that goes on adds."""
+        rest = copy(self)
+        rest.knots, rest.pieces = self.knots[knots:], self.pieces[knots:]
+        rest.last = None if self.last is None else self.last - knots
+        rest.jumps, rest._host = rest._jumps(), {}
+        return rest
 
     def _alone(self, t: Any) -> tuple[list[Tensor], Any, None] | None:
         """One time of all series, found by the host; None where ``t`` is something else."""
@@ -172,7 +200,7 @@ class ControlPath:
         found = (found - 1).clamp(0, self.pieces.shape[0] - 1)
         return found if self.last is None else torch.minimum(found, self.last - 1)
 
-    def _taken(self, index: Tensor, each: bool) -> list[Tensor]:
+    def coefficients(self, index: Tensor, each: bool) -> list[Tensor]:
         """The coefficients of the pieces with these indices, in the order of their powers."""
         if not each:
             return list(_picked(self.pieces, index).unbind(index.dim()))

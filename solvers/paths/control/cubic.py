@@ -48,6 +48,7 @@ class HermitePath(ControlPath):
     """
 
     smooth = True
+    lookback = 1
 
     def __init__(self, ts: Any, xs: Any) -> None:
         knots, values, last = observations(ts, xs)

@@ -28,7 +28,8 @@ class LinearPath(ControlPath):
 
     Args:
         ts: increasing times, ``(T,)``, or ``(T, B)`` where each series has its own; NaN behind the end of a shorter one.
-            A list of times, with a list of values, for series of different lengths.
+            A list of times, with a list of values, for series of different lengths; or a ``PackedSequence`` of them, of
+            one-dimensional series, with packed values.
         xs: the values, ``(T, ..., c)``, NaN where nothing was observed.
 
     Shapes:
@@ -58,6 +59,7 @@ class LinearPath(ControlPath):
     """
 
     smooth = False
+    lookback = 0
 
     def __init__(self, ts: Any, xs: Any) -> None:
         knots, values, last = observations(ts, xs)
@@ -104,6 +106,8 @@ class RectilinearPath(ControlPath):
     """
 
     smooth = False
+    lookback = 0
+    fills_ahead = False
 
     def __init__(self, ts: Any, xs: Any, *, time: int | None = None, initial: float = 0.0) -> None:
         times, values, last = observations(ts, xs)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from ...core.times import read_times
 from ...errors import InvalidProblemError
@@ -26,8 +26,7 @@ class Observations(NamedTuple):
 
 def observations(ts: Any, xs: Any) -> Observations:
     """Times and values, refused by name where they make no path."""
-    if isinstance(xs, (list, tuple)):
-        ts, xs = _padded(ts, xs)
+    ts, xs = padded(ts, xs)
     values = _values(xs)
     times = read_times(ts, "ts", "increasing times, shape (T,) or (T, B)", many=True).in_graph.to(values.device)
     if times.dim() not in (1, 2) or times.shape[0] != values.shape[0] or times.shape[0] < 2:
@@ -45,7 +44,46 @@ def observations(ts: Any, xs: Any) -> Observations:
     return Observations(times, values, last)
 
 
-def _padded(ts: Any, xs: Sequence[Any]) -> tuple[Tensor, Tensor]:
+def padded(ts: Any, xs: Any) -> tuple[Any, Any]:
+    """Times and values as they are; of a list of series, or packed ones, one tensor, NaN behind the end of the shorter ones."""
+    if isinstance(xs, PackedSequence):  # a named tuple, too
+        return _unpacked(ts, xs)
+    return _listed(ts, xs) if isinstance(xs, (list, tuple)) else (ts, xs)
+
+
+def _unpacked(ts: Any, xs: PackedSequence) -> tuple[Tensor, Tensor]:
+    """Packed series; their times packed alike, or as a tensor."""
+    nan = float("nan")
+    values, lengths = pad_packed_sequence(xs, padding_value=nan)
+    if isinstance(ts, PackedSequence):
+        times, of_times = pad_packed_sequence(ts, padding_value=nan)
+        if times.dim() != 2 or not torch.equal(of_times, lengths):
+            raise InvalidProblemError(
+                f"ts: got packed times {tuple(times.shape)} of lengths {of_times.tolist()}; expected one for each value of "
+                f"xs, of lengths {lengths.tolist()}"
+            )
+        return times, values
+    times = read_times(ts, "ts", "times (T,) or (T, B), or packed as xs is", many=True).in_graph
+    if times.dim() not in (1, 2) or len(times) != len(values) or times.shape[1:] not in ((), values.shape[1:2]):
+        raise InvalidProblemError(
+            f"ts: got shape {tuple(times.shape)} with packed xs of {len(values)} times and {values.shape[1]} series; expected "
+            "(T,) or (T, B), or times packed alike"
+        )
+    ahead = torch.arange(len(values)).unsqueeze(-1) < lengths
+    return torch.where(ahead.to(times.device), times if times.dim() == 2 else times.unsqueeze(-1), nan), values
+
+
+def observation_times(ts: Any, xs: Any) -> Tensor:
+    """When there are observations, ``(T,)`` or ``(T, B)`` as a path has them; behind the end of a series, its end."""
+    times, _, last = observations(ts, xs)
+    times = times.detach()
+    if last is None:
+        return times
+    steps = torch.arange(len(times), device=times.device).unsqueeze(-1)
+    return times.gather(0, torch.minimum(steps, last))
+
+
+def _listed(ts: Any, xs: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Series of different lengths as one, NaN behind the end of the shorter ones."""
     if not isinstance(ts, (list, tuple)) or len(ts) != len(xs) or not xs:
         raise InvalidProblemError(

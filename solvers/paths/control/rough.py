@@ -58,6 +58,7 @@ class LogSignaturePath(ControlPath):
     """
 
     smooth = False
+    lookback = 0
 
     def __init__(self, ts: Any, xs: Any, depth: int, window: int, *, basis: str = "lyndon") -> None:
         times, values, last = observations(ts, xs)
@@ -66,7 +67,8 @@ class LogSignaturePath(ControlPath):
             raise InvalidProblemError(
                 f"window: got {shown(window)}; expected an int of at least 1 and at most the {len(values) - 1} intervals of xs"
             )
-        logs = logsignature(_windows(_held(linearly_filled(times, values), last), window), depth, basis)
+        filled = linearly_filled(times, values)
+        logs = logsignature(_windows(_held(filled, last), window), depth, basis)
         ends = torch.arange(window, len(values) + window - 1, window, device=times.device).clamp(max=len(values) - 1)
         knots = torch.cat([times[:1], times[ends]])
         if last is not None:
@@ -75,6 +77,7 @@ class LogSignaturePath(ControlPath):
             rows = torch.arange(len(knots), device=knots.device).unsqueeze(-1)
             knots = torch.where(rows == last, times.gather(0, point), knots)
         points = torch.cat([torch.zeros_like(logs[:1]), logs.cumsum(0)])
+        self.letters, self.depth, self.basis, self.first = values.shape[-1], depth, basis, filled[0]
         super().__init__(knots, straight(knots, points), last)
 
 
