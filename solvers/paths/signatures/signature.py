@@ -14,24 +14,24 @@ from .prefixes import prefixes
 from .tensor_algebra import Levels, channels_of, invert, join, multiply, split
 
 # Entries of the largest tensor that exists for every step of a block. Measured on CPU: half a megabyte stays in the
-# cache, a megabyte is three times slower in the backward pass. A GPU wants few large kernels instead.
+# cache, and blocks of a megabyte are slower. A GPU wants few large kernels instead.
 ENTRIES = {"cpu": 2**17, "cuda": 2**23}
 
 
 def _plan(x: Tensor, depth: int) -> tuple[int, int]:
-    """How many paths and how many steps are taken at once."""
+    """How many paths and how many steps are taken at once: whole paths where they fit, which need no products of blocks."""
     batch, channels, time = x.shape
     words = channels ** halves(depth)[0]
     entries = ENTRIES.get(x.device.type, 2**20)
-    paths = max(1, min(batch, entries // (words * 128)))
-    return paths, max(128, min(time, 1024, entries // (words * paths)))
+    steps = max(128, min(time, entries // words))
+    return max(1, min(batch, entries // (words * steps))), steps
 
 
 def _levels(x: Tensor, depth: int, steps: int) -> Levels:
     """The signature of increments ``(batch, channels, time)``, block after block."""
     total: Levels | None = None
     for part in x.split(steps, -1):
-        levels = Block(part, depth).levels
+        levels = Block(part, depth).levels()
         total = levels if total is None else multiply(total, levels)
     assert total is not None
     return total
@@ -54,8 +54,9 @@ def _gradient(x: Tensor, levels: Levels, grads: Levels, depth: int, steps: int) 
         block = Block(blocks[index], depth)
         own = grads
         if index:
-            levels = multiply(levels, invert(block.levels, x.shape[1]))
-            grads, own = _product_vjp(levels, block.levels, grads)
+            behind = block.levels()
+            levels = multiply(levels, invert(behind, x.shape[1]))
+            grads, own = _product_vjp(levels, behind, grads)
         parts.append(block.vjp(own))
     return torch.cat(parts[::-1], -1)
 
@@ -190,6 +191,6 @@ def signature(xs: Tensor, depth: int, *, stream: bool = False) -> Tensor:
         return torch.cat([xs.new_zeros(1, *lead, width), rows])
     if x.shape[0] == 0 or 0 in lead:
         return xs.new_zeros(*lead, width) + 0.0 * xs.sum()
-    flat = x.reshape(x.shape[0], -1, channels).permute(1, 2, 0).contiguous()
+    flat = x.flatten(1).mT.contiguous().unflatten(0, (-1, channels))
     # A transform or forward mode looks at the operations themselves.
     return (_in_groups if transformed() else _Signature.apply)(flat, depth).reshape(*lead, width)
