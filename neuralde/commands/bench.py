@@ -20,6 +20,7 @@ BENCHMARKS = {
     "sde": "stochastic solves with fixed steps, against torchsde and a loop by hand",
     "events": "128 event functions on one state, as one function and as many, against SciPy",
     "signatures": "signatures of a batch of paths and their gradients, against signax under jit and pySigLib",
+    "koopman": "dynamic mode decomposition of 1,000 snapshots of 10,000 numbers, against PyDMD",
     "overhead": "microseconds per step beyond the field; the time to import the library",
 }
 

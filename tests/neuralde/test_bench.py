@@ -9,7 +9,7 @@ import torch
 from neuralde.commands import bench, cli
 from neuralde.commands.benchmarks import measuring
 from neuralde.commands.benchmarks.detest import PROBLEMS, ours
-from neuralde.commands.benchmarks.detest_exact import EXACT
+from neuralde.commands.benchmarks.detest.exact import EXACT
 from neuralde.solvers import Vern9
 from neuralde.testing import counting
 
@@ -142,3 +142,9 @@ def test_options(capsys, tmp_path, monkeypatch):
     assert "nothing" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     assert str(bench.default_out()) == "runs/bench"
+
+
+def test_koopman(tmp_path, capsys):
+    result, printed = run("koopman", tmp_path, capsys)
+    assert next(row["library"] for row in result["rows"]) == "neuralde"
+    assert "MET" not in printed.upper(), "too small to be judged"

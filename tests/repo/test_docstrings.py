@@ -22,6 +22,7 @@ ROOMS = (
     "neuralde.adjoints",
     "neuralde.regularizers",
     "neuralde.models",
+    "neuralde.koopman",
     "neuralde.testing",
 )
 SECTIONS = (
@@ -48,6 +49,8 @@ CONTRACT: dict[str, tuple[str, ...]] = {
     "adjoint": ("maths", "Raises", "When to take it", "References", "Example"),
     "regularizer": ("maths", "Args", "Shapes", "Units", "Raises", "When to take it", "References", "Example"),
     "schedule": ("maths", "Args", "Units", "Raises", "When to take it", "Example"),
+    "operator": ("maths", "Args", "Shapes", "Units", "Raises", "When to take it", "References", "Example"),
+    "observables": ("maths", "Args", "Shapes", "Raises", "When to take it", "References", "Example"),
     "model": ("maths", "Args", "Shapes", "Raises", "When to take it", "References", "Example"),
     "coefficients": ("maths", "Raises", "When to take it", "References", "Example"),
     "path": ("maths", "Args", "Shapes", "Units", "Raises", "When to take it", "References", "Example"),
@@ -114,6 +117,8 @@ def kind(name: str, value: object) -> str:
         (nde.adjoints.Adjoint, "adjoint"),
         (Regularizer, "regularizer"),
         (Schedule, "schedule"),
+        (nde.koopman.KoopmanModel, "operator"),
+        (nde.koopman.Dictionary, "observables"),
         (torch.nn.Module, "model"),
         (Enum, "record"),
     ]

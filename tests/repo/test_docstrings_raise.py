@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import neuralde as nde
-from neuralde import InvalidProblemError, models, regularizers
+from neuralde import InvalidProblemError, koopman, models, regularizers
 
 Provoked = tuple[type[Exception], Callable[[], object]]
 
@@ -549,9 +549,52 @@ METHODS: dict[str, list[Provoked]] = {
     ],
 }
 
-TABLE: dict[str, list[Provoked]] = {**REGULARIZERS, **MODELS, **ADJOINTS, **PROBLEMS, **FUNCTIONS, **METHODS}
+STATES = torch.linspace(0.0, 1.0, 20, dtype=torch.float64)[:, None] ** torch.arange(1.0, 3.0)
 
-ROOMS = (nde, nde.solvers, nde.adjoints, regularizers, models, nde.testing)
+KOOPMAN: dict[str, list[Provoked]] = {
+    "fit_operator": [
+        wrong(lambda: koopman.fit_operator(STATES, STATES[1:])),
+        wrong(lambda: koopman.fit_operator(STATES, STATES, -1.0)),
+    ],
+    "DMD": [
+        wrong(lambda: koopman.DMD(method="backward")),
+        wrong(lambda: koopman.DMD(2, "optimized").fit(STATES, STATES)),
+        wrong(lambda: koopman.DMD(2, "tls").fit(STATES, control=STATES[1:])),
+    ],
+    "EDMD": [
+        wrong(lambda: koopman.EDMD().fit(STATES * math.nan)),
+        wrong(lambda: koopman.EDMD(koopman.Polynomial(9)).fit(STATES)),
+        wrong(lambda: koopman.EDMD().fit(STATES, ts=STATES[:, 0] ** 2)),
+        wrong(lambda: koopman.EDMD().fit(STATES, control=STATES[:-1])),
+        wrong(lambda: koopman.EDMD().eigenvalues),
+    ],
+    "ResDMD": [
+        wrong(lambda: koopman.ResDMD().fit(STATES).verified(-1.0)),
+        wrong(lambda: koopman.ResDMD().fit(STATES).pseudospectrum(math.inf)),
+    ],
+    "Polynomial": [wrong(lambda: koopman.Polynomial(0))],
+    "Fourier": [wrong(lambda: koopman.Fourier(0)), wrong(lambda: koopman.Fourier(1, 0.0))],
+    "RadialBasis": [
+        wrong(lambda: koopman.RadialBasis(STATES, width=0.0)),
+        wrong(lambda: koopman.RadialBasis(STATES, kernel="cubic")),
+        wrong(lambda: koopman.RadialBasis(3)(STATES)),
+        wrong(lambda: koopman.EDMD(koopman.RadialBasis(30)).fit(STATES)),
+    ],
+    "Delay": [
+        wrong(lambda: koopman.Delay(1)),
+        wrong(lambda: koopman.Delay(2, koopman.Delay(2))),
+        wrong(lambda: koopman.EDMD(koopman.Delay(20)).fit(STATES)),
+    ],
+    "LearnedDictionary": [
+        wrong(lambda: koopman.LearnedDictionary(2, 0)),
+        wrong(lambda: koopman.LearnedDictionary(2, 1, steps=-1)),
+        failing(RuntimeError, lambda: koopman.LearnedDictionary(3, 1)(STATES)),
+    ],
+}
+
+TABLE: dict[str, list[Provoked]] = {**REGULARIZERS, **MODELS, **KOOPMAN, **ADJOINTS, **PROBLEMS, **FUNCTIONS, **METHODS}
+
+ROOMS = (nde, nde.solvers, nde.adjoints, regularizers, models, koopman, nde.testing)
 
 
 def claimed() -> dict[str, set[str]]:

@@ -17,7 +17,19 @@ from ..reporting import Row, commit, machine, picture, versions, write_json
 
 Run = Callable[[], Any]
 PATIENCE = 20.0
-LIBRARIES = ("numpy", "scipy", "torchdiffeq", "torchode", "torchsde", "diffrax", "jax", "jaxlib", "signax", "pysiglib")
+LIBRARIES = (
+    "numpy",
+    "scipy",
+    "torchdiffeq",
+    "torchode",
+    "torchsde",
+    "diffrax",
+    "jax",
+    "jaxlib",
+    "signax",
+    "pysiglib",
+    "pydmd",
+)
 """Those that take part, whose versions a result names."""
 
 

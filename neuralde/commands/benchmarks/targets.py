@@ -43,3 +43,5 @@ EVENTS_AGAINST_SCIPY_AT_MOST = 3.0
 """Our time with 128 event functions divided by that of SciPy's ``solve_ivp`` with the same ones."""
 SIGNATURES = {"signax": 5.0, "pysiglib": 0.5}
 """A peer's time for a signature and its gradient, divided by ours, one thread."""
+KOOPMAN = {"pydmd": 1.0}
+"""PyDMD's processor time for a decomposition of rank 20, divided by ours."""

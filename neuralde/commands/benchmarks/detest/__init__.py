@@ -25,9 +25,9 @@ from torch import Tensor
 
 from neuralde.solvers import Method, ODEProblem
 
-from ...solving import solve
-from ..extras import needed
-from .detest_exact import EXACT
+from ....solving import solve
+from ...extras import needed
+from .exact import EXACT
 
 Field = Callable[[Any, Tensor], Tensor]
 

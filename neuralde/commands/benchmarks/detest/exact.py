@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..extras import needed
+from ...extras import needed
 
 Solution = Callable[[float], np.ndarray]
 
