@@ -18,10 +18,13 @@ from .errors import (
 from .events.event import Event, ScheduledEvent
 from .front.linear_cde import solve_linear_cde
 from .front.solve import solve as solve
+from .linear.dense_lu import DenseLU
 from .methods import named as _named
 from .methods.base import Method, Step
 from .methods.named import *  # noqa: F403
 from .methods.reversible import Reversible
+from .methods.rosenbrock.base import Rosenbrock
+from .methods.rosenbrock.tableau import RosenbrockTableau
 from .methods.runge_kutta import RungeKutta
 from .methods.stochastic.base import SDEMethod
 from .methods.stochastic.runge_kutta import StochasticRungeKutta
@@ -60,6 +63,7 @@ __all__ = [
     "ControlPath",
     "Controller",
     "ConvergenceError",
+    "DenseLU",
     "DynamicSS",
     "Event",
     "EventLog",
@@ -84,6 +88,8 @@ __all__ = [
     "PrecisionWarning",
     "RectilinearPath",
     "Reversible",
+    "Rosenbrock",
+    "RosenbrockTableau",
     "RungeKutta",
     "SDEMethod",
     "SDEProblem",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -53,10 +53,12 @@ class ODEProblem(Problem):
             ``grid_points`` as the paths of torchcde do, are landed on there, each step on its own side. With ``per_sample``
             the time has shape ``(B, 1)``, at which a path of torchcde returns every sample at every time,
             ``(B, B, 1, c)``: take ``path.derivative(t).diagonal(dim1=0, dim2=1).movedim(-1, 0)[:, 0]``.
+        jac: the Jacobian ``jac(t, y, *args)`` for implicit methods, of the flattened state; None: by automatic
+            differentiation. A pytree is flattened leaf by leaf.
 
     Shapes:
         Any, and any pytree of them: a joint solve has one clock for all of it. With ``per_sample`` the first dimension,
-        common to all leaves, counts independent systems.
+        common to all leaves, counts independent systems. ``jac`` returns ``(n, n)``, with ``per_sample`` ``(B, n, n)``.
 
     Units:
         ``f`` in those of the state per time; tolerances and entries of the state may have units of their own.
@@ -81,9 +83,14 @@ class ODEProblem(Problem):
     y0: Any
     tspan: tuple[Any, Any]
     args: tuple[Any, ...] = ()
+    jac: Callable[..., Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_parts(self.f, self.y0, self.args)
+        if self.jac is not None and not callable(self.jac):
+            raise InvalidProblemError(
+                f"jac: got {type(self.jac).__name__}; expected a callable jac(t, y, *args), or None"
+            )
         _set_tspan(self)
 
 

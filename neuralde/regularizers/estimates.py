@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from neuralde.solvers import InvalidProblemError, Method
@@ -104,7 +106,8 @@ class StiffnessEstimate(StepReduction):
         1/time, times time to the power of ``dt_power``: with 1 a pure number.
 
     Raises:
-        InvalidProblemError: ``reduction`` is none of the three; in the solve, a method without stiffness estimate.
+        InvalidProblemError: ``reduction`` is none of the three; in the solve, a method without stiffness estimate, and with
+            ``normalized`` one that is stable on the whole negative axis.
 
     When to take it:
         To keep a learned field from becoming stiff, where explicit methods take steps shorter than accuracy asks for.
@@ -133,8 +136,13 @@ class StiffnessEstimate(StepReduction):
         self.normalized = normalized
 
     def check(self, method: Method) -> None:
-        """Refuse a method without stiffness estimate."""
+        """Refuse a method without stiffness estimate, or one that is stable however stiff the field is."""
         check_method(method, reads_stiffness=True)
+        if self.normalized and math.isinf(method.stability_radius):
+            raise InvalidProblemError(
+                f"regularizers: got StiffnessEstimate() with {method.name}, whose stability region has no end to divide by; "
+                "expected StiffnessEstimate(normalized=False)"
+            )
 
     def measure(self, view: StepView) -> Tensor:
         """The step's estimate."""

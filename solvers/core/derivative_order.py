@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,46 @@ def refuse_once(derivatives: Iterable[Tensor], known: Iterable[Tensor], message:
         if node.name() == "torch::autograd::Error":
             raise InvalidProblemError(message)
         stack += [before for before, _ in node.next_functions]
+
+
+def leads_outside(output: Tensor, since: int, own: Sequence[Tensor], message: str) -> bool:
+    """Whether the graph of a call leads to more than its own arguments, so that its derivatives have derivatives of their own.
+
+    Then a function that is marked ``once_differentiable`` is refused: a batched derivative does not carry the error that
+    such a function puts into the graph of a plain one (torch 2.13).
+
+    Args:
+        output: what the call gave.
+        since: autograd's sequence number before it.
+        own: the arguments.
+        message: what the error says.
+
+    Raises:
+        InvalidProblemError: there is such a function.
+    """
+    seen: set[Any] = set()
+    stack, outside, once = [output.grad_fn], False, False
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None or node._sequence_nr() < since:
+            outside = outside or not any(leaf is x for x in own)
+            continue
+        function = getattr(type(node), "_forward_cls", None)
+        once = once or (
+            function is not None and getattr(getattr(function.backward, "__code__", None), "co_filename", "") == _ONCE
+        )
+        stack += [before for before, _ in node.next_functions]
+    if outside and once:
+        raise InvalidProblemError(message)
+    return outside
+
+
+# The decorator wraps a backward pass in a function of its own file; an ordinary one is of the user's.
+_ONCE = torch.autograd.function.__file__
 
 
 class _Limited(torch.autograd.Function):

@@ -38,6 +38,16 @@ def integrate_in_graph(plan: Plan, y0: Tensor, options: Options) -> tuple[Outcom
     )
     ys = None if options.save.times is None else row_buffer(plan, options.save, y0) + anchor
     solve = FlatSolve(plan, options, carry, ys)
+    if (
+        not plan.method.differentiable_in_loops
+        and torch.is_grad_enabled()
+        and any(x.requires_grad for x in solve.first)
+    ):
+        raise InvalidProblemError(
+            f"solver: {plan.method.name} has the field's Jacobian in its steps, which torch's loops cannot differentiate, in a "
+            "compiled solve with gradients; expected an eager solve, torch.no_grad(), or a method that only solves its "
+            "equations with it, such as Kvaerno5()"
+        )
     out = _loop(solve.going, solve.body, solve.first)
     return Outcome(solve.carry(out), None, None, None), solve.ys(out)
 

@@ -40,4 +40,4 @@ class Ordinary(Kind):
     ) -> tuple[Term, Method]:
         """The field."""
         del y0, controller, ends, options
-        return Field(problem.f, packing, problem.args), method
+        return Field(problem.f, packing, problem.args, jac=problem.jac), method

@@ -186,6 +186,8 @@ class Method(ABC):
     """Whether a step can start with all that the term's functions gave at the end of the one before it, :meth:`Term.probe`."""
     implicit: bool = False
     """Whether a step solves equations: then it counts what that takes, and may fail."""
+    differentiable_in_loops: bool = True
+    """Whether torch's compiled loops can differentiate a step."""
     sums_slopes: bool = False
     """Whether a step is a weighted sum of slopes, :attr:`Step.slopes`."""
     reversible: bool = False

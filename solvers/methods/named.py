@@ -11,6 +11,9 @@ from .explicit.rk4 import RK4
 from .explicit.tsit5 import Tsit5
 from .explicit.vern7 import Vern7
 from .explicit.vern9 import Vern9
+from .rosenbrock.rodas4 import Rodas4
+from .rosenbrock.rodas5p import Rodas5P
+from .rosenbrock.rosenbrock23 import Rosenbrock23
 from .stochastic.euler import EulerHeun, EulerMaruyama, ItoMilstein, StratonovichMilstein
 from .stochastic.pl1wm import PL1WM
 from .stochastic.reversible_heun import ReversibleHeun
@@ -40,6 +43,9 @@ __all__ = [
     "Midpoint",
     "Ralston",
     "ReversibleHeun",
+    "Rodas4",
+    "Rodas5P",
+    "Rosenbrock23",
     "SPaRK",
     "ShARK",
     "SlowRK",

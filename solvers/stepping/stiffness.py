@@ -46,7 +46,7 @@ def stiff_advice(plan: Plan, carry: Carry) -> str:
         f" The field is stiff there: stability, not accuracy, limits the steps (step times stiffness estimate is "
         f"{stiff.max().item():.2g} of what {method.name} is stable for). Other tolerances and other explicit methods help "
         "little: raise max_steps if there is time, take fast parts out of the field (put them at their equilibrium, "
-        "rescale), or use an implicit method, such as SciPy's Radau or BDF; a field that is being trained can be kept "
+        "rescale), or use an implicit method, such as Rodas5P(); a field that is being trained can be kept "
         "from it with regularizers=[StiffnessEstimate()]."
     )
 

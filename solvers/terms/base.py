@@ -77,6 +77,11 @@ class Term(ABC):
         """Everything that the user's functions return at one point, the slope first."""
         return [self(t, y)]
 
+    def jacobian(self, t: Scalar, y: Tensor) -> Tensor | None:
+        """The Jacobian of the slope with respect to the flattened state, where the problem gives it; None: it does not."""
+        del t, y
+        return None
+
     def on(self, t0: Scalar, t1: Scalar) -> Callable[[Scalar, Tensor], Tensor]:
         """The field that a step from ``t0`` to ``t1`` sees: this one, unless what drives it makes another on each interval."""
         del t0, t1
@@ -139,6 +144,11 @@ class OneSided(Term):
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         """The slope at the nearest time inside the bounds."""
         return self.term(clamped(t, y, self.low, self.high), y)
+
+    def jacobian(self, t: Scalar, y: Tensor) -> Tensor | None:
+        """The Jacobian at that time."""
+        given = getattr(self.term, "jacobian", None)
+        return None if given is None else given(clamped(t, y, self.low, self.high), y)
 
 
 def clamped(t: Scalar, y: Tensor, low: Scalar, high: Scalar) -> Tensor:

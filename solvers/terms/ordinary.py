@@ -23,14 +23,20 @@ class Field(Term):
         packing: how the state is laid out.
         args: what else ``f`` receives.
         caller: what calls it; of the same solve, where there is one.
+        jac: the user's Jacobian ``jac(t, y, *args)``, if there is one.
     """
 
     captures = True
 
     def __init__(
-        self, f: Callable[..., Any], packing: Packing, args: tuple[Any, ...] = (), caller: Caller | None = None
+        self,
+        f: Callable[..., Any],
+        packing: Packing,
+        args: tuple[Any, ...] = (),
+        caller: Caller | None = None,
+        jac: Callable[..., Any] | None = None,
     ) -> None:
-        self.f, self.packing, self.args = f, packing, args
+        self.f, self.packing, self.args, self.jac = f, packing, args, jac
         self.caller = Caller(Cuts()) if caller is None else caller
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
@@ -55,4 +61,24 @@ class Field(Term):
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """The user's functions."""
-        return (self.f,)
+        return (self.f,) if self.jac is None else (self.f, self.jac)
+
+    def probe(self, t: Scalar, y: Tensor) -> list[Tensor]:
+        """The slope, and the Jacobian where it is given."""
+        matrix = self.jacobian(t, y)
+        return [self(t, y)] if matrix is None else [self(t, y), matrix]
+
+    def jacobian(self, t: Scalar, y: Tensor) -> Tensor | None:
+        """The user's Jacobian."""
+        if self.jac is None:
+            return None
+        matrix: Tensor = self.caller(self.jac, "jac", _matrix, self.packing, t, y, self.args)
+        return matrix
+
+
+def _matrix(value: Any, name: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise InvalidProblemError(
+            f"{name}: got {type(value).__name__}; expected a tensor, the Jacobian of the flattened state"
+        )
+    return value

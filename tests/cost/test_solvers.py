@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import neuralde as nde
+from neuralde.solvers.methods import named
 from neuralde.solvers.methods.stochastic.base import SDEMethod
 from neuralde.solvers.testing.ordinary import LIMIT_CYCLE, SINE, methods
+from neuralde.solvers.testing.stiff import POLLUTION
 
 METHODS = {method.name: method for method in methods()}
 CONTROLLERS = {"I": nde.IController(), "PI": nde.PIController(), "PID": nde.PIDController()}
@@ -32,6 +34,22 @@ def test_every_controller(solver_cost, name):
             nde.solve(LIMIT_CYCLE.problem(), controller=CONTROLLERS[name], rtol=tol, atol=tol) for tol in tolerances
         ],
     )
+
+
+IMPLICIT = {name: kind() for name in named.__all__ if (kind := getattr(named, name)).implicit}
+
+
+@pytest.mark.parametrize("name", IMPLICIT)
+def test_every_implicit_method(solver_cost, name):
+    method = IMPLICIT[name]
+    options = {"rtol": 1e-4, "atol": 1e-8} if method.adaptive else {"dt": 1.0}
+
+    def solves():
+        nde.solve(LIMIT_CYCLE.problem(), method, **(options | ({} if method.adaptive else {"dt": 0.05})))
+        nde.solve(POLLUTION.problem(), method, **options)
+
+    cost = solver_cost.check(name, solves)
+    assert cost.totals["factorizations"] > 0
 
 
 def stiff(t, y):

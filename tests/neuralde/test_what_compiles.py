@@ -81,6 +81,12 @@ def vmapped(y0):
 
 
 PATH = functools.partial(nde.BrownianPath, (3, 2), 7, 0.0, 1.0, dtype=D)
+
+
+def plain(t, y):
+    return torch.sin(y) - 50.0 * (y - torch.cos(t))
+
+
 REFUSED = {  # what the message names
     '`saveat="steps"`': (ode(saveat="steps"), "steps.*cannot be compiled"),
     "`dense=True`": (ode(dense=True), "dense=True cannot be compiled"),
@@ -93,9 +99,11 @@ REFUSED = {  # what the message names
     "`driver=Blocks()`": (ode(driver=nde.Blocks()), r"driver: got Blocks\(\) with torch.compile"),
     "`BacksolveAdjoint` and the other continuous adjoints": (ode(adjoint=nde.BacksolveAdjoint()), "adjoint"),
     "`BrownianPath` with `dt`": (sde(seed=None, path=PATH(dt=0.25)), "path: got"),
+    "gradients of Rosenbrock methods": (ode(solver=nde.Rosenbrock23()), "torch's loops cannot differentiate"),
 }
 COMPILES = {
     "explicit Runge-Kutta methods, with adapted steps": ode(solver=nde.Dopri5()),
+    "Rosenbrock methods": ode(plain, solver=nde.Rosenbrock23()),
     "fixed steps": ode(solver=nde.RK4(), dt=0.1),
     "`per_sample=True`": ode(per_sample=True),
     "`saveat` with times, as a list or a tensor": ode(saveat=[0.25, 0.5, 1.0]),
