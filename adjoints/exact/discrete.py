@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from neuralde.solvers.checks import integer
 from neuralde.solvers.core.scalars import transformed
-from neuralde.solvers.drivers.integrate import Result
+from neuralde.solvers.drivers.integrate import Result, integrate, plain
 
 from ..base import Adjoint, Job
 from ..capabilities import Capabilities
-from ..shared.dependencies import opened
+from ..shared.dependencies import opened, unrecorded
 from ..shared.outputs import Cotangents, Outputs, outputs_of, result_of
+from .budget import Budget
 from .double_backward import gradient_again
+from .recorded_start import Start
 from .replay import Recorder
 from .sweep import Run, Sweep
 
@@ -29,10 +32,12 @@ class DiscreteAdjoint(Adjoint, rank=0):
 
     The gradient is the one that :class:`DirectAdjoint` gives, to rounding, and as fast where all graphs fit. Memory: one
     state per accepted step, the kept graphs, and the graph of a single step at a time. Cost: behind the step where the
-    budget is used up, the backward pass calls the field once more per stage. Kept graphs are freed as the backward pass
-    comes to them, unless it runs with ``retain_graph=True``. One with ``create_graph=True`` takes all steps again as
-    one graph, so that derivatives of any order follow, with the memory of :class:`DirectAdjoint` for as long. No forward
-    mode, which :class:`DirectAdjoint` has.
+    budget is used up, the backward pass calls the field once more per stage. The steps before it are, in a joint solve
+    without events, a part of the caller's graph like any other, with torch's rules for ``retain_graph`` and changes in
+    place; in other solves the adjoint keeps their graphs, and frees them as a backward pass without ``retain_graph=True``
+    comes to them. One with ``create_graph=True`` takes the steps that are not in the caller's graph again as one graph, so
+    that derivatives of any order follow, with the memory of :class:`DirectAdjoint` for as long. No forward mode, which
+    :class:`DirectAdjoint` has.
 
     .. math:: \lambda_{n-1} = \Bigl(\frac{\partial y_n}{\partial y_{n-1}}\Bigr)^{\!\top} \lambda_n, \qquad
               \frac{dL}{d\theta} = \sum_n \lambda_n^\top \frac{\partial y_n}{\partial \theta}, \qquad \lambda_N = \frac{dL}{dy_N}
@@ -50,7 +55,7 @@ class DiscreteAdjoint(Adjoint, rank=0):
     Raises:
         InvalidProblemError: ``checkpoints`` is no positive int, or ``budget`` no number of bytes from 0 on; in the
             solve, under ``torch.func`` or forward mode.
-        RuntimeError: in the backward pass, where the field gives other values than in the solve.
+        RuntimeError: in the backward pass, where the field is called again and gives other values than in the solve.
 
     When to take it:
         First, and for most models. ``checkpoints`` for solves too long to keep a state of every step;
@@ -92,35 +97,67 @@ class DiscreteAdjoint(Adjoint, rank=0):
         """The backward pass."""
         return Sweep
 
-    def _recorder(self) -> Recorder:
-        """What keeps states during the solve: half of the budget, the other half is for the backward pass."""
-        return Recorder(None if self.checkpoints is None else max(1, self.checkpoints // 2))
+    def _recorder(self, waits: bool = False) -> Recorder:
+        """What keeps states during the solve: half of the checkpoints, the other half is for the backward pass."""
+        return Recorder(None if self.checkpoints is None else max(1, self.checkpoints // 2), waits)
 
     def solve(self, job: Job) -> Result:
         """Run the job; the outputs are in the graph if anything that they depend on requires grad."""
         keeps = self.budget > 0 and job.options.driver is None
+        if keeps and not job.plan.per_sample and job.plan.events is None:
+            return self._in_graph(job)
         opening = opened(job, goes_on=keeps)
         if isinstance(opening, Result):
             return opening
         run = Run(opening, job, self._recorder(), self.budget if keeps else None, self.checkpoints)
-        flat = _Replay.apply(run, self.sweep, job.y0, *opening.inputs, *opening.carried.tensors)
+        outputs = _replayed(run, self.sweep)
         outcome, run.outcome = run.outcome, None
         assert outcome is not None
-        return result_of(job, outcome, Outputs.arranged(flat, run.like))
+        return result_of(job, outcome, outputs)
+
+    def _in_graph(self, job: Job) -> Result:
+        """Run a joint job without events in the caller's graph, as far as the budget reaches."""
+        done = unrecorded(job)
+        if done is not None:
+            return done
+        recorder = self._recorder(waits=True)
+        start = Start(job, Budget(self.budget, [job.y0, *job.tensors]), recorder)
+        with torch.enable_grad():
+            outcome = integrate(job.plan, job.y0, job.options, None, recorder, None, start)
+        if start.end is None:
+            return plain(outcome, job.y0)
+        end, opening = start.end, start.end.opening
+        live = replace(job, y0=end.carry.y)
+        run = Run(opening, live, recorder, None, self.checkpoints, end.carry.memory)
+        with torch.no_grad():
+            run.outputs = outputs_of(job.plan, end.rest(outcome), job.y0)
+        return result_of(job, end.told(outcome), end.joined(outcome, _replayed(run, self.sweep)))
+
+
+def _replayed(run: Run, kind: type[Sweep]) -> Outputs:
+    """The outputs of a run, in the graph of everything on which its steps depend."""
+    opening = run.opening
+    inputs = run.live.y0, *(run.memory or ()), *opening.inputs, *opening.carried.tensors
+    return Outputs.arranged(_Replay.apply(run, kind, *inputs), run.like)
 
 
 class _Replay(torch.autograd.Function):
-    """A solve whose backward pass takes the recorded steps again, last first."""
+    """The outputs of a solve, whose backward pass takes the recorded steps again, last first."""
 
     @staticmethod
-    def forward(ctx: Any, run: Run, kind: type[Sweep], y0: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
-        outcome = run.outcome = run.integrate(y0.detach())
-        run.final = (outcome.carry.y, *outcome.carry.memory) if run.job.plan.method.reversible else None
+    def forward(ctx: Any, run: Run, kind: type[Sweep], *inputs: Tensor) -> tuple[Any, ...]:
+        outputs, run.outputs = run.outputs, None
+        if outputs is None:
+            # Here, so that this node is older than the graphs that are kept: in a backward pass that meets both, for what
+            # the field has left behind, autograd then comes to them first, and finding them used up is no harm.
+            outcome = run.outcome = run.integrate(inputs[0].detach())
+            run.final = (outcome.carry.y, *outcome.carry.memory) if run.job.plan.method.reversible else None
+            outputs = outputs_of(run.job.plan, outcome, inputs[0])
         run.recorder.attach(None)  # the backward pass needs no rows
         ctx.run, ctx.kind = run, kind
-        ctx.save_for_backward(y0, *inputs)
+        ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
-        return outputs_of(run.job.plan, outcome, y0).flat
+        return outputs.flat
 
     @staticmethod
     def backward(ctx: Any, *flat: Tensor | None) -> Any:
@@ -132,15 +169,18 @@ class _Replay(torch.autograd.Function):
                 return None, None, *_in_graph(run, ctx.kind, saved, cotangents)
             sweep = ctx.kind(run, cotangents)
             sweep.run()
-        return None, None, sweep.state[0], *sweep.grads, *sweep.carried
+        state = sweep.state if run.memory is not None else sweep.state[:1]
+        return None, None, *state, *sweep.grads, *sweep.carried
 
 
 def _in_graph(run: Run, kind: type[Sweep], saved: Sequence[Tensor], cotangents: Cotangents) -> list[Tensor | None]:
     """The gradients of the function's inputs, which can be differentiated again."""
     run.segments = []  # all steps are taken again, and nothing is kept twice
     run.inputs.check()
-    carried = run.like.filled(saved[1 + len(run.copies) + len(run.captured) :])
+    state = 1 + len(run.memory or ())
+    memory = None if run.memory is None else tuple(saved[1:state])
+    carried = run.like.filled(saved[state + len(run.copies) + len(run.captured) :])
     compare = kind(run, cotangents).compare
-    grads = gradient_again(run.live, run.captured, carried, run.recorder.records, cotangents, compare)
-    run.parameters.check(grads[1 + len(run.copies) :][: len(run.captured)])
+    grads = gradient_again(run.live, run.captured, carried, run.recorder.records, cotangents, compare, memory)
+    run.parameters.check(grads[state + len(run.copies) :][: len(run.captured)])
     return grads

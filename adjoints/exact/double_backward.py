@@ -66,6 +66,7 @@ def gradient_again(
     records: Sequence[Record],
     cotangents: Cotangents,
     seen: Callable[[int, State], None],
+    memory: State | None = None,
 ) -> list[Tensor | None]:
     """The gradient, in the graph: of the recorded steps, taken again as one graph that is differentiated as a whole.
 
@@ -76,15 +77,18 @@ def gradient_again(
         records: the accepted steps.
         cotangents: those of the outputs.
         seen: hears of the state after each step.
+        memory: the method's in front of the first step; None: as the method starts it at ``y0``.
 
     Returns:
-        The gradients of ``y0``, of ``job.live``, of the captured tensors and of ``carried``.
+        The gradients of ``y0``, of ``memory``, of ``job.live``, of the captured tensors and of ``carried``.
     """
     aliases = _Aliases()
     with torch.enable_grad():
         since = sequence_number()
-        job, copies = replace(job, y0=aliases(job.y0)).copied(aliases)
-        again = retake(job, records, carried.map(aliases), seen)
+        job = replace(job, y0=aliases(job.y0))
+        memory = None if memory is None else tuple(map(aliases, memory))
+        job, copies = job.copied(aliases)
+        again = retake(job, records, carried.map(aliases), seen, memory)
         outputs = again.outputs(job.y0, job.plan.per_sample)
     pairs = [
         (x, cotangent)
@@ -94,7 +98,7 @@ def gradient_again(
     # The graph goes on behind the aliases, but not in search of tensors that are unknown.
     known = [*aliases.aliases, *captured]
     refuse_unknown([x for x, _ in pairs], known, known, since)
-    captured_at = 1 + len(copies)
+    captured_at = 1 + len(memory or ()) + len(copies)
     got = aliases.gradients([x for x, _ in pairs], [cotangent for _, cotangent in pairs], captured)
     count = len(got) - len(captured)
     return [*got[:captured_at], *got[count:], *got[captured_at:count]]

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
-from torch.utils import _pytree as pytree
 
 from neuralde.solvers.core.scalars import Scalar, any_true
-from neuralde.solvers.core.torch_private import sequence_number
 from neuralde.solvers.output.saving import Rows, Steps
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, without_graph
 
 from ..shared.captured_tensors import First
 from ..shared.carried import Carried, carried_at
+from .budget import Budget
 from .replay import Recorder, State
-
-# Between two looks at the size of a step's graph, steps may grow by this factor without passing the budget.
-_GROWTH = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +55,16 @@ class Keeper:
     When the budget is used up, it ends for good. Steps outside of all segments are taken again in the backward pass.
 
     Args:
-        budget: how many bytes the graphs may hold beside states and parameters.
+        budget: what the graphs may hold beside states and parameters.
         recorder: what keeps the accepted steps.
         first: the first call of the field; the first segment begins with it, unless the time of the start is an input.
-        own: tensors that live anyway, parameters for example, and are not counted.
     """
 
-    def __init__(self, budget: int, recorder: Recorder, first: First, own: Sequence[Tensor]) -> None:
+    def __init__(self, budget: Budget, recorder: Recorder, first: First) -> None:
         self.budget, self.recorder, self.first = budget, recorder, first
         self.segments: list[Segment] = []
-        self.used, self.largest, self.next_look = 0.0, 0.0, 0
-        self._own = {tensor.untyped_storage().data_ptr() for tensor in own}
         self._open: tuple[_Place, Tensor | None, State, Carried] | None = None
         self._begun = False
-        self._since: int | None = None
         self._here: _Place | None = None
         self._plan: Plan | None = None
         self._emitted: list[Tensor] = []
@@ -86,48 +75,34 @@ class Keeper:
         self._emitted = [] if rows is None else rows.values
         self._pieces = [] if steps is None else steps.coefficients
 
-    def _look(self, trial: Trial, carry: Carry) -> None:
-        """Learn how many bytes the graph of the last attempt holds.
-
-        The graph is looked at when it is there: hooks on what autograd saves would see it sooner, but inside them a field
-        cannot call ``torch.func.grad``.
-        """
-        if self._since is None:
-            return
-        emitted, pieces = (x[-1:] for x in (self._emitted, self._pieces))
-        outputs = [x for x in (trial.step.y, *pytree.tree_leaves(carry), *emitted, *pieces) if isinstance(x, Tensor)]
-        self.largest = max(self.largest, bytes_saved(outputs, self._since, self._own))
-        self._since = None
-        steps = len(self.recorder.records)
-        self.next_look = steps + max(1, int((self.budget - self.used) / (_GROWTH * max(self.largest, 1.0))))
-
     def before(self, plan: Plan, carry: Carry, rows: Tensor | None) -> Carry:
         """The carry from which the next attempt starts: in the graph of a segment, or in none."""
         if self._open is not None and rows is not self._open[1]:
             self.close()
-        if self._open is not None and self.used + self.largest > self.budget:
+        if self.budget.spent:
             self.close()
-        if self.used + self.largest > self.budget:
             torch.set_grad_enabled(False)  # until the solve's own context ends
         if self._open is None:
             carry = self._opened(plan, carry, rows)
-        due = self._open is not None and len(self.recorder.records) >= self.next_look
-        self._since = sequence_number() if due else None
+        if self._open is None:
+            self.budget.skip()
+        else:
+            self.budget.begin(len(self.recorder.records))
         return carry
 
     def after(self, trial: Trial, carry: Carry) -> None:
         """Hear of the carry behind an attempt."""
-        self._look(trial, carry)
+        self.budget.look(trial, carry, self._emitted, self._pieces, len(self.recorder.records))
         if self._open is None or self._here is None:
             return
         fired = trial.events is not None and trial.events.fired is not None
         logged = trial.moved and self.recorder.records[-1].inside is not None
-        if fired or logged or self.used + self.largest > self.budget:
+        if fired or logged or self.budget.spent:
             self.close()  # before this step
             return
         if not trial.moved:
             return
-        self.used += self.largest
+        self.budget.add()
         self._here = self._place(carry)
 
     def close(self) -> None:
@@ -187,54 +162,6 @@ class Keeper:
         self._plan, self._here = plan, self._place(carry)
         self._open = self._here, rows, (y, *memory), carried_at(plan, costs0, t)
         return carry
-
-
-def bytes_saved(outputs: Sequence[Tensor], since: int, own: set[int]) -> int:
-    """How many bytes the nodes of a graph that are not older than ``since`` have saved, beside what lives anyway."""
-    counted, size, seen = set(own), 0, set()
-    stack: list[Any] = [x.grad_fn for x in outputs if x.grad_fn is not None]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen or node._sequence_nr() < since:
-            continue
-        seen.add(node)
-        stack.extend(parent for parent, _ in node.next_functions)
-        for tensor in _saved_by(node):
-            try:
-                storage = tensor.untyped_storage()
-                place, held = storage.data_ptr(), storage.nbytes()
-            except RuntimeError:  # of a function transform, where a tensor is a view of others
-                place, held = id(tensor), tensor.numel() * tensor.element_size()
-            if place not in counted:
-                counted.add(place)
-                size += held
-    return size
-
-
-def _saved_by(node: Any) -> Iterator[Tensor]:
-    """The tensors that a node has saved."""
-    kind = type(node)
-    for name in _saved_names(kind):
-        try:
-            saved = getattr(node, name, None)
-        except RuntimeError:  # freed by a derivative inside the call
-            continue
-        if isinstance(saved, (int, float, complex)) and not issubclass(kind, BackwardCFunction):
-            _NAMES[kind] = tuple(other for other in _NAMES[kind] if other != name)  # a number here is one in every node
-            continue
-        for x in saved if isinstance(saved, (tuple, list)) else (saved,):
-            if isinstance(x, Tensor):
-                yield x
-
-
-_NAMES: dict[type, tuple[str, ...]] = {}
-
-
-def _saved_names(kind: type) -> tuple[str, ...]:
-    """The attributes in which nodes of a kind have what they saved; looking for them takes longer than reading them."""
-    if kind not in _NAMES:
-        _NAMES[kind] = tuple(name for name in dir(kind) if name == "saved_tensors" or name.startswith("_saved_"))
-    return _NAMES[kind]
 
 
 def leaf(x: Tensor) -> Tensor:

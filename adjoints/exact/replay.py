@@ -62,10 +62,11 @@ class Recorder:
 
     Args:
         limit: how many states to keep at most; None keeps all.
+        waits: whether it keeps nothing before :meth:`begin`.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit, self.stride = limit, 1
+    def __init__(self, limit: int | None = None, waits: bool = False) -> None:
+        self.limit, self.waits, self.stride = limit, waits, 1
         self.records: list[Record] = []
         self.states: dict[int, State] = {}
         self._rows: Rows | None = None
@@ -78,9 +79,13 @@ class Recorder:
         self._seen = len(rows.requests) if rows is not None else 0
         return self
 
+    def begin(self, seen: int) -> None:
+        """Keep steps from here on, in front of which so many requests were made."""
+        self.waits, self._seen = False, seen
+
     def __call__(self, plan: Plan, carry: Carry, trial: Trial) -> None:
         """Keep an accepted step."""
-        if not trial.moved:
+        if self.waits or not trial.moved:
             return
         request = None
         if self._rows is not None and len(self._rows.requests) > self._seen:
@@ -178,14 +183,19 @@ class Retaken(NamedTuple):
 
 
 def retake(
-    job: Job, records: Sequence[Record], carried: Carried, seen: Callable[[int, State], None] | None = None
+    job: Job,
+    records: Sequence[Record],
+    carried: Carried,
+    seen: Callable[[int, State], None] | None = None,
+    memory: State | None = None,
 ) -> Retaken:
     """Take every recorded step again, from ``y0`` and what is carried beside it at the start, as one graph.
 
-    ``seen`` hears of the state after each of them.
+    ``seen`` hears of the state after each of them. ``memory`` is the method's in front of the first one; None: as the
+    method starts it at ``y0``.
     """
     rows, plan, save = None, replayable(job.plan), job.options.save
-    full = state = first_state(plan, job.y0)
+    full = state = first_state(plan, job.y0) if memory is None else (job.y0, *memory)
     whole, out = carried, Retaken(state, carried, [], [], [])
     for index, record in enumerate(records):
         if record.rows is not rows:

@@ -16,7 +16,8 @@ from ..shared.call_context import is_freed
 from ..shared.captured_tensors import Unchanged, refuse_unknown
 from ..shared.carried import carried_at, replayable
 from ..shared.dependencies import Opening
-from ..shared.outputs import Cotangents
+from ..shared.outputs import Cotangents, Outputs
+from .budget import Budget
 from .captured_step import CapturedSteps
 from .checkpoints import first_checkpoint
 from .kept_graphs import Keeper, Segment, leaf
@@ -35,7 +36,8 @@ class Run:
     """How many bytes of graphs to keep; None where autograd does not follow the solve at all."""
     checkpoints: int | None
     """How many states to keep; None for all."""
-    outcome: Outcome | None = None
+    memory: State | None = None
+    """The method's in front of the first recorded step; None where the method starts it at ``y0``."""
     final: State | None = None
 
     def __post_init__(self) -> None:
@@ -44,14 +46,18 @@ class Run:
         self.like = carried_at(self.job.plan, self.started, self.job.plan.t0)
         self.inputs, self.parameters = Unchanged([self.job.y0, *self.job.tensors]), Unchanged(self.captured)
         self.segments: list[Segment] = []
+        self.outcome: Outcome | None = None
+        """What the solve leaves, between the forward pass and the adjoint that waits for it."""
+        self.outputs: Outputs | None = None
+        """Those of a solve that has been run already."""
 
     def integrate(self, y0: Tensor) -> Outcome:
         """The solve, whose steps autograd records as far as the budget reaches."""
         if self.budget is None:
             return integrate(self.job.plan, y0, self.job.options, self.slope, self.recorder, self.started)
         assert self.opening.first is not None
-        own = [y0, *self.job.tensors, *self.captured]
-        keeper = Keeper(self.budget, self.recorder, self.opening.first, own)
+        budget = Budget(self.budget, [y0, *self.job.tensors, *self.captured])
+        keeper = Keeper(budget, self.recorder, self.opening.first)
         with torch.enable_grad():
             outcome = integrate(self.job.plan, y0, self.job.options, self.slope, self.recorder, self.started, keeper)
             keeper.close()
@@ -68,7 +74,8 @@ class Sweep:
         self.plan, self.save = replayable(job.plan), job.options.save
         self.run_data, self.flat, self.pieces = run, cotangents.rows, cotangents.pieces
         with torch.no_grad():
-            self.start = first_state(self.plan, job.y0.detach())
+            y0, memory = job.y0.detach(), run.memory
+            self.start = first_state(self.plan, y0) if memory is None else (y0, *(x.detach() for x in memory))
         self.state: list[Tensor] = [torch.zeros_like(x) for x in self.start]
         """The cotangents of the state and of the method's memory."""
         if cotangents.y1 is not None:
@@ -109,7 +116,7 @@ class Sweep:
 
     def _begin(self) -> None:
         """Pull the cotangent of the method's first memory back to the initial state."""
-        if len(self.state) == 1:
+        if len(self.state) == 1 or self.run_data.memory is not None:
             return
         y = self.run_data.job.y0.detach().requires_grad_()
         with torch.enable_grad():

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from neuralde.solvers.core.scalars import Scalar
 from neuralde.solvers.core.torch_private import sequence_number
 from neuralde.solvers.errors import InvalidProblemError
 from neuralde.solvers.functions.captured_objects import held
@@ -336,23 +337,30 @@ class First(NamedTuple):
     """Autograd's sequence number before the call."""
 
 
-def captured_by(job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor]) -> tuple[Captured, First, Setting]:
+def captured_by(
+    job: Job, copies: Sequence[Tensor], originals: Sequence[Tensor], at: Scalar | None = None
+) -> tuple[Captured, First, Setting]:
     """What the field captures, the field at the start (one call serves both), and what surrounds its calls.
 
-    ``copies`` are the job's own tensors, ``originals`` those of the caller.
+    Args:
+        job: the job; its state is where the field is called.
+        copies: its own tensors.
+        originals: those of the caller of which they are copies.
+        at: the time at which the field is called; None: the start.
     """
     plan = job.plan
+    t = plan.t0 if at is None else at
     y0 = job.y0.detach().requires_grad_()
-    stop = plan.stops.after(plan.t0, plan.t1, plan.direction)
-    field = plan.stops.one_sided(plan.field, plan.t0, stop, y0)
+    stop = plan.stops.after(t, plan.t1, plan.direction)
+    field = plan.stops.one_sided(plan.field, t, stop, y0)
     integrals = [cost for cost in plan.costs if isinstance(cost, PathIntegral)]
     outputs: list[Tensor] = []
     since = sequence_number()
 
     def call() -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
-            found = field.probe(plan.t0, y0)
-            outputs[:] = *found, *(cost.density(plan.field, plan.t0, y0) for cost in integrals)
+            found = field.probe(t, y0)
+            outputs[:] = *found, *(cost.density(plan.field, t, y0) for cost in integrals)
         return y0, outputs
 
     captured, setting = captured_tensors(job.callables, call, copies, originals)

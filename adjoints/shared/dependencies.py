@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from neuralde.solvers.core.scalars import transformed
 from neuralde.solvers.drivers.integrate import Result, integrate, plain
 from neuralde.solvers.errors import InvalidProblemError
-from neuralde.solvers.stepping.attempt import start_costs
+from neuralde.solvers.stepping.attempt import Carry, start_costs, without_graph
 
 from ..base import Job
 from .call_context import Setting
@@ -40,13 +40,8 @@ class Opening:
     """The first call of the field, where the caller goes on with its graph."""
 
 
-def opened(job: Job, goes_on: bool = False) -> Opening | Result:
-    """The opening of a job; of one that needs no gradient, or that autograd itself must follow, the result.
-
-    Args:
-        job: the job.
-        goes_on: whether the caller takes steps in the graph that the first call of the field has begun.
-    """
+def unrecorded(job: Job) -> Result | None:
+    """The result of a job that needs no gradient, or that autograd itself must follow."""
     if not torch.is_grad_enabled() or transformed():
         return plain(integrate(job.plan, job.y0, job.options), job.y0)
     if job.y0.is_inference():
@@ -54,6 +49,19 @@ def opened(job: Job, goes_on: bool = False) -> Opening | Result:
             "y0: got a tensor that was made under torch.inference_mode(), which no gradient can pass; expected its clone, "
             "y0.clone(), or a solve under torch.no_grad()"
         )
+    return None
+
+
+def opened(job: Job, goes_on: bool = False) -> Opening | Result:
+    """The opening of a job; of one that needs no gradient, or that autograd itself must follow, the result.
+
+    Args:
+        job: the job.
+        goes_on: whether the caller takes steps in the graph that the first call of the field has begun.
+    """
+    done = unrecorded(job)
+    if done is not None:
+        return done
     detached, copies = job.detached()
     captured, first, setting = captured_by(detached, copies, [job.y0, *job.live])
     slope = first.slope.detach()
@@ -66,3 +74,16 @@ def opened(job: Job, goes_on: bool = False) -> Opening | Result:
     constant = tuple(tuple(x.detach() for x in state) for state in started)
     kept = first if goes_on else None
     return Opening(detached, copies, captured, slope, inputs, constant, beside, setting, kept)
+
+
+def opened_behind(job: Job, carry: Carry) -> Opening:
+    """The opening of the rest of a job, whose first steps autograd itself has recorded, up to this carry.
+
+    What the steps have given and carried is an input of the rest, as what the caller gives is one of the whole.
+    """
+    job = replace(job, y0=carry.y)
+    detached, copies = job.detached()
+    captured, first, setting = captured_by(detached, copies, [carry.y, *carry.memory, *job.live], carry.t)
+    started = without_graph(carry).costs
+    beside = carried_at(job.plan, carry.costs, carry.t)
+    return Opening(detached, copies, captured, first.slope.detach(), [*job.live, *captured], started, beside, setting)

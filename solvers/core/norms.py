@@ -51,11 +51,10 @@ def judged_error(
     :math:`|y_{1,i}|` is never too much. Sizes are compared in units of
     ``atol`` where each entry has its own, so that the units of entries do not matter.
     """
-    none, infinite = constants(y1, 0.0, math.inf)
     unit = atol.clamp(min=torch.finfo(atol.dtype).tiny) if isinstance(atol, Tensor) and atol.dim() else None
     before, after = y0.abs(), y1.abs()
     limit = _greatest(before if unit is None else before / unit, per_sample)
-    limit = shaped(torch.where(limit > none, limit, infinite), y0)
+    limit = shaped(torch.threshold(limit, 0.0, math.inf), y0)
     limit = limit if unit is None else limit * unit
     size = torch.clamp(after, before, limit)
     # So many units of rounding, exactly; NaN where the state is infinite.
@@ -68,8 +67,9 @@ def tolerance(size: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:
     if isinstance(atol, Tensor) or isinstance(rtol, Tensor):
         scale = atol + rtol * size
     else:
-        relative, absolute = constants(size, rtol, atol)
-        scale = (relative * size).add_(absolute)
+        (absolute,) = constants(size, atol)
+        # One operation, where the number is a tensor already.
+        scale = torch.add(absolute, size, alpha=rtol) if isinstance(absolute, Tensor) else rtol * size + absolute
     return scale if not isinstance(atol, Tensor) and atol > 0.0 else scale.clamp(min=torch.finfo(scale.dtype).tiny)
 
 

@@ -207,8 +207,12 @@ class Rows:
 
     def detached(self) -> Rows:
         """The same with what was emitted as constants."""
+        return self.holding([x.detach() for x in self.values])
+
+    def holding(self, values: list[Tensor]) -> Rows:
+        """The same with other rows emitted."""
         out = copy(self)
-        out.values = [x.detach() for x in self.values]
+        out.values = values
         return out
 
     def assemble(self, y0: Tensor, emitted: Sequence[Tensor] | None = None) -> Tensor:

@@ -98,10 +98,16 @@ class Plan:
             return x.item()
         return constant_for_gradient(x, self.through_steps).to(torch.float64)
 
+    def rms(self, x: Tensor) -> Scalar:
+        """The root mean square of a lane's entries, as the controller takes it."""
+        if self.host and not transformed() and x.numel():
+            return float(torch.linalg.vector_norm(x).item()) / math.sqrt(x.numel())
+        return self.read(rms(x, self.per_sample))
+
     def norm_at(self, y: Tensor) -> Callable[[Tensor], Scalar]:
         """The root mean square in units of the tolerance at ``y``."""
         scale = tolerance(y.abs(), self.rtol, self.atol)
-        return lambda x: self.read(rms(x / scale, self.per_sample))
+        return lambda x: self.rms(x / scale)
 
     def alone(self, **changes: Any) -> Plan:
         """The plan of another solve on this one's clock: with changes, and without reductions, events and times in the graph."""
@@ -267,7 +273,7 @@ def _error_ratio(plan: Plan, step: Step) -> Scalar:
         ends = step.error, step.y0, step.y, plan.rtol, plan.atol
         # Noise may take a path anywhere in one step.
         scaled = judged_error(*ends, plan.per_sample) if plan.field.smooth else scaled_error(*ends)
-        return plan.read(rms(scaled, plan.per_sample))
+        return plan.rms(scaled)
 
 
 def settle(plan: Plan, carry: Carry, trial: Trial) -> Carry:

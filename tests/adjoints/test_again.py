@@ -108,7 +108,7 @@ def test_a_random_field_is_refused():
     torch.manual_seed(0)
     y0 = torch.ones(3, requires_grad=True)
     problem = nde.ODEProblem(lambda t, y: -y * (1 + 0.5 * torch.rand(())), y0, (0.0, 1.0))
-    sol = nde.solve(problem, nde.RK4(), dt=0.1)
+    sol = nde.solve(problem, nde.RK4(), dt=0.1, adjoint=nde.DiscreteAdjoint(budget=0))
     with pytest.raises(RuntimeError, match="gave other values in the backward pass"):
         torch.autograd.grad(sol.y1.sum(), y0, create_graph=True)
     sol = nde.solve(problem, nde.RK4(), dt=0.1, adjoint=nde.DiscreteAdjoint(budget=0))

@@ -52,7 +52,10 @@ def test_a_regularizers_own_tensor(adjoint, solver, per_sample, grad_of_state, m
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=0.0)
 
 
-@pytest.mark.parametrize(("adjoint", "solver"), EXACT[1:])
+SEARCHING = [pytest.param(nde.DiscreteAdjoint(budget=0), PLAIN, id="no graphs"), *EXACT[2:]]
+
+
+@pytest.mark.parametrize(("adjoint", "solver"), SEARCHING)
 def test_one_that_nobody_can_find_is_refused(adjoint, solver, make):
     hidden = iter([make(1.5)] * 10_000)
     with pytest.raises(nde.InvalidProblemError, match="regularizers: uses a tensor of shape"):

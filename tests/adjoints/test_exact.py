@@ -270,25 +270,33 @@ def test_computed_captured_tensors_are_found_or_refused():
     w = torch.tensor(0.5, dtype=D, requires_grad=True)
     double = w * 2
 
-    def grad_of(field):
-        return torch.autograd.grad(
-            nde.solve(nde.ODEProblem(field, torch.ones((), dtype=D), (0.0, 1.0)), rtol=1e-9).y1, w
-        )[0]
+    def grad_of(field, budget):
+        problem, adjoint = (
+            nde.ODEProblem(field, torch.ones((), dtype=D), (0.0, 1.0)),
+            nde.DiscreteAdjoint(budget=budget),
+        )
+        return torch.autograd.grad(nde.solve(problem, rtol=1e-9, adjoint=adjoint).y1, w, retain_graph=True)[0]
 
-    assert abs(grad_of(lambda t, y: double * y).item() - 2 * torch.e) < 1e-5
-    with pytest.raises(nde.InvalidProblemError, match="captures both"):
-        grad_of(lambda t, y: double * y + w * y)
     hidden = iter([double] * 1000)
+    for budget in (None, 0):
+        assert abs(grad_of(lambda t, y: double * y, budget).item() - 2 * torch.e) < 1e-5
+    # In the caller's graph nothing has to be found.
+    assert abs(grad_of(lambda t, y: next(hidden) * y, None).item() - 2 * torch.e) < 1e-5
+    assert abs(grad_of(lambda t, y: double * y + w * y, None).item() - 3 * torch.e**1.5) < 1e-5
+    with pytest.raises(nde.InvalidProblemError, match="captures both"):
+        grad_of(lambda t, y: double * y + w * y, 0)
     with pytest.raises(nde.InvalidProblemError, match="cannot reach"):
-        grad_of(lambda t, y: next(hidden) * y)
+        grad_of(lambda t, y: next(hidden) * y, 0)
 
 
-def test_parameters_changed_before_backward_are_noticed():
+@pytest.mark.parametrize("budget", [None, 0])
+def test_parameters_changed_before_backward_are_noticed(budget):
     w = torch.tensor(0.5, dtype=D, requires_grad=True)
-    y1 = nde.solve(nde.ODEProblem(lambda t, y: w * y, torch.ones((), dtype=D), (0.0, 1.0))).y1
+    problem = nde.ODEProblem(lambda t, y: w * y, torch.ones((), dtype=D), (0.0, 1.0))
+    y1 = nde.solve(problem, adjoint=nde.DiscreteAdjoint(budget=budget)).y1
     with torch.no_grad():
         w.add_(1.0)
-    with pytest.raises(RuntimeError, match="changed in place"):
+    with pytest.raises(RuntimeError, match="changed in place" if budget == 0 else "modified by an inplace operation"):
         y1.backward()
 
 

@@ -15,7 +15,7 @@ import torch
 import neuralde as nde
 
 D = torch.float64
-ADJOINTS = [nde.DiscreteAdjoint(), nde.GaussAdjoint(), nde.BacksolveAdjoint(), nde.ForwardSensitivity()]
+ADJOINTS = [nde.DiscreteAdjoint(budget=0), nde.GaussAdjoint(), nde.BacksolveAdjoint(), nde.ForwardSensitivity()]
 ADJOINTS = [pytest.param(adjoint, id=adjoint.name) for adjoint in ADJOINTS]
 
 
@@ -200,7 +200,7 @@ def holders(k):
 @pytest.mark.parametrize("kind", list(holders(number())))
 def test_every_way_to_hold_a_tensor_is_seen_even_where_the_first_call_does_not_use_it(kind):
     k = torch.nn.Parameter(torch.tensor(0.7, dtype=D))
-    agrees(late(holders(k)[kind]), [k], nde.DiscreteAdjoint())
+    agrees(late(holders(k)[kind]), [k], nde.DiscreteAdjoint(budget=0))
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
@@ -381,7 +381,7 @@ def test_unused_results_of_other_computations_are_left_alone():
     for _ in range(2):
         namespace["loss"] = solved(field, None).y1.mean()
         namespace["loss"].backward()
-    agrees(field, list(net.parameters()), nde.DiscreteAdjoint())
+    agrees(field, list(net.parameters()), nde.DiscreteAdjoint(budget=0))
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
@@ -396,7 +396,7 @@ def test_a_global_that_the_call_rebinds_and_a_cell_without_a_value():
     namespace = {"k": number(), "last": None, "count": 0}
     exec("def field(t, y):\n    global last, count\n    count, last = count + 1, k * y\n    return last", namespace)
     for _ in range(2):
-        agrees(namespace["field"], [namespace["k"]], nde.DiscreteAdjoint())
+        agrees(namespace["field"], [namespace["k"]], nde.DiscreteAdjoint(budget=0))
 
     def outer():
         def field(t, y):
@@ -407,7 +407,7 @@ def test_a_global_that_the_call_rebinds_and_a_cell_without_a_value():
         empty = 1.0
 
     field, k = outer()
-    agrees(field, [k], nde.DiscreteAdjoint())
+    agrees(field, [k], nde.DiscreteAdjoint(budget=0))
 
 
 def test_an_object_that_holds_itself():
@@ -420,4 +420,61 @@ def test_an_object_that_holds_itself():
         def __call__(self, t, y):
             return self.me.all[0].k * y
 
-    agrees(Knot(), [k], nde.DiscreteAdjoint())
+    agrees(Knot(), [k], nde.DiscreteAdjoint(budget=0))
+
+
+class Hyper(torch.nn.Module):
+    """Computes its weight in the first call and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.weight = torch.nn.Linear(1, 1, dtype=D), None
+
+    def forward(self, t, y):
+        if self.weight is None:
+            self.weight = self.net(torch.ones(1, 1, dtype=D))
+        return y @ self.weight
+
+
+class Computed(torch.nn.Module):
+    """Holds a tensor that was computed from its parameter before the solve."""
+
+    def __init__(self):
+        super().__init__()
+        self.k = torch.nn.Parameter(torch.tensor(0.7, dtype=D))
+        self.square = self.k * self.k
+
+    def forward(self, t, y):
+        return -self.square * y
+
+
+BEHIND = {
+    "held": lambda: Wrapped(torch.nn.utils.parametrizations.weight_norm),
+    "last output": Trained,
+    "first call": Hyper,
+    "computed before": Computed,
+}
+
+
+@pytest.mark.parametrize("kind", BEHIND)
+def test_the_steps_behind_the_budget_depend_on_the_same_tensors(kind):
+    """The first steps are in the caller's graph; what the others depend on is searched for where they begin."""
+
+    def grads(adjoint):
+        field, calls = BEHIND[kind](), []
+        field.register_forward_hook(lambda *_: calls.append(1))
+        f = (lambda t, y: field(y)) if kind == "held" else field
+        y1, inputs = solved(f, adjoint).y1, list(field.parameters())
+        forward = len(calls)
+        found = torch.autograd.grad(y1.sum(), inputs, create_graph=True, allow_unused=True)
+        again = torch.autograd.grad(sum(x.square().sum() for x in found if x is not None), inputs, allow_unused=True)
+        return len(calls) - forward, [x for x in (*found, *again) if x is not None]
+
+    wanted, taken = grads(nde.DirectAdjoint())[1], set()
+    for budget in (0, 200, 400, 800, 1600, 3200, 6400, None):
+        count, got = grads(nde.DiscreteAdjoint(budget=budget))
+        taken.add(count)
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+    assert len(taken) > 3
+    assert 0 in taken
