@@ -18,7 +18,7 @@ from ..core.status import Status
 from ..drivers.eager import start
 from ..errors import InvalidProblemError
 from ..front.options import SolveOptions
-from ..front.plan import prepare_plan
+from ..front.plan import prepare_outputs, prepare_plan
 from ..methods.base import Method
 from ..methods.explicit.tsit5 import Tsit5
 from ..problems import ODEProblem, SteadyStateProblem
@@ -312,21 +312,21 @@ class DynamicSS(SteadyStateMethod):
         def in_unit(unit: Scalar, prepared: Plan) -> tuple[Plan, Tensor, Carry]:
             field = Standing(residual, unit if own else None)
             plan, slope = replace(prepared, field=field), first * spread(unit, first) if own else first
-            return plan, slope, start(plan, y0, self._first_step(plan), slope)
+            return plan, slope, start(plan, y0, keep.dt, slope)
 
-        prepared = prepare_plan(
-            ODEProblem(problem.f, problem.y0, (0.0, _LONGEST if self.t_max is None else self.t_max), problem.args),
-            packing,
-            y0,
-            self.solver,
-            SolveOptions(
-                rtol=self.path_rtol,
-                atol=stop.atol,
-                max_steps=max_steps,
-                per_sample=packing.per_sample,
-                controller=self.controller,
-            ),
+        options = SolveOptions(
+            rtol=self.path_rtol,
+            atol=stop.atol,
+            dt=self.dt,
+            max_steps=max_steps,
+            per_sample=packing.per_sample,
+            controller=self.controller,
         )
+        interval = (0.0, _LONGEST if self.t_max is None else self.t_max)
+        path = ODEProblem(problem.f, problem.y0, interval, problem.args)
+        # Not what a solve warns of: tolerances follow the steps here, whatever the size of the state.
+        prepared = prepare_plan(path, packing, y0, self.solver, options)
+        keep, _ = prepare_outputs(prepared, y0, options)
         plan, slope, carry = in_unit(unit, prepared)
         if own and any_true(carry.h < _SHORT):  # a start at rest but for rounding: its unit is that of the first step
             unit, calls = unit * _power_of_two(minimum(carry.h, 1.0)), carry.nfe - 1
@@ -358,14 +358,6 @@ class DynamicSS(SteadyStateMethod):
             unstable=judge.unstable & flow.arrived,
             singular=judge.singular & flow.arrived,
         )
-
-    def _first_step(self, plan: Plan) -> float | None:
-        dt = self.dt
-        if dt is None and not plan.controller.adaptive:
-            raise InvalidProblemError(
-                f"dt: got None with {plan.method.name} and {type(plan.controller).__name__}; expected the step size"
-            )
-        return None if dt is None else positive(dt, "dt")
 
 
 def _unit(y0: Tensor, slope: Tensor, per_sample: bool) -> Scalar:
