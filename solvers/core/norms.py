@@ -67,9 +67,8 @@ def tolerance(size: Tensor, rtol: Tolerance, atol: Tolerance) -> Tensor:
     if isinstance(atol, Tensor) or isinstance(rtol, Tensor):
         scale = atol + rtol * size
     else:
-        (absolute,) = constants(size, atol)
-        # One operation, where the number is a tensor already.
-        scale = torch.add(absolute, size, alpha=rtol) if isinstance(absolute, Tensor) else rtol * size + absolute
+        relative, absolute = constants(size, rtol, atol)
+        scale = (relative * size).add_(absolute)
     return scale if not isinstance(atol, Tensor) and atol > 0.0 else scale.clamp(min=torch.finfo(scale.dtype).tiny)
 
 

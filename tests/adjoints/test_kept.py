@@ -209,3 +209,35 @@ def test_a_field_may_differentiate_with_torch_func(budget):
         found.append(torch.autograd.grad(sol.y1.square().sum(), [y0, k]))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("method", [nde.SPaRK(), nde.ReversibleHeun()], ids=repr)
+def test_steps_of_an_sde_behind_the_budget(method):
+    """Methods with and without a memory, which goes from the last step in the caller's graph to the first behind it."""
+
+    def gradient(adjoint, again):
+        y0, k = torch.ones(3, 2, dtype=D, requires_grad=True), torch.tensor(0.7, dtype=D, requires_grad=True)
+        calls = []
+
+        def drift(t, y, k):
+            calls.append(1)
+            return -k * y + torch.sin(t)
+
+        problem = nde.SDEProblem(drift, lambda t, y, k: 0.3 * k * y, y0, (0.0, 1.0), (k,), calculus="stratonovich")
+        sol = nde.solve(problem, method, dt=0.05, seed=3, adjoint=adjoint, saveat=[0.25, 0.6, 1.0])
+        forward, nfe = len(calls), sol.stats.nfe
+        found = torch.autograd.grad(sol.ys.square().sum(), [y0, k], create_graph=again)
+        if again:
+            found = torch.autograd.grad(sum(x.square().sum() for x in found), [y0, k])
+        return found, len(calls) - forward, forward - nfe
+
+    taken = set()
+    for again in (False, True):
+        wanted, _, uncounted = gradient(nde.DirectAdjoint(), again)
+        for budget in (None, 12_000, 6_000, 3_000, 0):
+            got, count, beside = gradient(nde.DiscreteAdjoint(budget=budget), again)
+            taken.add(count)
+            assert beside == uncounted
+            torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+    assert 0 in taken
+    assert len(taken) > 3

@@ -37,7 +37,7 @@ class EulerMaruyama(SDEMethod):
         >>> problem = nde.SDEProblem(lambda t, y: -y, lambda t, y: 0.5 * y, y0, (0.0, 1.0))
         >>> sol = nde.solve(problem, nde.EulerMaruyama(), dt=0.01, seed=1)
         >>> bool((sol.y1.mean() - 0.3679).abs() < 0.03), sol.stats.diffusion_evaluations
-        (True, 102)
+        (True, 101)
     """
 
     calculus = "ito"
