@@ -19,10 +19,12 @@ MESH = [0.1, 0.23, 0.31, 0.45, 0.6, 0.77, 0.9]
 HIT = nde.Event(
     lambda t, y, k: y[..., 0] - 0.6, terminal=False, direction="down", apply=lambda t, y, k: y + 0.2 * k * y.flip(-1)
 )
+END = nde.Event(lambda t, y, k: y[..., 0] - 0.6 * k / 1.7, direction="down")
 CASES = {
     "rows": {"saveat": [0.2, 0.5, 1.0]},
     "dense": {"dense": True},
     "events": {"events": HIT},
+    "terminal": {"events": END},
     "jumps": {"controller": nde.StepTo(MESH, jump_ts=[0.35])},
     "regularizer": {"regularizers": [ErrorEstimate(scaled=False, dt_power=0)]},
 }
@@ -51,7 +53,7 @@ def loss(method, given, per_sample=False, **options):
     y0 = y0 * torch.tensor([[1.0], [0.9]]) if per_sample else y0
     options = {"rtol": 1e-11, "atol": 1e-12, "controller": nde.StepTo(MESH), "per_sample": per_sample} | options
     sol = nde.solve(nde.ODEProblem(field, y0, (t0, 1.0), (k,)), method, **options)
-    out = sol.ys.square().sum()
+    out = sol.ys.nan_to_num().square().sum() + sol.y1.square().sum()
     if options.get("dense"):
         out = out + sol(torch.tensor([0.17, 0.7])).square().sum()
     if sol.events is not None:
@@ -89,7 +91,7 @@ def test_exact_adjoints_agree_with_each_other_and_with_differences(method, case,
     assert torch.allclose(want, differences(method, **options), rtol=1e-6, atol=1e-6)
     for name, adjoint in EXACT.items():
         assert torch.allclose(gradient(method, adjoint=adjoint, **options), want, rtol=1e-9, atol=1e-9), name
-    if case != "events":
+    if case not in ("events", "terminal"):
         got = gradient(method, adjoint=nde.DiscreteAdjoint(), driver=nde.Blocks(size=3), **options)
         assert torch.allclose(got, want, rtol=1e-9, atol=1e-9)
 
@@ -105,6 +107,22 @@ def test_continuous_adjoints_take_the_same_method_backwards(method, adjoint):
         gaps.append((gradient(method, adjoint=adjoint(), **options) - exact).norm())
     assert gaps[1] < 0.05 * exact.norm()
     assert gaps[0] / gaps[1] > 2 ** min(method.order, method.dense_order) - 0.4
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("event", [HIT, END], ids=["goes on", "ends"])
+@pytest.mark.parametrize("adjoint", [nde.GaussAdjoint, nde.InterpolatingAdjoint])
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_continuous_adjoints_go_through_events_on_coarse_steps(method, adjoint, event, per_sample):
+    """With the order of the method: a dense output of low order, and a memory that starts again behind each event."""
+    options = {"events": event, "per_sample": per_sample}
+    exact = gradient(nde.Vern7(), controller=nde.PIController(), adjoint=nde.DirectAdjoint(), **options)
+    gaps = []
+    for h in (0.05, 0.0125):
+        steps = {"controller": nde.ConstantStep(), "dt": h, "rtol": 1e-8, "atol": 1e-8}
+        gaps.append((gradient(method, adjoint=adjoint(), **options, **steps) - exact).norm())
+    assert gaps[0] < 0.05 * exact.norm()
+    assert gaps[0] / gaps[1] > 4 ** (method.order - 0.4)
 
 
 def test_a_second_derivative_is_refused_or_right():
