@@ -7,7 +7,7 @@ from neuralde.adjoints import __all__ as _adjoints
 from neuralde.solvers import *  # noqa: F403
 from neuralde.solvers import __all__ as _solvers
 
-from . import koopman, models, regularizers, testing
+from . import data, koopman, models, regularizers, testing
 from ._version import __version__
 from .ensemble import EnsembleSolution, solve_ensemble
 from .models import SDEGAN, LatentODE, LatentSDE, LinearNeuralCDE, NeuralCDE, NeuralODE, NeuralRDE, NeuralSDE
@@ -27,6 +27,7 @@ __all__ = [
     "RunningCost",
     "__version__",
     "adjoints",
+    "data",
     "koopman",
     "models",
     "regularizers",

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from ..data import DataError
 from .experiments.comparison import markdown
 from .experiments.experiment import Experiment, Table
 from .experiments.papers import TABLES
 from .experiments.report import Result, draw, write_numbers
-from .experiments.tasks.data import DataError
 from .experiments.training import CheckpointError
 from .options import Bar, add_running, positive
 from .reporting import machine, read_json, versions, write_json

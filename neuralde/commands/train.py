@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from ..data import DataError
 from .experiments.arms import ARMS
 from .experiments.experiment import ACCURACY, Measure
 from .experiments.report import table, write, write_numbers
 from .experiments.tasks import classify, mocap, spiral
 from .experiments.tasks.classify import Config
-from .experiments.tasks.data import DataError, digits, mnist
+from .experiments.tasks.data import digits, mnist
 from .experiments.training import CheckpointError
 from .options import Bar, add_running, positive
 

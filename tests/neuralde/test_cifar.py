@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neuralde.commands.experiments.tasks.cifar import ARCHIVE, Cifar, Config, ConvClassifier, ConvField, cifar
-from neuralde.commands.experiments.tasks.data import DataError
+from neuralde.data import DataError
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 

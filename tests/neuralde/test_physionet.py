@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from neuralde.commands.experiments.tasks.data import DataError
 from neuralde.commands.experiments.tasks.physionet import CHANNELS, DESCRIPTORS, gridded, physionet, read
+from neuralde.data import DataError
 
 FIRST = """Time,Parameter,Value
 00:00,RecordID,132539

@@ -12,8 +12,8 @@ from neuralde.commands import cli
 from neuralde.commands.experiments.arms import Term
 from neuralde.commands.experiments.papers import TABLES
 from neuralde.commands.experiments.tasks import classify
-from neuralde.commands.experiments.tasks.data import DataError
 from neuralde.commands.reproduce import _checked, _seeds
+from neuralde.data import DataError
 from neuralde.regularizers import ErrorEstimate
 
 COMMAND = ["reproduce", "regnde-mnist-ode", "--scale", "smoke", "--quiet"]

@@ -13,7 +13,8 @@ import torch
 from neuralde.commands import cli
 from neuralde.commands.experiments.arms import ARMS
 from neuralde.commands.experiments.tasks import classify
-from neuralde.commands.experiments.tasks.data import DataError, digits, mnist, read_idx
+from neuralde.commands.experiments.tasks.data import digits, mnist, read_idx
+from neuralde.data import DataError
 
 SMALL = ["--epochs", "2", "--batch-size", "512", "--hidden", "8", "--tolerance", "1e-3", "--seeds", "1", "--quiet"]
 

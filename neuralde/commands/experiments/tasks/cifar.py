@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from neuralde.adjoints import Adjoint
 from neuralde.solvers import Tsit5
 
+from ....data import DataError
 from ....models import NeuralODE
 from . import classify
-from .data import DataError, Images
+from .data import Images
 from .images import SMOKE, Classification
 
 ARCHIVE = "cifar-10-python.tar.gz"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....data import DataError
 from ...extras import needed
 
 MNIST_FILES = (
@@ -19,10 +20,6 @@ MNIST_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-
-
-class DataError(Exception):
-    """The data cannot be read; the message says what is missing and where it comes from."""
 
 
 @dataclass(frozen=True, eq=False)

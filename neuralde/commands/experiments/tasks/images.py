@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from ....data import DataError
 from ..experiment import ACCURACY, COST, Arm, Experiment, Measure
 from .classify import Config, Run
-from .data import DataError, Images, digits, mnist
+from .data import Images, digits, mnist
 
 STAND_IN = "These are scikit-learn's 8x8 digits, not MNIST (no --data): a run of the machinery, not a reproduction."
 SMOKE = "Smoke scale: a handful of samples and steps, to see that everything runs. No number means anything."

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from neuralde.adjoints import DirectAdjoint
 from neuralde.solvers import Tsit5
 
+from ....data import DataError
 from ....models import LatentField, LatentODE, MaskedGRU
 from .. import training
 from ..experiment import COST, Arm, Experiment, Measure
-from .data import DataError
 from .images import SMOKE
 from .physionet import CHANNELS, HELP, HOURS, Series, physionet
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from neuralde.solvers import Euler, ODEProblem
 
+from ....data import DataError
 from ....models import LatentSDE
 from ....solving import solve
 from ...extras import needed
 from .. import training
 from ..report import arms_table
-from .data import DataError
 
 ARMS = {"sde": True, "ode": False}
 """Whether noise drives the latent state."""

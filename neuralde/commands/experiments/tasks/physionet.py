@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import DataError
+from ....data import DataError
 
 DESCRIPTORS = ("Age", "Gender", "Height", "ICUType")
 CHANNELS = (
