@@ -114,13 +114,13 @@ def _coded(labels: Any, classes: Sequence[str] | None, count: int) -> tuple[Tens
             f"labels: got {array.shape[0] if array.ndim == 1 else array.shape} for {count} series; expected one for each"
         )
     if array.dtype.kind == "f":
-        return torch.as_tensor(array.astype(np.float64)), ()
+        return torch.as_tensor(array, dtype=torch.float64), ()
     if classes is not None and array.dtype.kind in "iu":
         if ((array < 0) | (array >= len(classes))).any():
             raise DataError(
                 f"labels: got {array.min()} to {array.max()}; expected the places of {len(classes)} classes"
             )
-        return torch.as_tensor(array.astype(np.int64)), tuple(map(str, classes))
+        return torch.as_tensor(array, dtype=torch.int64), tuple(map(str, classes))
     if classes is None and array.dtype.kind in "iub":
         # Sorted as numbers: "10" is no neighbour of "1".
         classes = [str(value) for value in np.unique(array)]

@@ -93,7 +93,7 @@ class SeriesSet:
         ts, xs = torch.full_like(self.ts, float("nan")), torch.full_like(self.xs, float("nan"))
         for place, rows in enumerate(kept):
             ts[: len(rows), place], xs[: len(rows), place] = self.ts[rows, place], self.xs[rows, place]
-        counts = torch.tensor([len(rows) for rows in kept], device=self.lengths.device)
+        counts = torch.tensor([len(rows) for rows in kept], dtype=torch.int64, device=self.lengths.device)
         return replace(self, ts=ts, xs=xs, lengths=counts)[:]
 
     def on_one_clock(self) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,9 @@ def padded(
     xs = np.full((max(lengths), len(times), values[0].shape[1]), np.nan)
     for place, (t, x) in enumerate(zip(times, values, strict=True)):
         ts[: len(t), place], xs[: len(x), place] = t, x
-    return SeriesSet(torch.as_tensor(ts), torch.as_tensor(xs), torch.as_tensor(lengths), labels, **about)
+    return SeriesSet(
+        torch.from_numpy(ts), torch.from_numpy(xs), torch.tensor(lengths, dtype=torch.int64), labels, **about
+    )
 
 
 def coded(labels: Sequence[str], classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
@@ -134,4 +136,4 @@ def coded(labels: Sequence[str], classes: Sequence[str] | None) -> tuple[Tensor,
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise DataError(f"labels: got {unknown[0]!r}; expected one of {', '.join(names)}")
-    return torch.tensor([place[label] for label in labels]), names
+    return torch.tensor([place[label] for label in labels], dtype=torch.int64), names

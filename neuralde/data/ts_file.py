@@ -284,7 +284,7 @@ def _together(path: Path, series: list[_Series], header: _Header) -> SeriesSet:
     labels, classes = None, _NONE
     if header.says("targetlabel"):
         try:
-            labels = torch.as_tensor(np.array(texts, dtype=np.float64))
+            labels = torch.from_numpy(np.array(texts, dtype=np.float64))
         except ValueError as error:
             raise DataError(f"{path}: @targetLabel: {error}; expected a number behind each series") from None
     elif header.labelled:
