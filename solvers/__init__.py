@@ -35,6 +35,7 @@ from .paths.control.base import ControlPath
 from .paths.control.cubic import HermitePath, NaturalCubicPath
 from .paths.control.linear import LinearPath, RectilinearPath
 from .paths.control.rough import LogSignaturePath
+from .paths.filtered.ornstein_uhlenbeck import OrnsteinUhlenbeckPath
 from .paths.fractional.estimation import HurstEstimate, estimate_hurst
 from .paths.fractional.noise import FractionalNoise
 from .paths.fractional.path import FractionalBrownianPath
@@ -48,7 +49,7 @@ from .paths.signatures.logsignature import (
     signature_to_logsignature,
 )
 from .paths.signatures.signature import signature
-from .problems import CDEProblem, ODEProblem, SDEProblem, SteadyStateProblem
+from .problems import CDEProblem, ODEProblem, SDEProblem, SemilinearSDEProblem, SteadyStateProblem
 from .steady.root_finding import Anderson, Newton
 from .steady.search import DynamicSS, SteadyStateMethod
 from .stepping.controllers import ConstantStep, Controller, IController, PIController, PIDController, StepTo
@@ -83,6 +84,7 @@ __all__ = [
     "Newton",
     "NonFiniteError",
     "ODEProblem",
+    "OrnsteinUhlenbeckPath",
     "PIController",
     "PIDController",
     "PrecisionWarning",
@@ -94,6 +96,7 @@ __all__ = [
     "SDEMethod",
     "SDEProblem",
     "ScheduledEvent",
+    "SemilinearSDEProblem",
     "Solution",
     "SolveError",
     "Stats",

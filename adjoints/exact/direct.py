@@ -50,7 +50,7 @@ class DirectAdjoint(Adjoint, rank=1):
 
     capabilities = Capabilities(
         exact=True,
-        terms=("ODE", "SDE"),
+        terms=("ODE", "SDE", "semilinear SDE"),
         memory="the graph of every step",
         cost="the gradient of each step",
         events=True,

@@ -78,7 +78,7 @@ class DiscreteAdjoint(Adjoint, rank=0):
 
     capabilities = Capabilities(
         exact=True,
-        terms=("ODE", "SDE"),
+        terms=("ODE", "SDE", "semilinear SDE"),
         memory="a state per step, or `checkpoints` states, and graphs of steps within `budget`",
         cost="the gradient of each step, and again each step whose graph was not kept",
         events=True,

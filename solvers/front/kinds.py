@@ -6,15 +6,21 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ..errors import InvalidProblemError
-from ..problems import CDEProblem, ODEProblem, Problem, SDEProblem
+from ..problems import CDEProblem, ODEProblem, Problem, SDEProblem, SemilinearSDEProblem
 from .controlled import Controlled
 from .kind import Kind
 from .ordinary import Ordinary
+from .semilinear import Semilinear
 from .stochastic import Stochastic
 
 Entry = TypeVar("Entry")
 
-KINDS: dict[type, Kind] = {ODEProblem: Ordinary(), CDEProblem: Controlled(), SDEProblem: Stochastic()}
+KINDS: dict[type, Kind] = {
+    ODEProblem: Ordinary(),
+    CDEProblem: Controlled(),
+    SDEProblem: Stochastic(),
+    SemilinearSDEProblem: Semilinear(),
+}
 """The kind of each class of problems, to which others may be added; a subclass is of the kind of its parent."""
 
 

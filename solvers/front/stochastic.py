@@ -96,7 +96,7 @@ def _field(
     if path is not None:
         noise = Noise(checked_path(path, shape, ends, y0, method.levy_area))
     else:
-        gridded = not knots and (not method.adaptive if controller is None else _on_grid(controller))
+        gridded = not knots and (not method.adaptive if controller is None else on_grid(controller))
         noise = _noise(shape, seed_of(seed, y0), ends, method, dt if gridded else None, y0)
     field = SDEField(
         problem.drift,
@@ -143,7 +143,7 @@ def default_method(problem: SDEProblem) -> SDEMethod:
     return ItoMilstein() if problem.noise == "commutative" else SOSRI()
 
 
-def _on_grid(controller: Controller) -> bool:
+def on_grid(controller: Controller) -> bool:
     """Whether all steps have the same length, so that the path can be cut into cells of it."""
     constant = isinstance(controller, ConstantStep) and not isinstance(controller, StepTo)
     return constant and not len(controller.step_ts) and not len(controller.jump_ts) and math.isinf(controller.dtmax)
@@ -165,8 +165,8 @@ def noise_columns(problem: SDEProblem, packing: Packing, y0: Tensor, ends: tuple
         else:
             columns = _checked_columns(problem, packing, leaves)
         if problem.noise == "additive" and not torch.compiler.is_compiling():
-            _check_additive(called, ends[0], y0, leaves)
-            _check_additive(called, ends[1], y0, called(ends[1], y0))
+            check_additive(called, ends[0], y0, leaves)
+            check_additive(called, ends[1], y0, called(ends[1], y0))
     return columns
 
 
@@ -183,7 +183,7 @@ def _checked_columns(problem: SDEProblem, packing: Packing, leaves: list[Tensor]
     return leaves[0].shape[-1]
 
 
-def _check_additive(
+def check_additive(
     diffusion: Callable[[Scalar, Tensor], list[Tensor]], t: Scalar, y0: Tensor, before: list[Tensor]
 ) -> None:
     """Refuse noise that is declared additive and depends on the state at the time ``t``.

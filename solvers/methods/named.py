@@ -15,6 +15,7 @@ from .rosenbrock.rodas4 import Rodas4
 from .rosenbrock.rodas5p import Rodas5P
 from .rosenbrock.rosenbrock23 import Rosenbrock23
 from .stochastic.euler import EulerHeun, EulerMaruyama, ItoMilstein, StratonovichMilstein
+from .stochastic.exponential import ExponentialEuler, ExponentialHeun
 from .stochastic.pl1wm import PL1WM
 from .stochastic.reversible_heun import ReversibleHeun
 from .stochastic.shark import ShARK
@@ -38,6 +39,8 @@ __all__ = [
     "Euler",
     "EulerHeun",
     "EulerMaruyama",
+    "ExponentialEuler",
+    "ExponentialHeun",
     "Heun",
     "ItoMilstein",
     "Midpoint",

@@ -84,6 +84,9 @@ STOCHASTIC = {
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_every_stochastic_method(solver_cost, name):
     method = STOCHASTIC[name]
+    if method.takes == ("semilinear SDE",):
+        filtered(solver_cost, method)
+        return
     calculus = "stratonovich" if method.calculus == "any" else method.calculus
     y0 = torch.ones(2, dtype=torch.float64)
     noise = "diagonal" if "diagonal" in method.orders else "additive"
@@ -98,6 +101,23 @@ def test_every_stochastic_method(solver_cost, name):
             f"{name}, from its own first step", lambda: nde.solve(problem, method, rtol=1e-2, atol=1e-2, seed=0)
         )
     assert cost.totals["diffusion_evaluations"] > 0
+
+
+def filtered(solver_cost, method):
+    """Of a method for noise that is filtered."""
+    y0 = torch.ones(2, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)
+    noise = "diagonal" if method.calculus == "stratonovich" else "additive"
+
+    def diffusion(t, y):
+        return 0.3 * torch.cos(t) * (y[0] if noise == "diagonal" else torch.ones_like(y[0]))
+
+    rates, weights = [0.1, 1.0, 1e4], [1.0, 1.0, 10.0]
+    problem = nde.SemilinearSDEProblem(lambda t, y: -y[0], diffusion, rates, weights, y0, (0.0, 1.0), noise=noise)
+    solver_cost.check(method.name, lambda: nde.solve(problem, method, dt=0.1, controller=nde.ConstantStep(), seed=0))
+    if method.adaptive:
+        solver_cost.check(
+            f"{method.name}, from its own first step", lambda: nde.solve(problem, method, rtol=1e-2, atol=1e-2, seed=0)
+        )
 
 
 STEADY = {"DynamicSS": nde.DynamicSS(), "Newton": nde.Newton(), "Anderson": nde.Anderson()}

@@ -74,6 +74,7 @@ KINDS = {
     "BrownianPath": "path",
     "FractionalNoise": "path",
     "FractionalBrownianPath": "path",
+    "OrnsteinUhlenbeckPath": "path",
     "ControlPath": "base",
     "ButcherTableau": "coefficients",
     "Interpolant": "coefficients",

@@ -61,8 +61,14 @@ def ordinary(kinds: dict[str, type]) -> list[neuralde.Method]:
 
 
 def stochastic(kinds: dict[str, type]) -> list[neuralde.SDEMethod]:
-    made = [kind() for kind in kinds.values() if is_stochastic(kind)]
+    made = [kind() for kind in kinds.values() if is_stochastic(kind) and "SDE" in kind.takes]
     return sorted(made, key=lambda method: (method.calculus, method.order, method.name))
+
+
+def filtered(kinds: dict[str, type]) -> list[neuralde.SDEMethod]:
+    """Those for states that filtered noise drives."""
+    made = [kind() for kind in kinds.values() if is_stochastic(kind) and "SDE" not in kind.takes]
+    return sorted(made, key=lambda method: method.name)
 
 
 def row(*cells: object) -> str:
@@ -93,7 +99,7 @@ def table(kinds: dict[str, type]) -> str:
         lines.append(row(f"`{method.name}`", *facts, method.dense_order, yes(method.has_stiffness)))
     head = ("method", "calculus", *NOISES, "adapts steps", "Lévy area", "drifts", "diffusions")
     lines += ["", row(*head), row(*["---"] * len(head))]
-    for method in stochastic(kinds):
+    for method in [*stochastic(kinds), *filtered(kinds)]:
         orders = [f"{method.orders[noise]:g}" if noise in method.orders else None for noise in NOISES]
         area = None if method.levy_area == "none" else method.levy_area
         calls = method.drift_calls, method.diffusion_calls
@@ -103,8 +109,9 @@ def table(kinds: dict[str, type]) -> str:
 
 def summary(kinds: dict[str, type]) -> str:
     """The list of names."""
-    names = [[f"`{method.name}`" for method in group] for group in (ordinary(kinds), stochastic(kinds))]
-    return f"{', '.join(names[0])}; for SDEs {', '.join(names[1])}"
+    groups = (ordinary(kinds), stochastic(kinds), filtered(kinds))
+    names = [", ".join(f"`{method.name}`" for method in group) for group in groups]
+    return f"{names[0]}; for SDEs {names[1]}; for filtered (fractional) noise {names[2]}"
 
 
 def between_markers(text: str, new: str, gap: str) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ _BLOCK = 1 << 16
 _KEYS = 1 << 11
 """How many entries are computed at once: the cache of a processor holds their normals of all levels, and intermediates."""
 _ROOT3 = math.sqrt(3.0)
+Path = TypeVar("Path", bound="BrownianPath")
 
 
 class Increment(NamedTuple):
@@ -238,9 +239,9 @@ class BrownianPath:
             w, _, _ = self._expand(self._nodes(x), cell, keys)
             return (self._width.sqrt().reshape(-1, 1) * w).reshape(len(times), *self.shape)
 
-    def take(self, rows: Tensor) -> BrownianPath:
+    def take(self: Path, rows: Tensor) -> Path:
         """The path of some of the samples, counted along the first dimension."""
-        path = object.__new__(BrownianPath)
+        path = object.__new__(type(self))
         path.__dict__.update(self.__dict__, _memory=None)
         path.keys = self.keys[rows]
         path.shape = path.keys.shape
@@ -249,13 +250,13 @@ class BrownianPath:
                 setattr(path, name, getattr(self, name)[rows])
         return path
 
-    def rounded(self, dtype: torch.dtype) -> BrownianPath:
+    def rounded(self: Path, dtype: torch.dtype) -> Path:
         """The same path with increments of another dtype."""
-        path = object.__new__(BrownianPath)
+        path = object.__new__(type(self))
         path.__dict__.update(self.__dict__, _memory=None, dtype=dtype)
         return path
 
-    def sample(self, index: int) -> BrownianPath:
+    def sample(self: Path, index: int) -> Path:
         """The path of one sample alone, without the first dimension."""
         return self.take(torch.tensor(index, device=self.device))
 

@@ -13,7 +13,7 @@ from ...checks import as_number, integer, positive, shown
 from ...core.scalars import as_clock
 from ...core.vmap import refuse_lanes
 from ...errors import InvalidProblemError
-from .rates import default_ends
+from .rates import checked_rates, default_ends
 from .weights import condition, energy, gram, projection, solved
 
 _MOST = 64
@@ -108,7 +108,7 @@ class FractionalNoise:
             self.rates = _geometric(low, high, min(terms, _MOST + 1)).to(device)
             self._check_condition("terms", terms)
         else:
-            self.rates = _checked_rates(rates, kind).to(device)
+            self.rates = checked_rates(rates, kind).to(device)
             self._check_condition("rates", len(self.rates))
 
     @property
@@ -245,17 +245,3 @@ def _geometric(low: float, high: float, count: int) -> Tensor:
         return torch.tensor([math.sqrt(low * high)], dtype=torch.float64)
     exponents = torch.linspace(math.log(low), math.log(high), count, dtype=torch.float64)
     return exponents.exp()
-
-
-def _checked_rates(rates: Any, kind: str) -> Tensor:
-    least = "0 or positive" if kind == "II" else "positive"
-    expected = f"one or more finite rates (K,), {least} and increasing"
-    try:
-        found = torch.as_tensor(rates, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidProblemError(f"rates: got {shown(rates)}; expected {expected}") from None
-    fits = found.dim() == 1 and len(found) and bool(found.isfinite().all()) and bool((found.diff() > 0).all())
-    if not fits or found[0] < 0 or (kind == "I" and found[0] == 0):
-        got = found.tolist() if found.numel() <= 16 else shown(found)
-        raise InvalidProblemError(f"rates: got {got}; expected {expected}")
-    return found

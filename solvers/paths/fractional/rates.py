@@ -10,6 +10,13 @@ from __future__ import annotations
 
 import bisect
 import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...checks import shown
+from ...errors import InvalidProblemError
 
 _Line = tuple[float, float]
 # H: the lower end's exponent as (at 0, per sqrt K), then the upper end's.
@@ -65,3 +72,20 @@ def default_ends(hurst: float, kind: str, terms: int, horizon: float) -> tuple[f
         exponents = [line[0] + line[1] * root for line in (before, after)]
         ends.append(10.0 ** ((1.0 - part) * exponents[0] + part * exponents[1]) / horizon)
     return ends[0], ends[1]
+
+
+def checked_rates(rates: Any, kind: str) -> Tensor:
+    """Rates as a float64 tensor; refuses what does not increase from 0 on, in type I from above 0 on."""
+    least = "0 or positive" if kind == "II" else "positive"
+    expected = f"one or more finite rates (K,), {least} and increasing"
+    try:
+        found = torch.as_tensor(rates, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidProblemError(f"rates: got {shown(rates)}; expected {expected}") from None
+    if torch.compiler.is_compiling():  # in a graph there are no values to look at
+        return found
+    fits = found.dim() == 1 and len(found) and bool(found.isfinite().all()) and bool((found.diff() > 0).all())
+    if not fits or found[0] < 0 or (kind == "I" and found[0] == 0):
+        got = found.tolist() if found.numel() <= 16 else shown(found)
+        raise InvalidProblemError(f"rates: got {got}; expected {expected}")
+    return found
