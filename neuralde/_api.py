@@ -10,13 +10,24 @@ from neuralde.solvers import __all__ as _solvers
 from . import data, koopman, models, regularizers, testing
 from ._version import __version__
 from .ensemble import EnsembleSolution, solve_ensemble
-from .models import SDEGAN, LatentODE, LatentSDE, LinearNeuralCDE, NeuralCDE, NeuralODE, NeuralRDE, NeuralSDE
+from .models import (
+    SDEGAN,
+    FractionalSDE,
+    LatentODE,
+    LatentSDE,
+    LinearNeuralCDE,
+    NeuralCDE,
+    NeuralODE,
+    NeuralRDE,
+    NeuralSDE,
+)
 from .regularizers import RunningCost
 from .solving import solve
 
 __all__ = [
     "SDEGAN",
     "EnsembleSolution",
+    "FractionalSDE",
     "LatentODE",
     "LatentSDE",
     "LinearNeuralCDE",

@@ -23,6 +23,7 @@ from neuralde.solvers import (
     ODEProblem,
     ScheduledEvent,
     SDEProblem,
+    SemilinearSDEProblem,
     Solution,
     SteadyStateMethod,
     SteadyStateProblem,
@@ -42,7 +43,7 @@ from .steady import solve_steady
 
 
 def solve(
-    problem: ODEProblem | CDEProblem | SDEProblem | SteadyStateProblem,
+    problem: ODEProblem | CDEProblem | SDEProblem | SemilinearSDEProblem | SteadyStateProblem,
     solver: Method | SteadyStateMethod | None = None,
     *,
     rtol: Any = 1e-3,
@@ -77,7 +78,8 @@ def solve(
     ``per_sample``, ``max_steps`` and ``throw``.
 
     Args:
-        problem: what to solve, an :class:`ODEProblem`, :class:`CDEProblem`, :class:`SDEProblem` or :class:`SteadyStateProblem`.
+        problem: what to solve, an :class:`ODEProblem`, :class:`CDEProblem`, :class:`SDEProblem`, :class:`SemilinearSDEProblem`
+            or :class:`SteadyStateProblem`.
         solver: the method. If None, :class:`Tsit5` for an ODE; for an SDE one that is right for its noise and calculus. For
             a steady state also :class:`DynamicSS`, :class:`Newton` or :class:`Anderson`.
         rtol: relative tolerance, a number or a 0-d tensor (whose new value does not recompile a compiled solve); or one for

@@ -2,6 +2,8 @@
 
 from .cde import MatrixField, NeuralCDE, NeuralRDE
 from .encoders import MaskedGRU
+from .fractional import FractionalSDE, HurstIndex
+from .fractional_latent import FractionalLatentPath, FractionalLatentSDE
 from .latent_ode import LatentField, LatentODE, LatentSeries
 from .latent_sde import LatentPath, LatentSDE
 from .linear_cde import LinearField, LinearNeuralCDE
@@ -14,6 +16,10 @@ __all__ = [
     "SDEGAN",
     "CDECritic",
     "CDEStream",
+    "FractionalLatentPath",
+    "FractionalLatentSDE",
+    "FractionalSDE",
+    "HurstIndex",
     "LatentField",
     "LatentODE",
     "LatentPath",

@@ -42,6 +42,18 @@ def latent_sde():
     return lambda: model(torch.randn(8, 4, dtype=D), seed=0)
 
 
+def fractional_sde():
+    model = nde.FractionalSDE(field(), lambda t, y: 0.1 * torch.ones_like(y), 0.3, dt=0.05)
+    return lambda: model(torch.randn(8, 4, dtype=D), seed=0)
+
+
+def fractional_latent_sde():
+    net = field()
+    control = lambda t, x, filters: net(t, x) + filters.sum(-1)  # noqa: E731
+    model = nde.models.FractionalLatentSDE(lambda t, z: -z, lambda t, z: torch.ones_like(z), control, 0.7, dt=0.05)
+    return lambda: model(torch.randn(8, 4, dtype=D), seed=0)
+
+
 def latent_ode():
     model, x = nde.LatentODE(channels=3, latent=4).to(D), torch.randn(8, 10, 3, dtype=D)
     return lambda: model(torch.linspace(0.0, 1.0, 10, dtype=D), x)
@@ -79,6 +91,8 @@ MODELS = {
     "NeuralRDE": neural_rde,
     "LatentODE": latent_ode,
     "LatentSDE": latent_sde,
+    "FractionalSDE": fractional_sde,
+    "FractionalLatentSDE": fractional_latent_sde,
     "SDEGAN": whole_gan,
     "SDEGenerator": generator,
     "CDECritic": critic,
@@ -93,7 +107,7 @@ PARTS = {
     "LatentPath",
     "LatentSeries",
 }
-PARTS |= {"MaskedGRU", "MatrixField"}
+PARTS |= {"FractionalLatentPath", "HurstIndex", "MaskedGRU", "MatrixField"}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -45,3 +45,5 @@ SIGNATURES = {"signax": 5.0, "pysiglib": 0.5}
 """A peer's time for a signature and its gradient, divided by ours, one thread."""
 KOOPMAN = {"pydmd": 1.0}
 """PyDMD's processor time for a decomposition of rank 20, divided by ours."""
+FILTERED_AT_MOST = 2.0
+"""The time of a solve with 8 filters of fractional noise divided by that of the same equation with white noise."""

@@ -47,7 +47,7 @@ def transforms(rates: tuple[float, ...], width: float, depth: int) -> Transforms
         depth: how often it is halved.
     """
     gamma = np.array(rates, dtype=np.float64)
-    factor = _shortest(gamma, width * 2.0**-depth)
+    factor = factor_of(gamma, width * 2.0**-depth)
     factors, down, fresh = [factor], [], []
     for level in range(depth - 1, -1, -1):
         half = width * 2.0 ** -(level + 1)
@@ -76,8 +76,8 @@ def _seen(columns: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.nd
     return deviation[:, None] * left * (values * signs), rows * signs[:, None]
 
 
-def _shortest(gamma: np.ndarray, length: float) -> np.ndarray:
-    """The factor of the shortest intervals, by quadrature over pieces that become shorter towards the end."""
+def factor_of(gamma: np.ndarray, length: float) -> np.ndarray:
+    """The factor of intervals of a length, by quadrature over pieces that become shorter towards the end."""
     pieces = max(0, math.ceil(math.log2(max(float(gamma.max()) * length, 1.0)))) + 1
     edges = [length * 2.0**-k for k in range(pieces + 1)] + [0.0]
     columns = []

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checks import shown
+from ...checks import integer, positive, shown
 from ...errors import InvalidProblemError
 
 _Line = tuple[float, float]
@@ -72,6 +72,17 @@ def default_ends(hurst: float, kind: str, terms: int, horizon: float) -> tuple[f
         exponents = [line[0] + line[1] * root for line in (before, after)]
         ends.append(10.0 ** ((1.0 - part) * exponents[0] + part * exponents[1]) / horizon)
     return ends[0], ends[1]
+
+
+def shared_ends(kind: str, terms: int, horizon: float) -> tuple[float, float]:
+    """The ends of a range for Hurst indices that are not known: the widest of those for 0.25 and 0.75.
+
+    >>> shared_ends("II", 8, 1.0)[0] < default_ends(0.25, "II", 8, 1.0)[0]
+    True
+    """
+    terms = integer(terms, "terms")
+    ends = [default_ends(hurst, kind, terms, positive(horizon, "horizon")) for hurst in (0.25, 0.75)]
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def checked_rates(rates: Any, kind: str) -> Tensor:
