@@ -74,7 +74,15 @@ class SemilinearField(Field):
 
     def split(self, y: Tensor, lead: int = 0) -> Parts:
         """The leaves of a packed state, with ``lead`` dimensions of rows in front."""
-        leaves = self.packing.unpack(y, lead=lead)
+        packing = self.packing  # whose leaves have one dtype here, so that views of them are all there is to it
+        keep = lead + (1 if packing.per_sample else 0)
+        front, cut = y.shape[:keep], 1 if packing.per_sample else 0
+        pieces = y.split(packing.sizes, dim=-1)
+        leaves = (
+            [x.view(front + torch.Size(shape[cut:])) for x, shape in zip(pieces, packing.shapes, strict=True)]
+            if y.is_contiguous()
+            else packing.unpack(y, lead=lead)
+        )
         return Parts(leaves[0], leaves[1], leaves[2] if len(leaves) > 2 else None)
 
     def join(self, x: Tensor, filter: Tensor, energy: Tensor | None, lead: int = 0) -> Tensor:
@@ -93,6 +101,9 @@ class SemilinearField(Field):
 
     def weights(self, t: Scalar, y: Tensor) -> Tensor:
         """The weights at a time, ``(K,)``, or a row for each sample."""
+        if not self.varying:
+            value: Tensor = self.parts[2].value  # type: ignore[attr-defined]
+            return value if value.dtype is self.packing.dtype else value.to(self.packing.dtype)
         return self.caller(self.parts[2], "weights", self._pack_weights, self.packing, self._seen(t, y), y, ())
 
     def control(self, t: Scalar, y: Tensor) -> Tensor | None:
@@ -235,7 +246,7 @@ class SemilinearField(Field):
             raise InvalidProblemError(f"{what}: got shape {tuple(value.shape)}; expected {shape}, that of x")
         if torch.promote_types(value.dtype, dtype) != dtype:
             raise InvalidProblemError(f"{what}: got {value.dtype}; expected {dtype}, the dtype of y0")
-        return value.to(dtype)
+        return value if value.dtype is dtype else value.to(dtype)
 
     def _pack_weights(self, value: Any, what: str) -> Tensor:
         if not isinstance(value, Tensor) or value.shape[-1:] != self.rates.shape:

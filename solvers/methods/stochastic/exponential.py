@@ -33,7 +33,7 @@ class _ExponentialStep(Step):
         self.made = self.term.passed(t1 - t0, self.start.x)
         self.w, _ = self.term.noise(t0, t1)
         self.b, self.s, self.u = self._evaluate(as_time(t0, y0), y0)
-        held = self.made.decay * self.start.filter + self.w
+        held = torch.addcmul(self.w, self.start.filter, self.made.decay)
         self.filter = held if self.u is None else held + self.made.first * self.u.unsqueeze(-1)
         self.z = self.term.moved(t0, t1 - t0, self.start.filter, self.filter, y0)
         self.x = self.start.x + self.h * self.b + self.s * self.z

@@ -73,8 +73,9 @@ class Tree:
         index, parts = self.index[:count].unsqueeze(-1), []
         for part in cells.unsqueeze(-1).split(max(1, _BLOCK // max(1, keys.numel() * count))):
             normals = self._drawn(part, index, keys).reshape(count, -1)
-            parts.append((normals.T @ top.T).reshape(len(part), -1, len(top)))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+            # This way around the product is several times faster than with the long matrix in front.
+            parts.append((top @ normals).reshape(len(top), len(part), -1).permute(1, 2, 0))
+        return torch.cat(parts).contiguous()
 
     def since_start(self, position: Tensor, cell: Tensor, keys: Tensor, known: dict[Any, Tensor]) -> Tensor:
         """The integrals from the start of a cell to a position in it, ``(n, m, K)``."""
