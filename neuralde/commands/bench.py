@@ -21,8 +21,11 @@ BENCHMARKS = {
     "events": "128 event functions on one state, as one function and as many, against SciPy",
     "signatures": "signatures of a batch of paths and their gradients, against signax under jit and pySigLib",
     "koopman": "dynamic mode decomposition of 1,000 snapshots of 10,000 numbers, against PyDMD",
+    "fractional": "exact paths of fractional Brownian motion, against fbm, stochastic and torchfbm",
     "overhead": "microseconds per step beyond the field; the time to import the library",
 }
+ROOMS = {"sde": "noise.sde", "fractional": "noise.fractional"}
+"""Where the module of a benchmark is, if not beside the others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
     out = arguments.out or default_out(arguments.quick)
     for name in arguments.names or BENCHMARKS:
         print(f"== {name}: {BENCHMARKS[name]}", flush=True)
-        benchmark = importlib.import_module(f".benchmarks.{name}", __package__)
+        benchmark = importlib.import_module(f".benchmarks.{ROOMS.get(name, name)}", __package__)
         result = benchmark.run(settings)
         if "skipped" in result:
             print(f"skipped: {result['skipped']}")

@@ -17,6 +17,7 @@ from .experiments.comparison import markdown
 from .experiments.experiment import Experiment, Table
 from .experiments.papers import TABLES
 from .experiments.report import Result, draw, write_numbers
+from .experiments.studies import STUDIES, study
 from .experiments.training import CheckpointError
 from .options import Bar, add_running, positive
 from .reporting import machine, read_json, versions, write_json
@@ -33,7 +34,8 @@ CHANGES: dict[str, Callable[[str], Any]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``neuralde reproduce``."""
-    parser.add_argument("table", nargs="?", choices=sorted(TABLES), metavar="TABLE", help="which table (see --list)")
+    names = sorted({*TABLES, *STUDIES})
+    parser.add_argument("table", nargs="?", choices=names, metavar="TABLE", help="which table or study (see --list)")
     parser.add_argument("--list", action="store_true", help="list the tables, and which data they need")
     parser.add_argument(
         "--scale", choices=("smoke", "cpu", "paper"), default="cpu", help="how much of it (default cpu)"
@@ -50,10 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Reproduce a table; the exit status."""
     if arguments.list or arguments.table is None:
-        for name, table in TABLES.items():
-            needs = table.experiment.data_help
-            print(f"{name:<18} {table.title}; {f'--data: {needs}' if needs else 'needs no data'}")
+        known = [(name, table.title, table.experiment.data_help) for name, table in TABLES.items()]
+        for name, title, needs in known + [(name, one.title, one.data_help) for name, one in STUDIES.items()]:
+            print(f"{name:<18} {title}; {f'--data: {needs}' if needs else 'needs no data'}")
         return 0 if arguments.list else 2
+    if arguments.table in STUDIES:
+        return _study(arguments)
     table = TABLES[arguments.table]
     wrong = [arm for arm in arguments.arms or () if arm not in table.arms]
     if wrong:
@@ -72,6 +76,33 @@ def main(arguments: argparse.Namespace) -> int:
         return 130
     finally:
         torch.set_num_threads(threads)
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    """Compute a study, which has neither rows to choose nor seeds nor epochs; the exit status."""
+    name, study_of = arguments.table, STUDIES[arguments.table]
+    for option in ("arms", "seeds", *CHANGES):
+        if getattr(arguments, option) is not None:
+            print(
+                f"--{option.replace('_', '-')}: {name} trains nothing; expected --scale, --data, --out", file=sys.stderr
+            )
+            return 2
+    if study_of.data_help and arguments.data is None and arguments.scale != "smoke":
+        print(f"--data: {name} needs a folder with {study_of.data_help}", file=sys.stderr)
+        return 2
+    out = arguments.out or Path("runs") / "reproduce" / f"{name}-{arguments.scale}"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(arguments.threads)
+    try:
+        written = study.reproduce(name, study_of, arguments.scale, arguments.data, out)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        torch.set_num_threads(threads)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print("\n".join(map(str, written)))
+    return 0
 
 
 def _reproduce(arguments: argparse.Namespace, table: Table, out: Path) -> int:

@@ -110,6 +110,18 @@ def test_events(tmp_path, capsys):
     assert "SciPy" in printed
 
 
+@pytest.mark.filterwarnings("ignore")  # of the peers
+def test_fractional(tmp_path, capsys):
+    result, printed = run("fractional", tmp_path, capsys)
+    rows = {(row["library"], row["hurst"]): row for row in result["rows"]}
+    for hurst in (0.3, 0.8):
+        for dtype in ("float32", "float64"):
+            row = rows[f"neuralde {dtype}", hurst]
+            assert row["ratio"] == 1.0
+            assert row["variance"] == pytest.approx(1.0, abs=0.3)
+    assert "variance" in printed
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_cuda_benchmark(tmp_path, capsys):
     """On the CPU what it measures is measured all the same; the command says that it needs a GPU."""

@@ -29,6 +29,9 @@ LIBRARIES = (
     "signax",
     "pysiglib",
     "pydmd",
+    "fbm",
+    "stochastic",
+    "torchfbm",
 )
 """Those that take part, whose versions a result names."""
 

@@ -47,3 +47,5 @@ KOOPMAN = {"pydmd": 1.0}
 """PyDMD's processor time for a decomposition of rank 20, divided by ours."""
 FILTERED_AT_MOST = 2.0
 """The time of a solve with 8 filters of fractional noise divided by that of the same equation with white noise."""
+FRACTIONAL_PATHS = {"fbm": 20.0, "stochastic": 20.0, "torchfbm": 1.0}
+"""A peer's time for exact paths of fractional Brownian motion, divided by ours in the same precision."""

@@ -26,11 +26,11 @@ from neuralde.solvers import (
     SemilinearSDEProblem,
 )
 
-from ...solving import solve
-from ..reporting import Row, text_table
-from . import peers
-from .measuring import Run, Settings, alternate, mlp, verdict
-from .targets import (
+from ....solving import solve
+from ...reporting import Row, text_table
+from .. import peers
+from ..measuring import Run, Settings, alternate, mlp, verdict
+from ..targets import (
     FILTERED_AT_MOST,
     SDE_AGAINST_LOOP_AT_MOST,
     SDE_AGAINST_TORCHSDE,

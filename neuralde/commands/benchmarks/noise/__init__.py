@@ -1,0 +1,1 @@
+"""What stochastic solves and exact fractional paths cost."""
