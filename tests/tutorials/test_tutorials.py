@@ -191,6 +191,19 @@ def test_solver_cost():
     assert len(pictures) == 3
 
 
+def test_fractional():
+    notebook, space = execute(FOLDER / "07_fractional.ipynb")
+    assert space["errors"]["II", 12][3] < 1e-3 < space["errors"]["I", 5][0]
+    assert max(space["differences"].values()) < 1e-8
+    for hurst, (bound, evidence) in space["bounds"].items():
+        assert abs(bound - evidence) < 0.3, hurst  # of 400 paths
+        found, known = space["spreads"][hurst]
+        assert ((found[1:] / known[1:] - 1).abs() < 0.2).all()
+    assert all(abs(learned - hurst) < 0.06 for hurst, learned in space["learned"].items())
+    pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
+    assert len(pictures) == 2
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_the_kept_outputs_are_those_of_this_code(path):
     """Every code cell was run, in order, and what a cell prints fits what it says (no stale or failed output)."""
