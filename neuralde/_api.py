@@ -13,6 +13,7 @@ from .ensemble import EnsembleSolution, solve_ensemble
 from .models import (
     SDEGAN,
     FractionalSDE,
+    KoopmanVAE,
     LatentODE,
     LatentSDE,
     LinearNeuralCDE,
@@ -28,6 +29,7 @@ __all__ = [
     "SDEGAN",
     "EnsembleSolution",
     "FractionalSDE",
+    "KoopmanVAE",
     "LatentODE",
     "LatentSDE",
     "LinearNeuralCDE",

@@ -4,6 +4,7 @@ from .cde import MatrixField, NeuralCDE, NeuralRDE
 from .encoders import MaskedGRU
 from .fractional import FractionalSDE, HurstIndex
 from .fractional_latent import FractionalLatentPath, FractionalLatentSDE
+from .koopman_vae import KoopmanVAE
 from .latent_ode import LatentField, LatentODE, LatentSeries
 from .latent_sde import LatentPath, LatentSDE
 from .linear_cde import LinearField, LinearNeuralCDE
@@ -20,6 +21,7 @@ __all__ = [
     "FractionalLatentSDE",
     "FractionalSDE",
     "HurstIndex",
+    "KoopmanVAE",
     "LatentField",
     "LatentODE",
     "LatentPath",

@@ -59,6 +59,12 @@ def latent_ode():
     return lambda: model(torch.linspace(0.0, 1.0, 10, dtype=D), x)
 
 
+def koopman_vae(**options):
+    model, x = nde.KoopmanVAE(3, 12, latent=4, hidden=8, irregular=True, **options).to(D), torch.rand(8, 12, 3, dtype=D)
+    x[:, ::3] = torch.nan
+    return lambda: model.loss(x)
+
+
 def sde_gan():
     generator, critic = nde.models.SDEGenerator(1, dt=0.25), nde.models.CDECritic(1)
     return nde.SDEGAN(generator, critic), torch.linspace(0.0, 1.0, 5)
@@ -93,6 +99,10 @@ MODELS = {
     "LatentSDE": latent_sde,
     "FractionalSDE": fractional_sde,
     "FractionalLatentSDE": fractional_latent_sde,
+    "KoopmanVAE, irregular": koopman_vae,
+    "KoopmanVAE, irregular, midpoint": lambda: koopman_vae(
+        solver=nde.Midpoint(), dt=1.0, controller=nde.ConstantStep()
+    ),
     "SDEGAN": whole_gan,
     "SDEGenerator": generator,
     "CDECritic": critic,

@@ -23,6 +23,7 @@ ROOMS = (
     "neuralde.regularizers",
     "neuralde.models",
     "neuralde.koopman",
+    "neuralde.koopman.scores",
     "neuralde.testing",
 )
 SECTIONS = (

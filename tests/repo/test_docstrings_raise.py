@@ -145,6 +145,19 @@ MODELS: dict[str, list[Provoked]] = {
         wrong(lambda: models.LatentODE(2, 4, encoder=lambda ts, x, mask: (torch.zeros(3, 2),) * 2)(TS, SERIES)),
         failing(nde.SolveError, lambda: broken(models.LatentODE(2))(TS, SERIES)),  # type: ignore[arg-type]
     ],
+    "KoopmanVAE": [
+        wrong(lambda: models.KoopmanVAE(0, 24)),
+        wrong(lambda: models.KoopmanVAE(2, 1)),
+        wrong(lambda: models.KoopmanVAE(2, 24, kl_weight=-1.0)),
+        wrong(lambda: models.KoopmanVAE(2, 24, spectrum="round")),
+        wrong(lambda: models.KoopmanVAE(2, 24).loss(torch.zeros(3, 23, 2))),
+        wrong(lambda: models.KoopmanVAE(2, 24).loss(torch.full((3, 24, 2), math.nan))),
+        wrong(lambda: models.KoopmanVAE(2, 24).operator),
+        failing(
+            nde.SolveError,
+            lambda: broken(models.KoopmanVAE(2, 5, irregular=True)).loss(torch.zeros(3, 5, 2)),  # type: ignore[operator]
+        ),
+    ],
     "LatentSDE": [
         wrong(lambda: latent(prior=1.0)),
         wrong(lambda: latent(dt=0.1)(torch.ones(3, 1, dtype=torch.int64))),
@@ -549,6 +562,7 @@ METHODS: dict[str, list[Provoked]] = {
     ],
 }
 
+WINDOWS = torch.rand(20, 6, 2)
 STATES = torch.linspace(0.0, 1.0, 20, dtype=torch.float64)[:, None] ** torch.arange(1.0, 3.0)
 
 KOOPMAN: dict[str, list[Provoked]] = {
@@ -572,6 +586,25 @@ KOOPMAN: dict[str, list[Provoked]] = {
         wrong(lambda: koopman.ResDMD().fit(STATES).verified(-1.0)),
         wrong(lambda: koopman.ResDMD().fit(STATES).pseudospectrum(math.inf)),
     ],
+    "windows": [
+        wrong(lambda: koopman.windows(STATES[:, 0], 3)),
+        wrong(lambda: koopman.windows(STATES / 0.0, 3)),
+        wrong(lambda: koopman.windows(STATES, 21)),
+        wrong(lambda: koopman.windows(STATES, 1)),
+    ],
+    "discriminative": [
+        wrong(lambda: koopman.scores.discriminative(WINDOWS, WINDOWS[:, 1:])),
+        wrong(lambda: koopman.scores.discriminative(WINDOWS, WINDOWS * math.nan)),
+        wrong(lambda: koopman.scores.discriminative(WINDOWS[:4], WINDOWS)),
+        wrong(lambda: koopman.scores.discriminative(WINDOWS, WINDOWS, repeats=0)),
+    ],
+    "discriminative_floor": [wrong(lambda: koopman.scores.discriminative_floor(WINDOWS[:6]))],
+    "predictive": [
+        wrong(lambda: koopman.scores.predictive(WINDOWS[:, :, :1], WINDOWS[:, :, :1])),
+        wrong(lambda: koopman.scores.predictive(WINDOWS, WINDOWS, steps=0)),
+    ],
+    "principal_plane": [wrong(lambda: koopman.scores.principal_plane(WINDOWS, WINDOWS[0]))],
+    "draw": [wrong(lambda: koopman.scores.draw(None, WINDOWS, WINDOWS.double()))],
     "Polynomial": [wrong(lambda: koopman.Polynomial(0))],
     "Fourier": [wrong(lambda: koopman.Fourier(0)), wrong(lambda: koopman.Fourier(1, 0.0))],
     "RadialBasis": [
@@ -594,7 +627,7 @@ KOOPMAN: dict[str, list[Provoked]] = {
 
 TABLE: dict[str, list[Provoked]] = {**REGULARIZERS, **MODELS, **KOOPMAN, **ADJOINTS, **PROBLEMS, **FUNCTIONS, **METHODS}
 
-ROOMS = (nde, nde.solvers, nde.adjoints, regularizers, models, koopman, nde.testing)
+ROOMS = (nde, nde.solvers, nde.adjoints, regularizers, models, koopman, koopman.scores, nde.testing)
 
 
 def claimed() -> dict[str, set[str]]:
