@@ -191,6 +191,22 @@ def test_solver_cost():
     assert len(pictures) == 3
 
 
+def test_controlled_equations():
+    notebook, space = execute(FOLDER / "06_cde.ipynb")
+    # A path goes through what was seen of each channel.
+    for path in space["paths"].values():
+        there = ~space["seen"].isnan()
+        torch.testing.assert_close(path(space["seen_at"])[there], space["seen"][there])
+    assert space["losses"][-1] < space["losses"][0]
+    # A window of log-ODE steps: more of its brackets, less error; both far fewer calls than along the knots.
+    errors, used = space["errors"], space["used"]
+    for window in (8, 16, 32):
+        assert errors[3, window] < 0.5 * errors[2, window] < 0.5 * errors[1, window]
+    assert used[3, 16] < 0.2 * space["exact"].stats.nfe
+    pictures = [out for cell in notebook["cells"] for out in cell.get("outputs", []) if "data" in out]
+    assert len(pictures) == 4
+
+
 def test_fractional():
     notebook, space = execute(FOLDER / "07_fractional.ipynb")
     assert space["errors"]["II", 12][3] < 1e-3 < space["errors"]["I", 5][0]

@@ -103,15 +103,15 @@ class ControlPath:
         piece, s, _ = self._at(t)
         value = piece[-1]
         for coefficient in reversed(piece[:-1]):
-            value = coefficient + s * value
+            value = _add(coefficient, s, value)
         return value
 
     def derivative(self, t: Any) -> Tensor:
         """The time derivative at ``t``, in the shapes of a call; at a knot that of the right-hand side."""
         piece, s, held = self._at(t)
-        slope = (len(piece) - 1) * piece[-1]
+        slope = piece[-1] if len(piece) > 2 else piece[-1].clone()
         for power in range(len(piece) - 2, 0, -1):
-            slope = power * piece[power] + s * slope
+            slope = _add(piece[power], (power + 1) / power * s, slope)
         return slope if held is None else torch.where(held, 0.0, slope)
 
     def _at(self, t: Any) -> tuple[list[Tensor], Any, Tensor | None]:
@@ -224,6 +224,11 @@ class ControlPath:
     def __repr__(self) -> str:
         series = f", {tuple(self.pieces.shape[2:-1])} series" if self.pieces.dim() > 3 else ""
         return f"{type(self).__name__}({len(self.knots)} knots{series}, {self.channels} channels)"
+
+
+def _add(a: Tensor, s: Any, b: Tensor) -> Tensor:
+    """``a + s b``, in one operation where ``s`` is a number."""
+    return torch.add(a, b, alpha=s) if type(s) is float and not torch.compiler.is_compiling() else a + s * b
 
 
 def _picked(x: Tensor, index: Tensor) -> Tensor:
