@@ -22,6 +22,7 @@ BENCHMARKS = {
     "signatures": "signatures of a batch of paths and their gradients, against signax under jit and pySigLib",
     "koopman": "dynamic mode decomposition of 1,000 snapshots of 10,000 numbers, against PyDMD",
     "fractional": "exact paths of fractional Brownian motion, against fbm, stochastic and torchfbm",
+    "long_series": "seconds per 1,000 observations of a long series: log-ODE windows, each observation, torchcde",
     "overhead": "microseconds per step beyond the field; the time to import the library",
 }
 ROOMS = {"sde": "noise.sde", "fractional": "noise.fractional"}

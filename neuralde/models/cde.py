@@ -136,12 +136,14 @@ class NeuralRDE(NeuralCDE):
 class MatrixField(nn.Module):
     r"""A fully connected field of matrices, bounded by 1.
 
-    .. math:: F(z) = \tanh(W_2 \, \mathrm{relu}(W_1 z + b_1) + b_2), \qquad \text{reshaped to } d \times c
+    .. math:: F(z) = \tanh(W_2 \, \sigma(W_1 z + b_1) + b_2), \qquad \text{reshaped to } d \times c
 
     Args:
         dim: the size of the state.
         channels: those of the control.
         hidden: the sizes of the hidden layers.
+        activation: what makes :math:`\sigma`, the ReLU of the paper; adaptive solves take fewer steps with a smooth one, such as
+            ``torch.nn.SiLU``.
 
     Shapes:
         ``z`` is ``(..., dim)``; the result ``(..., dim, channels)``. The time is not used.
@@ -162,12 +164,14 @@ class MatrixField(nn.Module):
         torch.Size([5, 4, 3])
     """
 
-    def __init__(self, dim: int, channels: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self, dim: int, channels: int, hidden: Sequence[int], *, activation: Callable[[], nn.Module] = nn.ReLU
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         size = dim
         for width in hidden:
-            layers += [nn.Linear(size, width), nn.ReLU()]
+            layers += [nn.Linear(size, width), activation()]
             size = width
         self.layers = nn.Sequential(
             *layers, nn.Linear(size, dim * channels), nn.Tanh(), nn.Unflatten(-1, (dim, channels))

@@ -160,3 +160,15 @@ def test_koopman(tmp_path, capsys):
     result, printed = run("koopman", tmp_path, capsys)
     assert next(row["library"] for row in result["rows"]) == "neuralde"
     assert "MET" not in printed.upper(), "too small to be judged"
+
+
+@pytest.mark.filterwarnings("ignore")  # of torchcde
+def test_long_series(tmp_path, capsys):
+    result, printed = run("long_series", tmp_path, capsys)
+    assert {row["solve"]: row["steps"] for row in result["rows"]} == {
+        "neuralde, each observation": 32,
+        "torchcde, each observation": 32,
+        "neuralde, log-ODE, windows of 16": 4,
+    }
+    assert result["difference"] < 1e-5, "the same equation, steps and order"
+    assert "per 1,000" in printed

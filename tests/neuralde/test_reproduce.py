@@ -45,6 +45,8 @@ SMOKED = {
     "local-physionet": ["vanilla", "unbiased", "biased-step"],
     "local-mnist": ["vanilla", "biased", "unbiased-step"],
     "local-cifar": ["vanilla", "unbiased"],
+    "ncde-characters": ["ncde-50", "ncde-50-steps", "nrde-70", "odernn-70-steps"],
+    "ncde-vowels": ["ncde", "nrde-steps"],
 }
 
 

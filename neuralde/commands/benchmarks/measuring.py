@@ -23,6 +23,7 @@ LIBRARIES = (
     "torchdiffeq",
     "torchode",
     "torchsde",
+    "torchcde",
     "diffrax",
     "jax",
     "jaxlib",

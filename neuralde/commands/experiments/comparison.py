@@ -75,17 +75,20 @@ def _shown(measure: Measure, numbers: tuple[float, float]) -> str:
 
 
 def _ratios(table: Table, columns: list[Column], results: list[Result]) -> list[str]:
-    """What matters: each arm against vanilla, here and in the paper."""
+    """What matters: each arm against its base, usually vanilla, here and in the paper."""
     compared = [(ours, theirs) for ours, theirs in columns if ours.against]
-    if "vanilla" not in arms_of(results):
+    present = arms_of(results)
+    held = [name for name in present if table.arms[name].base in {*present} - {name}]
+    if not held:
         return []
+    bases = {table.arms[name].base for name in held}
+    against = bases.pop() if len(bases) == 1 else "the row above each"
     titles = [title for ours, _ in compared for title in (_title(ours), "paper")]
     rows = [
         [table.arms[name].label, *(cell for pair in compared for cell in _against(table, results, name, *pair))]
-        for name in arms_of(results)
-        if name != "vanilla"
+        for name in held
     ]
-    return ["Against vanilla, and what the paper has:", "", *markdown_table(["", *titles], rows)]
+    return [f"Against {against}, and what the paper has:", "", *markdown_table(["", *titles], rows)]
 
 
 def _title(measure: Measure) -> str:
@@ -98,8 +101,9 @@ def _title(measure: Measure) -> str:
 
 
 def _against(table: Table, results: list[Result], name: str, ours: Measure, theirs: Measure) -> tuple[str, str]:
-    mine, base = spread(results, name, ours.key)[0], spread(results, "vanilla", ours.key)[0]
-    return _compared(ours, mine, base), _paper(table.arms[name], table.arms["vanilla"], theirs)
+    base = table.arms[name].base
+    mine, its = spread(results, name, ours.key)[0], spread(results, base, ours.key)[0]
+    return _compared(ours, mine, its), _paper(table.arms[name], table.arms[base], theirs)
 
 
 def _paper(arm: Arm, base: Arm, measure: Measure) -> str:

@@ -23,7 +23,7 @@ class Measure:
         title: the column's.
         scale: what it is multiplied by to be shown.
         digits: after the point.
-        against: how a row is held against vanilla: ``"ratio"``, ``"difference"`` or not at all.
+        against: how a row is held against its base: ``"ratio"``, ``"difference"`` or not at all.
         unit: of a difference.
         beside: whether the papers' number stands beside the measured one, and not only their ratios to vanilla.
         log: whether its curve is drawn on a logarithmic axis.
@@ -60,6 +60,7 @@ class Arm:
         reported: the paper's means and standard deviations, by the measures' keys and in the same units (accuracies as
             parts of 1, times in seconds).
         options: what else the experiment does otherwise in this row.
+        base: the row that it is held against.
     """
 
     label: str
@@ -67,6 +68,7 @@ class Arm:
     adjoint: Callable[[], Adjoint] | None = None
     reported: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    base: str = "vanilla"
 
 
 class Experiment(ABC):

@@ -12,6 +12,14 @@ from ..reporting import machine, mean_and_deviation, picture, text_table, versio
 from .experiment import ACCURACY, NFE, Measure
 
 Result = dict[str, Any]
+_SHADES = [
+    f"#{code}"
+    for code in (
+        "1f77b4 aec7e8 ff7f0e ffbb78 2ca02c 98df8a d62728 ff9896 9467bd c5b0d5 8c564b c49c94 e377c2 f7b6d2 7f7f7f c7c7c7 bcbd22 "
+        "dbdb8d 17becf 9edae5"
+    ).split()
+]
+"""Ten pairs of a colour and its lighter shade (matplotlib's tab20)."""
 
 
 def spread(results: list[Result], arm: str, name: str) -> tuple[float, float]:
@@ -92,13 +100,14 @@ def draw(results: list[Result], config: Any, out: Path, quality: Measure = ACCUR
 
 def _picture(figure: Any, results: list[Result], config: Any, quality: Measure) -> None:
     arms = arms_of(results)
-    colors = {arm: f"C{index}" for index, arm in enumerate(arms)}
+    # A row and what it is held against have two shades of one colour where there are many.
+    colors = {arm: f"C{index}" if len(arms) <= 10 else _SHADES[index % 20] for index, arm in enumerate(arms)}
     calls = replace(NFE, title="field evaluations per prediction")
     figure.set_size_inches(13, 7)
     axes = figure.subplots(2, 3)
     for axis, measure in zip(axes[0], (quality, calls, Measure("loss", "training loss", log=True)), strict=True):
         _curves(axis, results, measure, colors)
-    axes[0][0].legend()
+    axes[0][0].legend(fontsize=6 if len(arms) > 10 else None, ncols=2 if len(arms) > 10 else 1)
     seconds = Measure("prediction_seconds", "prediction time (ms)", 1e3)
     if config.device == "cpu" and all(result.get("prediction_cpu_seconds") is not None for result in results):
         seconds = replace(seconds, key="prediction_cpu_seconds", title="prediction time (processor ms)")
