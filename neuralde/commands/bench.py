@@ -25,7 +25,12 @@ BENCHMARKS = {
     "long_series": "seconds per 1,000 observations of a long series: log-ODE windows, each observation, torchcde",
     "overhead": "microseconds per step beyond the field; the time to import the library",
 }
-ROOMS = {"sde": "noise.sde", "fractional": "noise.fractional"}
+ROOMS = {
+    "sde": "noise.sde",
+    "fractional": "noise.fractional",
+    "signatures": "controlled.signatures",
+    "long_series": "controlled.long_series",
+}
 """Where the module of a benchmark is, if not beside the others."""
 
 

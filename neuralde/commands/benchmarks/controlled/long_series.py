@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from neuralde.adjoints import DirectAdjoint
 from neuralde.solvers import RK4, CDEProblem, ConstantStep, LinearPath, LogSignaturePath, logsignature_channels
 
-from ...models import MatrixField
-from ...solving import solve
-from ..reporting import Row, text_table
-from .measuring import Run, Settings, alternate
-from .peers import installed
+from ....models import MatrixField
+from ....solving import solve
+from ...reporting import Row, text_table
+from ..measuring import Run, Settings, alternate
+from ..peers import installed
 
 CHANNELS, HIDDEN, SERIES, DEPTH = 7, 32, 8, 2
 WINDOWS = (16, 64, 256)

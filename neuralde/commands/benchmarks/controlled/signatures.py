@@ -12,10 +12,10 @@ from torch import Tensor
 
 from neuralde.solvers import signature
 
-from ..reporting import Row, text_table
-from .measuring import Run, Settings, alternate, verdict
-from .peers import installed
-from .targets import SIGNATURES
+from ...reporting import Row, text_table
+from ..measuring import Run, Settings, alternate, verdict
+from ..peers import installed
+from ..targets import SIGNATURES
 
 DEPTH = 4
 WORK = ("forward", "forward+backward")
