@@ -43,7 +43,7 @@ def run(settings: Settings) -> Row:
 
 
 def _runs(short: Tensor, whole: Tensor) -> tuple[dict[str, Run], dict[str, tuple[int, int]], float | None]:
-    """What is timed; how many observations and steps each has; how far torchcde's end is from ours."""
+    """What is timed; how many observations and steps each has; how far torchcde's end is from the library's."""
     torch.manual_seed(0)
     field = MatrixField(HIDDEN, CHANNELS, [HIDDEN]).to(whole)
     runs: dict[str, Run] = {"neuralde, each observation": lambda: _both(field, _ours(field, short, 1))}
