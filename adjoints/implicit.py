@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -16,20 +15,18 @@ from neuralde.solvers.core.scalars import transformed
 from neuralde.solvers.core.status import Status
 from neuralde.solvers.core.torch_private import sequence_number
 from neuralde.solvers.drivers.integrate import Result
-from neuralde.solvers.errors import ConvergenceError, InvalidProblemError
-from neuralde.solvers.linear.jacobian import Dense, Linearized, LinearSolver, check_linear, linear_solver
+from neuralde.solvers.errors import InvalidProblemError
+from neuralde.solvers.linear.jacobian import Dense, Linearized, LinearSolver, check_linear
 from neuralde.solvers.linear.spectrum import Anchored, beside, conserved_totals, strength
 from neuralde.solvers.problems import SteadyStateProblem
 from neuralde.solvers.steady.search import Found, Residual, Stop
 
 from .base import Adjoint, Job
 from .capabilities import Capabilities, who_has
-from .shared.call_context import Setting, muted, uncached_casts
+from .equilibrium import Equilibrium, check_unchanged, refuse, refuse_changed, refuse_failed, refuse_untrusted
+from .shared.call_context import muted, uncached_casts
 from .shared.captured_tensors import Unchanged, captured_tensors, refuse_unknown
 from .shared.single_backward import once, refuse_batches
-
-# How far what is left of the residual may move the gradient, before it says more about the residual than the equilibrium.
-_TRUSTED = 0.1
 
 
 class ImplicitAdjoint(Adjoint, rank=7):
@@ -144,7 +141,7 @@ class ImplicitAdjoint(Adjoint, rank=7):
             return y
         watched = Unchanged(live), Unchanged(captured)
         start = y0.detach().requires_grad_(y0.requires_grad)
-        run = _Run(self, residual, found, stop, copies, captured, setting, calls[-1].value, *watched, start)
+        run = Equilibrium(self, residual, found, stop, copies, captured, setting, calls[-1].value, *watched, start)
         return _Implicit.apply(run, y0, y, *live, *captured)
 
 
@@ -160,56 +157,11 @@ def _differentiable(x: Any) -> bool:
     return isinstance(x, Tensor) and x.requires_grad
 
 
-@dataclass(eq=False)
-class _Run:
-    """What the search leaves for the backward pass."""
-
-    adjoint: ImplicitAdjoint
-    residual: Residual
-    found: Found
-    stop: Stop
-    copies: list[Tensor]
-    captured: list[Tensor]
-    setting: Setting
-    value: Tensor
-    inputs: Unchanged
-    parameters: Unchanged
-    start: Tensor
-    """The packed ``y0``, a copy."""
-    held: Anchored | None = None
-    """The field with its conserved totals held, where that is the system to solve."""
-
-    @property
-    def wanted(self) -> list[Tensor]:
-        """What the gradient is asked of, in order."""
-        return [*self.copies, *self.captured, *([self.start] if self.start.requires_grad else [])]
-
-    @property
-    def system(self) -> Callable[[Tensor], Tensor]:
-        """The equation of which the equilibrium is an isolated root."""
-        return self.residual if self.held is None else self.held
-
-    @property
-    def tol(self) -> float:
-        """How exactly linear systems are solved."""
-        if self.adjoint.rtol is not None:
-            return self.adjoint.rtol
-        return 1e-10 if self.found.x.dtype == torch.float64 else 1e-5
-
-    def linearized(self, x: Tensor | None = None) -> Linearized:
-        """The field at the equilibrium, called again."""
-        return Linearized(self.system, self.found.x if x is None else x)
-
-    def solver(self, at: Linearized) -> LinearSolver:
-        """Linear systems with its Jacobian."""
-        return linear_solver(at, self.adjoint.linear, self.adjoint.max_products)
-
-
 class _Implicit(torch.autograd.Function):
     """The equilibrium as a function of what the field depends on."""
 
     @staticmethod
-    def forward(ctx: Any, run: _Run, y0: Tensor, y: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, run: Equilibrium, y0: Tensor, y: Tensor, *inputs: Tensor) -> Tensor:
         ctx.run = run
         ctx.save_for_backward(y0, *inputs)
         return y.clone()
@@ -228,23 +180,23 @@ class _Implicit(torch.autograd.Function):
             else:
                 at, _, adjoint = _adjoint(run, run.residual.flat(g))
                 grads = torch.autograd.grad(at.out, run.wanted, adjoint, allow_unused=True) if run.wanted else ()
-                _unchanged(run, grads)
+                check_unchanged(run, grads)
         if y0.requires_grad:
             *grads, last = grads
             first = first if last is None else last
         return None, first, None, *grads
 
 
-def _adjoint(run: _Run, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
+def _adjoint(run: Equilibrium, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
     r"""The field at the equilibrium, its linear solver, and the :math:`\lambda` of a loss with gradient ``g``."""
-    _refuse_failed(run, g)
+    refuse_failed(run, g)
     run.inputs.check()
     with torch.enable_grad():
         since = sequence_number()
     run.held = None
     at = run.linearized()
     refuse_unknown([at.out], [at.x, *run.copies], run.captured, since)
-    _refuse_changed(run, at)
+    refuse_changed(run, at)
     solver = run.solver(at)
     limit = 1.0 / (torch.finfo(g.dtype).eps * max(10, g.shape[1]))
     if isinstance(solver, Dense):
@@ -254,7 +206,7 @@ def _adjoint(run: _Run, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
             solver = run.solver(at)
     condition = solver.condition
     if condition is not None:
-        _refuse(run, g, ~(condition <= limit), f"its condition number is {condition.max().item():.1e}")
+        refuse(run, g, ~(condition <= limit), f"its condition number is {condition.max().item():.1e}")
     adjoint, _ = solver.solve(-g, transposed=True, rtol=run.tol)
     adjoint = torch.where((g != 0).any(dim=1, keepdim=True), adjoint, 0.0)
     # By the field's own product, which also tells samples that are not independent of each other.
@@ -263,13 +215,13 @@ def _adjoint(run: _Run, g: Tensor) -> tuple[Linearized, LinearSolver, Tensor]:
     rest = torch.linalg.vector_norm(left, dim=1) / torch.where(size > 0, size, 1.0)
     # Substitution leaves what rounding does at this condition, GMRES twice what it was asked for at most.
     allowed = 1e-3 if isinstance(solver, Dense) else 2 * run.tol
-    _refuse(run, g, ~(rest <= allowed), f"the linear system is solved to {rest.max().item():.1e} only", coupled=True)
+    refuse(run, g, ~(rest <= allowed), f"the linear system is solved to {rest.max().item():.1e} only", coupled=True)
     if run.adjoint.checks:
-        _refuse_untrusted(run, g, at, solver, adjoint)
+        refuse_untrusted(run, g, at, solver, adjoint)
     return at, solver, adjoint
 
 
-def _hold(run: _Run, g: Tensor, solver: Dense, singular: Tensor) -> bool:
+def _hold(run: Equilibrium, g: Tensor, solver: Dense, singular: Tensor) -> bool:
     """Hold the totals that make the Jacobian singular; False where there are none. Refuses those that parameters move."""
     x, rows = run.found.x, singular.reshape(-1, 1, 1)
     projector, count = conserved_totals(run.residual, x, solver.matrix)
@@ -279,7 +231,7 @@ def _hold(run: _Run, g: Tensor, solver: Dense, singular: Tensor) -> bool:
     start = run.residual.flat(run.start)
     moved = run.stop.size(torch.einsum("bij,bj->bi", projector, x - start.detach()))
     rounding = 1e3 * torch.finfo(x.dtype).eps * run.stop.size(x.abs() + start.detach().abs())
-    _refuse(run, g, moved > 10 * run.stop.allowed(x) + rounding, "totals that the field conserves are not those of y0")
+    refuse(run, g, moved > 10 * run.stop.allowed(x) + rounding, "totals that the field conserves are not those of y0")
     given = [*run.copies, *run.captured]
     small = 1e-6 if x.dtype == torch.float64 else 1e-3
     made = torch.Generator().manual_seed(29)
@@ -294,82 +246,11 @@ def _hold(run: _Run, g: Tensor, solver: Dense, singular: Tensor) -> bool:
         )
         for part, whole in zip(ours, all_of_it, strict=True):
             if part is not None and whole is not None and bool(part.abs().max() > small * whole.abs().max()):
-                _refuse(run, g, singular, "a total that the field conserves depends on its parameters")
+                refuse(run, g, singular, "a total that the field conserves depends on its parameters")
     with torch.enable_grad():
         start = run.residual.flat(run.start)
     run.held = Anchored(run.residual, projector, start, strength(solver.matrix))
     return True
-
-
-def _refuse_failed(run: _Run, g: Tensor) -> None:
-    """Refuse the gradient of a state that is no equilibrium."""
-    failed = (run.found.status != int(Status.SUCCESS)) & (g != 0).any(dim=1)
-    if bool(failed.any()):
-        names = ", ".join(Status(code).name for code in run.found.status[failed].unique().tolist())
-        raise ConvergenceError(
-            f"no steady state was found{_rows(run, failed)} ({names}), so it has no gradient; expected a loss without "
-            "those that failed, or settings with which they are found"
-        )
-
-
-def _refuse_changed(run: _Run, at: Linearized) -> None:
-    """Refuse to go on where the field is not the function that it was in the solve."""
-    size, before = run.stop.size(at.value - run.value), run.stop.size(run.value)
-    found = run.found.status == int(Status.SUCCESS)
-    if bool((size > 1e-2 * before)[found].any()):
-        # As much as the field changes over what the tolerance leaves is no change of the function.
-        probe = torch.ones_like(at.value)
-        rate = run.stop.size(at.transposed(probe)) / run.stop.size(probe).clamp(min=1e-30)
-        before = before + 100 * rate * run.stop.allowed(run.found.x)
-    if bool((size > 1e-2 * before)[found].any()):
-        run.parameters.check()
-        raise RuntimeError(
-            "f: gave other values in the backward pass, where ImplicitAdjoint calls it again, than in the solve: it is "
-            "random (dropout, say), or something that it uses was replaced in between; expected a function of "
-            "(t, y, *args), and backward() before the change"
-        )
-
-
-def _refuse(run: _Run, g: Tensor, wrong: Tensor, why: str, coupled: bool = False) -> None:
-    wrong = wrong & (g != 0).any(dim=1)
-    if bool(wrong.any()):
-        more = "; or the samples of a per_sample solve depend on each other" if coupled and len(g) > 1 else ""
-        raise ConvergenceError(
-            f"the Jacobian of f at the steady state is singular, or too nearly so, for a gradient{_rows(run, wrong)} "
-            f'({why}): the equilibrium is not isolated (a conserved total: ImplicitAdjoint("dense") holds '
-            f"it), or lies at a bifurcation{more}"
-        )
-
-
-def _refuse_untrusted(run: _Run, g: Tensor, at: Linearized, solver: LinearSolver, adjoint: Tensor) -> None:
-    r"""Refuse a gradient that the rest of the residual moves by more than a tenth.
-
-    The equilibrium is a Newton step away, at :math:`y - J^{-1} f`. There :math:`\lambda` would be another, to first order
-    by :math:`J^{-T}(J_\text{there}^T \lambda + g)`. On a continuum of equilibria J is singular on it but not beside it,
-    and there the two differ by all of :math:`\lambda`.
-    """
-    rough = 0.1
-    step, left = solver.solve(at.value, rtol=rough)
-    there = run.linearized(at.x.detach() - torch.where((g != 0).any(dim=1, keepdim=True), step, 0.0))
-    change, also = solver.solve(-(there.transposed(adjoint) + g), transposed=True, rtol=rough)
-    moved, size = (torch.linalg.vector_norm(x, dim=1) for x in (change, adjoint))
-    failed = ~(left <= 2 * rough) | ~(also <= 2 * rough) | ~(moved <= _TRUSTED * size)
-    failed = failed & (g != 0).any(dim=1)
-    if bool(failed.any()):
-        raise ConvergenceError(
-            f"the residual at the steady state moves its gradient by more than a tenth{_rows(run, failed)}: the tolerance "
-            "is too loose, or the equilibrium is not isolated; expected a smaller rtol and atol (ImplicitAdjoint(check="
-            "False) gives the gradient as it is)"
-        )
-
-
-def _rows(run: _Run, wrong: Tensor) -> str:
-    """Which samples, in a message."""
-    return f" in samples {wrong.nonzero().reshape(-1).tolist()[:8]}" if run.residual.packing.per_sample else ""
-
-
-def _unchanged(run: _Run, grads: Sequence[Tensor | None]) -> None:
-    run.parameters.check(list(grads[len(run.copies) : len(run.copies) + len(run.captured)]))
 
 
 class _Twice(torch.autograd.Function):
@@ -380,7 +261,7 @@ class _Twice(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, run: _Run, g: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, run: Equilibrium, g: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.run = run
         ctx.save_for_backward(g, *inputs)
         rows = run.residual.flat(g.detach())
@@ -394,7 +275,7 @@ class _Twice(torch.autograd.Function):
                 live = live - (move - move.detach())
             out = run.residual.packed(live)
             ctx.grads = torch.autograd.grad(out, run.wanted, ctx.g, create_graph=True, allow_unused=True)
-        _unchanged(run, ctx.grads)
+        check_unchanged(run, ctx.grads)
         return tuple(
             torch.zeros_like(x) if grad is None else grad.detach()
             for grad, x in zip(ctx.grads, run.wanted, strict=True)

@@ -28,7 +28,8 @@ from .methods.rosenbrock.tableau import RosenbrockTableau
 from .methods.runge_kutta import RungeKutta
 from .methods.stochastic.base import SDEMethod
 from .methods.stochastic.runge_kutta import StochasticRungeKutta
-from .methods.tableau import ButcherTableau, Interpolant, TableauError
+from .methods.tableau import ButcherTableau, Interpolant
+from .methods.tableau_checks import TableauError
 from .output.solution import EventLog, Solution, Stats, SteadyStats, Trace
 from .paths.brownian.path import BrownianPath
 from .paths.control.base import ControlPath

@@ -23,7 +23,7 @@ from neuralde.solvers.drivers.integrate import Outcome, Result
 from neuralde.solvers.events.event_set import Arrive, Events
 from neuralde.solvers.events.functions import gradient
 from neuralde.solvers.stepping.attempt import Plan, start_costs
-from neuralde.solvers.stepping.controllers import as_list
+from neuralde.solvers.stepping.given_times import as_list
 
 from ..solving import solve
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.scalars import is_finite
 from ..core.times import read_times
 from ..errors import InvalidProblemError
-from ..stepping.controllers import as_list
+from ..stepping.given_times import as_list
 
 
 def find_knots(owners: Iterable[Any]) -> tuple[list[float], list[Tensor]]:

@@ -23,7 +23,8 @@ from ..events.functions import Functions
 from ..methods.base import Method
 from ..output.saving import SavePlan
 from ..stepping.attempt import Plan
-from ..stepping.controllers import StepTo, as_list, usual_controller
+from ..stepping.controllers import StepTo, usual_controller
+from ..stepping.given_times import as_list
 from ..stepping.stops import Stops
 from ..terms.base import Term
 from .kinds import kind_of

@@ -25,38 +25,30 @@ from typing import cast
 
 import numpy as np
 
-from ..checks import as_number, shown
 from ..core.legendre import dense_weights
 from ..core.rooted_trees import elementary_weights, rooted_trees
+from .tableau_checks import (
+    TOLERANCE,
+    TableauError,
+    as_row,
+    as_rows,
+    as_square,
+    check_dense_order,
+    check_order,
+    check_row_sums,
+    check_triangle,
+    failed_dense,
+    failed_trees,
+)
 
 __all__ = [
     "ButcherTableau",
     "Interpolant",
-    "TableauError",
     "derive_interpolant",
     "max_dense_order",
     "max_order",
     "stability_radius",
 ]
-
-# Relative to the sum of the absolute terms of a condition. Coefficients rounded to double precision leave about 1e-15;
-# a wrong digit that matters leaves far more.
-TOLERANCE = 1e-12
-
-
-class TableauError(ValueError):
-    """A tableau contradicts itself or its claims; the message names the part, the row or tree, and both numbers.
-
-    Raised by:
-        :class:`ButcherTableau` and the tableaus of stochastic methods, when they are made.
-
-    Example:
-        >>> import neuralde as nde
-        >>> nde.ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), c=(0.0, 0.4), order=2)
-        Traceback (most recent call last):
-        ...
-        neuralde.solvers.methods.tableau.TableauError: c: stage 1 has node 0.4, expected its row sum of a, 0.5
-    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +91,9 @@ class Interpolant:
     c: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", _rows(self.weights, "Interpolant.weights"))
-        object.__setattr__(self, "a", _rows(self.a, "Interpolant.a"))
-        object.__setattr__(self, "c", _row(self.c, "Interpolant.c"))
+        object.__setattr__(self, "weights", as_rows(self.weights, "Interpolant.weights"))
+        object.__setattr__(self, "a", as_rows(self.a, "Interpolant.a"))
+        object.__setattr__(self, "c", as_row(self.c, "Interpolant.c"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,25 +168,25 @@ class ButcherTableau:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        put("a", _rows(self.a, "a"))
-        put("b", _row(self.b, "b"))
-        put("c", _row(self.c, "c"))
+        put("a", as_rows(self.a, "a"))
+        put("b", as_row(self.b, "b"))
+        put("c", as_row(self.c, "c"))
         if self.b_embedded is not None:
-            put("b_embedded", _row(self.b_embedded, "b_embedded"))
+            put("b_embedded", as_row(self.b_embedded, "b_embedded"))
         put("stages", len(self.b))
         self._check_shapes()
-        a, b = _square(self.a), np.array(self.b)
-        _check_row_sums("c", self.a, self.c, first=0)
-        _check_order("b", a, b, self.order)
+        a, b = as_square(self.a), np.array(self.b)
+        check_row_sums("c", self.a, self.c, first=0)
+        check_order("b", a, b, self.order)
         if self.b_embedded is not None:
             if self.b_embedded == self.b:
                 raise TableauError("b_embedded: equals b, so that the error estimate would always be zero")
-            _check_order("b_embedded", a, np.array(self.b_embedded), self.embedded_order)
+            check_order("b_embedded", a, np.array(self.b_embedded), self.embedded_order)
         if cast("Interpolant | None", self.interpolant) is None:
             put("interpolant", derive_interpolant(self.a, self.b, self.c, self.order))
         self._check_interpolant()
         order, powers = self.interpolant.order, self.interpolant.weights
-        put("dense", dense_weights(_square(self._all_a), self.b, powers, order))
+        put("dense", dense_weights(as_square(self._all_a), self.b, powers, order))
 
         put("fsal", self._row_is_step(self.stages - 1) and self.c[-1] == 1.0)
         put("stability_radius", stability_radius(self.a, self.b, self.order))
@@ -231,7 +223,7 @@ class ButcherTableau:
         for name, row in (("a", self.a), ("c", self.c), ("b_embedded", self.b_embedded)):
             if row is not None and len(row) != stages:
                 raise TableauError(f"{name}: has {len(row)} entries, expected {stages}, as many as b")
-        _check_triangle("a", self.a, first=0)
+        check_triangle("a", self.a, first=0)
         if (self.b_embedded is None) != (self.embedded_order is None):
             raise TableauError("b_embedded and embedded_order: give both or neither")
 
@@ -240,8 +232,8 @@ class ButcherTableau:
         stages = self.stages + len(dense.c)
         if len(dense.a) != len(dense.c):
             raise TableauError(f"interpolant.a: has {len(dense.a)} rows, expected {len(dense.c)}, as many as its c")
-        _check_triangle("interpolant.a", dense.a, first=self.stages)
-        _check_row_sums("interpolant.c", dense.a, dense.c, first=self.stages)
+        check_triangle("interpolant.a", dense.a, first=self.stages)
+        check_row_sums("interpolant.c", dense.a, dense.c, first=self.stages)
         if len(dense.weights) != stages:
             raise TableauError(f"interpolant.weights: has {len(dense.weights)} rows, expected {stages}, one per stage")
         degrees = {len(row) for row in dense.weights}
@@ -255,7 +247,7 @@ class ButcherTableau:
         rounding = 1e-15 * size.sum()  # what a solved linear system leaves in place of exact zeros
         for i in np.flatnonzero(np.abs(at_end - b) > TOLERANCE * size + rounding)[:1]:
             raise TableauError(f"interpolant.weights: row {i} sums to {at_end[i]!s} at theta = 1, expected {b[i]!s}")
-        _check_dense_order(_square(self._all_a), weights, dense.order)
+        check_dense_order(as_square(self._all_a), weights, dense.order)
 
 
 def max_order(a: Sequence[Sequence[float]], b: Sequence[float], at_most: int = 10) -> int:
@@ -267,9 +259,9 @@ def max_order(a: Sequence[Sequence[float]], b: Sequence[float], at_most: int = 1
     >>> max_order(((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
     4
     """
-    square, weights = _square(_rows(a, "a")), np.array(_row(b, "b"))
+    square, weights = as_square(as_rows(a, "a")), np.array(as_row(b, "b"))
     for order in range(1, at_most + 1):  # from below: most weights need few trees
-        failed, *_ = _failed_trees(square, weights, order)
+        failed, *_ = failed_trees(square, weights, order)
         if failed.size:
             return order - 1
     return at_most
@@ -281,9 +273,9 @@ def max_dense_order(tableau: ButcherTableau, at_most: int = 10) -> int:
     >>> max_dense_order(ButcherTableau(a=((), (1,)), b=(1 / 2, 1 / 2), c=(0, 1), order=2))
     2
     """
-    square, weights = _square(tableau._all_a), np.array(tableau.interpolant.weights)
+    square, weights = as_square(tableau._all_a), np.array(tableau.interpolant.weights)
     for order in range(1, at_most + 1):
-        failed, *_ = _failed_dense(square, weights, order)
+        failed, *_ = failed_dense(square, weights, order)
         if len(failed):
             return order - 1
     return at_most
@@ -302,7 +294,7 @@ def stability_radius(a: Sequence[Sequence[float]], b: Sequence[float], order: in
     >>> round(stability_radius(((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4), 5)
     2.78529
     """
-    square, weights = _square(_rows(a, "a")), np.array(_row(b, "b"))
+    square, weights = as_square(as_rows(a, "a")), np.array(as_row(b, "b"))
     power = np.ones(len(weights))
     coefficients = [1.0]  # of R(-x), constant term first
     for k in range(1, len(weights) + 1):
@@ -335,23 +327,23 @@ def derive_interpolant(a: Sequence[Sequence[float]], b: Sequence[float], c: Sequ
     >>> derive_interpolant(((), (1 / 2,)), (0, 1), (0, 1 / 2), 2).order  # the midpoint rule
     2
     """
-    rows, step, nodes = _rows(a, "a"), _row(b, "b"), _row(c, "c")
+    rows, step, nodes = as_rows(a, "a"), as_row(b, "b"), as_row(c, "c")
     stages = len(step)
     enough = min(order, 3)
     at_end = [i for i in range(stages) if nodes[i] == 1.0 and rows[i] + (0.0,) * (stages - len(rows[i])) == step]
     end = at_end[0] if at_end else None
     for q in range(order, enough - 1, -1):
-        weights = _solve_dense(_square(rows), np.array(step), q, end)
+        weights = _solve_dense(as_square(rows), np.array(step), q, end)
         if weights is not None:
             return Interpolant(order=q, weights=weights)
     if end is None:
-        extended, padded = _square((*rows, step)), np.array([*step, 0.0])
+        extended, padded = as_square((*rows, step)), np.array([*step, 0.0])
         for q in range(order, enough - 1, -1):
             weights = _solve_dense(extended, padded, q, stages)
             if weights is not None:
                 return Interpolant(order=q, weights=weights, a=(step,), c=(1.0,))
     for q in range(enough - 1, 0, -1):
-        weights = _solve_dense(_square(rows), np.array(step), q, end)
+        weights = _solve_dense(as_square(rows), np.array(step), q, end)
         if weights is not None:
             return Interpolant(order=q, weights=weights)
     raise TableauError("interpolant: none exists on these stages, not even of order 1")
@@ -380,85 +372,3 @@ def _solve_dense(a: np.ndarray, b: np.ndarray, q: int, end: int | None) -> tuple
             )
             return tuple(map(tuple, solution.reshape(q, stages).T.tolist()))
     return None
-
-
-def _row(values: Sequence[float], name: str) -> tuple[float, ...]:
-    try:
-        row = tuple(float(value) for value in values)
-    except (TypeError, ValueError):
-        raise TableauError(f"{name}: got {shown(values)}; expected a sequence of numbers") from None
-    if not np.all(np.isfinite(row)):
-        raise TableauError(f"{name}: {row} has an entry that is not finite")
-    return row
-
-
-def _rows(values: Sequence[Sequence[float]], name: str) -> tuple[tuple[float, ...], ...]:
-    if not isinstance(values, Sequence):
-        raise TableauError(f"{name}: got {shown(values)}; expected a sequence of rows of numbers")
-    return tuple(_row(row, f"{name}, row {i}") for i, row in enumerate(values))
-
-
-def _square(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    square = np.zeros((len(rows), len(rows)))
-    for i, row in enumerate(rows):
-        square[i, : len(row)] = row
-    return square
-
-
-def _check_triangle(name: str, rows: Sequence[Sequence[float]], first: int) -> None:
-    for i, row in enumerate(rows):
-        if len(row) != first + i:
-            raise TableauError(f"{name}: row {i} has {len(row)} entries, expected {first + i} (one per earlier stage)")
-
-
-def _check_row_sums(name: str, rows: Sequence[Sequence[float]], nodes: Sequence[float], first: int) -> None:
-    for i, (row, node) in enumerate(zip(rows, nodes, strict=False)):
-        if abs(sum(row) - node) > TOLERANCE * (sum(map(abs, row)) + abs(node)):
-            raise TableauError(f"{name}: stage {first + i} has node {node!r}, expected its row sum of a, {sum(row)!r}")
-
-
-def _failed_trees(a: np.ndarray, b: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The trees up to ``order`` whose condition ``b`` does not satisfy, and both sides for all trees."""
-    trees = rooted_trees(order)
-    phi = elementary_weights(a, order)
-    came, expected = phi @ b, 1 / trees.density
-    return np.flatnonzero(np.abs(came - expected) > TOLERANCE * (np.abs(phi) @ np.abs(b) + expected)), came, expected
-
-
-def _failed_dense(a: np.ndarray, weights: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The (tree, power of theta - 1) pairs that fail in ``sum_i w_i(theta) Phi_i(t) = theta**|t| / gamma(t)``."""
-    trees = rooted_trees(order)
-    phi = elementary_weights(a, order)
-    came = phi @ weights
-    size = (np.abs(phi) @ np.abs(weights)).max(axis=1, keepdims=True)  # what cancels at some power of theta rounds
-    expected = (trees.order[:, None] == np.arange(1, weights.shape[1] + 1)) / trees.density[:, None]
-    failed = np.abs(came - expected) > TOLERANCE * (size + expected)
-    failed |= (trees.order > weights.shape[1])[:, None]  # a power of theta that the weights do not have
-    return np.argwhere(failed), came, expected
-
-
-def _check_order(name: str, a: np.ndarray, b: np.ndarray, order: int | None) -> None:
-    found = as_number(order)
-    if order is None or not isinstance(found, int) or found < 1:
-        raise TableauError(f"{name}: order must be an integer of at least 1, got {order!r}")
-    failed, came, _ = _failed_trees(a, b, order)
-    if failed.size:
-        i, trees = int(failed[0]), rooted_trees(order)
-        raise TableauError(
-            f"{name}: claimed order {order}, but the weights have order {trees.order[i] - 1}: tree {trees.name(i)} "
-            f"(order {trees.order[i]}) gives {came[i]!s}, expected 1/{trees.density[i]:.0f}"
-        )
-
-
-def _check_dense_order(a: np.ndarray, weights: np.ndarray, order: int) -> None:
-    found = as_number(order)
-    if not isinstance(found, int) or found < 1:
-        raise TableauError(f"interpolant.order: must be an integer of at least 1, got {order!r}")
-    failed, came, expected = _failed_dense(a, weights, order)
-    if len(failed):
-        (i, j), trees = failed[0], rooted_trees(order)
-        raise TableauError(
-            f"interpolant.weights: claimed order {order}, but they have order {trees.order[i] - 1}: tree "
-            f"{trees.name(i)} (order {trees.order[i]}) gives {came[i, j]!s} times theta**{j + 1}, expected "
-            f"{expected[i, j]!s}"
-        )

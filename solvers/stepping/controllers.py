@@ -20,6 +20,7 @@ from ..core.scalars import Scalar, in_order, is_finite, maximum, minimum, select
 from ..core.times import read_times, refuse_live
 from ..errors import InvalidProblemError
 from ..methods.base import Method
+from .given_times import as_list, checked_times, ordered
 
 
 def constant_for_gradient(value: Tensor, through_steps: bool = False) -> Tensor:
@@ -32,40 +33,6 @@ def constant_for_gradient(value: Tensor, through_steps: bool = False) -> Tensor:
     particular would mostly say "take shorter steps", which the controller undoes.
     """
     return value if through_steps else value.detach()
-
-
-def as_list(times: Sequence[float] | Tensor) -> list[float]:
-    """Times as Python numbers."""
-    if torch.compiler.is_compiling() and not isinstance(times, Tensor):
-        return [float(time) for time in times]  # a graph cannot read a tensor back, nor need it
-    if _plain(times):
-        return list(times)
-    numbers: list[float] = read_times(times, "ts").numbers.reshape(-1).tolist()
-    return numbers
-
-
-def _checked_times(times: Any, name: str) -> tuple[float, ...] | Tensor:
-    """Sorted times: a tuple, or where any of them is differentiated a tensor."""
-    if torch.compiler.is_compiling():
-        return tuple(in_order(as_list(times)))  # which may be symbols
-    if _plain(times) and all(map(math.isfinite, times)):
-        return tuple(sorted(times))
-    read = read_times(times, name, many=True)
-    values = read.numbers.reshape(-1).tolist()
-    if not all(map(math.isfinite, values)):
-        raise InvalidProblemError(f"{name}: got {values}; expected finite times")
-    return tuple(sorted(values)) if read.live is None else _ordered(read.live)
-
-
-def _plain(times: Any) -> bool:
-    """Whether they are Python floats already, as those of a controller that is made again from another."""
-    return isinstance(times, (tuple, list)) and all(type(time) is float for time in times)
-
-
-def _ordered(live: Tensor) -> Tensor:
-    live = live.reshape(-1)
-    order = sorted(range(len(live)), key=live.detach().tolist().__getitem__)
-    return live[torch.tensor(order, dtype=torch.int64, device=live.device)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +74,7 @@ class Controller(ABC):
 
     def __post_init__(self) -> None:
         for name in ("step_ts", "jump_ts"):
-            object.__setattr__(self, name, _checked_times(getattr(self, name), name))
+            object.__setattr__(self, name, checked_times(getattr(self, name), name))
         for name in ("dtmin", "dtmax"):
             refuse_live(getattr(self, name), name, "a bound of step sizes, which are constants for every gradient")
         dtmin = number(self.dtmin, "dtmin", "a number, 0 or positive", least=0.0)
@@ -212,10 +179,10 @@ class StepTo(ConstantStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ts = _checked_times(self.ts, "ts")
+        ts = checked_times(self.ts, "ts")
         if isinstance(self.step_ts, Tensor) or isinstance(ts, Tensor):
             both = [read_times(times, "ts").in_graph for times in (self.step_ts, ts)]
-            steps: Any = _ordered(torch.cat([times.to(both[1].device) for times in both]))
+            steps: Any = ordered(torch.cat([times.to(both[1].device) for times in both]))
         else:
             steps = tuple(in_order((*self.step_ts, *ts)))
         object.__setattr__(self, "step_ts", steps)

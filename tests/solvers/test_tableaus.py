@@ -11,12 +11,12 @@ from neuralde.solvers.core.rooted_trees import elementary_weights, rooted_trees
 from neuralde.solvers.methods.tableau import (
     ButcherTableau,
     Interpolant,
-    TableauError,
     derive_interpolant,
     max_dense_order,
     max_order,
     stability_radius,
 )
+from neuralde.solvers.methods.tableau_checks import TableauError
 from neuralde.solvers.testing import methods
 
 # name: stages, order, embedded order, dense order, extra stages, fsal, radius, stiffness pair, end slope

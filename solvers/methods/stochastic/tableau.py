@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tableau import TableauError
+from ..tableau_checks import TableauError
 from .order_conditions import Matrices, Rows, strong_order
 
 NOISES = ("additive", "scalar", "diagonal", "commutative", "general")
@@ -91,7 +91,7 @@ class StochasticTableau:
         >>> StochasticTableau("Euler", "ito", {"scalar": 1.0}, c=(0,), a=((),), solution=Weights((1,), (1,)))
         Traceback (most recent call last):
         ...
-        neuralde.solvers.methods.tableau.TableauError: Euler: for scalar noise the order is 0.5, claimed 1; g'(g) has 0 at \
+        neuralde.solvers.methods.tableau_checks.TableauError: Euler: for scalar noise the order is 0.5, claimed 1; g'(g) has 0 at \
 W^0 H^0, expected -0.5
     """
 
