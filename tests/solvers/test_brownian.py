@@ -205,7 +205,7 @@ def test_what_is_remembered_changes_no_bit(area, dt):
 def test_the_next_step_draws_only_what_is_new(monkeypatch):
     drawn = []
     counted = lambda bits, table: (drawn.append(bits.numel()), normal(bits, table))[1]  # noqa: E731
-    monkeypatch.setattr("neuralde.solvers.paths.brownian.path.normal", counted)
+    monkeypatch.setattr("neuralde.solvers.paths.brownian.expansion.normal", counted)
     brownian = path((1,), area="none")
     for s, t in ((0.3, 0.301), (0.301, 0.302), (0.301, 0.3015), (0.301, 0.3015)):
         drawn.append(0)
@@ -342,7 +342,7 @@ def test_values_do_not_depend_on_the_blocks_that_they_are_computed_in(monkeypatc
         return [path.increment(s, t) for s, t in queries]
 
     whole = increments()
-    monkeypatch.setattr("neuralde.solvers.paths.brownian.path._KEYS", 6)
+    monkeypatch.setattr("neuralde.solvers.paths.brownian.expansion._KEYS", 6)
     for one, other in zip(whole, increments(), strict=True):
         assert torch.equal(one.w, other.w)
         assert one.h is None or torch.equal(one.h, other.h)

@@ -29,15 +29,13 @@ from ...checks import positive
 from ...core.scalars import Scalar
 from ...errors import InvalidProblemError
 from .arguments import check_span, checked_seed, checked_shape, keys_of
-from .random import GOLDEN, mix, normal, normal_table
-from .wavelets import End, alpert, haar, recalled, total
+from .expansion import Expansion
+from .wavelets import End, recalled
 
 DEPTH = 24
 """Levels of the tree if no tolerance is given: the smallest interval is the cell times 2**-24, about 6e-8 of it."""
 _BLOCK = 1 << 16
-_KEYS = 1 << 11
-"""How many entries are computed at once: the cache of a processor holds their normals of all levels, and intermediates."""
-_ROOT3 = math.sqrt(3.0)
+"""How many entries of whole cells are computed at once."""
 Path = TypeVar("Path", bound="BrownianPath")
 
 
@@ -141,9 +139,7 @@ class BrownianPath:
         slack = slack + 8 * torch.finfo(torch.float64).eps * torch.maximum(self._start.abs(), reach.abs())
         self._low, self._high = self._start - slack, reach + slack
         self.keys = keys_of(self.shape, checked_seed(seed, self.device), samples)
-        self._table = normal_table(self.device)
-        self._count = torch.exp2(torch.arange(self.depth + 1, dtype=torch.float64, device=self.device))
-        self._root = (1.0 / self._count).sqrt()
+        self._expansion = Expansion(self.depth, levy_area != "none", self.device)
         self._memory: tuple[End, End] | None = None
 
     @property
@@ -199,7 +195,7 @@ class BrownianPath:
         """
         with torch.no_grad():
             cells = torch.arange(first, first + count, device=self.device).unsqueeze(-1)
-            w, h = self._whole(cells, self.keys.reshape(1, -1))
+            w, h = self._expansion.whole(cells, self.keys.reshape(1, -1))
             scale = self._width.sqrt().reshape(-1)
             shape = (count, *self.shape)
             h = None if h is None else (scale * h).reshape(shape).to(self.dtype)
@@ -221,7 +217,7 @@ class BrownianPath:
         """The increments of whole cells, a 0-d index or one for each sample."""
         with torch.no_grad():
             index = cells.reshape(-1)
-            w, h = self._whole(index, self.keys.reshape(len(index), self.keys.numel() // max(len(index), 1)))
+            w, h = self._expansion.whole(index, self.keys.reshape(len(index), self.keys.numel() // max(len(index), 1)))
             root = self._width.sqrt().reshape(-1, 1)
             h = None if h is None else (root * h).reshape(self.shape).to(self.dtype)
             return Increment((root * w).reshape(self.shape).to(self.dtype), h)
@@ -236,7 +232,7 @@ class BrownianPath:
             x = (self._located(times) if cells is None else times).reshape(len(times), -1)
             cell = torch.zeros_like(x, dtype=torch.int64) if cells is None else cells.to(torch.int64).reshape(x.shape)
             keys = self.keys.reshape(x.shape[1], self.keys.numel() // max(x.shape[1], 1))
-            w, _, _ = self._expand(self._nodes(x), cell, keys)
+            w, _, _ = self._expansion(self._expansion.nodes(x), cell, keys)
             return (self._width.sqrt().reshape(-1, 1) * w).reshape(len(times), *self.shape)
 
     def take(self: Path, rows: Tensor) -> Path:
@@ -335,7 +331,7 @@ class BrownianPath:
         for begin in range(0, most, block):
             offset = torch.arange(begin + 1, min(begin + block, most) + 1, device=self.device).unsqueeze(-1)
             inside = (offset < apart).unsqueeze(-1)
-            each, h = self._whole(first.to(torch.int64) + offset, keys)
+            each, h = self._expansion.whole(first.to(torch.int64) + offset, keys)
             each = torch.where(inside, each, 0.0)
             if j is not None:
                 assert h is not None
@@ -344,19 +340,11 @@ class BrownianPath:
             w = w + each.sum(0)
         return w, j, (apart - 1).clamp(min=0).to(torch.float64).unsqueeze(-1)
 
-    def _whole(self, cells: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
-        """W and H of whole cells of length 1."""
-        top = torch.zeros_like(cells)
-        w = self._normals(cells, top, 0, keys)
-        if self.levy_area == "none":
-            return w, None
-        return w, (0.5 * w + (_ROOT3 * (1.0 / 3.0 - 0.5)) * self._normals(cells, top, 1, keys)) - 0.5 * w
-
     def _piece(self, cell: Tensor, ends: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
         """W and the integral of W on a part of a cell from ``ends[0]`` to ``ends[1]``, in units of the cell."""
         cell = cell.to(torch.int64)
         if torch.compiler.is_compiling() or self.device.type != "cpu":
-            both, areas, _ = self._expand(self._nodes(ends), cell, keys)
+            both, areas, _ = self._expansion(self._expansion.nodes(ends), cell, keys)
             (v, w), (u, x) = both.unbind(), (None, None) if areas is None else areas.unbind()
         else:
             start, end = self._ends(cell, ends, keys)
@@ -377,91 +365,14 @@ class BrownianPath:
                 zero = torch.zeros((len(at), keys.shape[1]), dtype=torch.float64)
                 known = End(place, cell, theta, zero, None if self.levy_area == "none" else zero)
             elif at.count(1.0) == len(at):
-                w, h = self._whole(cell, keys)
+                w, h = self._expansion.whole(cell, keys)
                 known = End(place, cell, theta, w, None if h is None else 0.5 * w + h)
             elif old is not None and len(old[0].theta) == len(at):
                 known = recalled(old, place, cell, theta)
             if known is None:
                 near = next((x for x in (*found[::-1], *(old or ())[::-1]) if x.z is not None), None)
-                nodes = self._nodes(theta)
-                known = End(place, cell, theta, *self._expand(nodes, cell, keys, near), nodes[0])
+                nodes = self._expansion.nodes(theta)
+                known = End(place, cell, theta, *self._expansion(nodes, cell, keys, near), nodes[0])
             found.append(known)
         self._memory = found[0], found[1]
         return self._memory
-
-    def _nodes(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The node at each level whose interval holds a time in the cell, numbered from 1, and where in the interval."""
-        count = self._count.reshape(-1, *[1] * theta.dim())
-        x = theta * count
-        position = torch.minimum(torch.floor(x), count - 1.0)
-        return (position + count).to(torch.int64), x - position
-
-    def _expand(
-        self, nodes: tuple[Tensor, Tensor], cell: Tensor, keys: Tensor, near: End | None = None
-    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        """W and its integral from the start of the cell to times inside it, and the normals that they are made of.
-
-        Both are computed in blocks of keys; the normals are left in blocks.
-
-        Args:
-            nodes: what :meth:`_nodes` says of the times, ``(..., n)``.
-            cell: ``(n,)``.
-            keys: ``(n, m)``, or ``(1, m)`` for ``n = 1``.
-            near: another time in the cell, with the normals of the nodes on its way down.
-        """
-        node, phi = nodes
-        top = torch.zeros_like(node[:1])
-        areas = self.levy_area != "none"
-        shared = 0
-        if (
-            near is not None
-            and near.node is not None
-            and near.node.shape == node.shape
-            and torch.equal(near.cell, cell)
-        ):
-            same = (near.node == node).reshape(len(node), -1).all(1).tolist()
-            shared = 1 + (same.index(False) if False in same else len(same))
-        fresh = torch.cat([top, node])[shared:]
-        above = [z[:shared] for z in near.z] if shared and near is not None and near.z is not None else None
-        root = self._root.reshape(-1, *[1] * (phi.dim() - 1))
-        whole, z = self._weighted((alpert if areas else haar)(phi, root), fresh, cell, keys, above)
-        return (whole[0], whole[1], z) if areas else (whole, None, z)
-
-    def _weighted(
-        self, weights: Tensor, fresh: Tensor, cell: Tensor, keys: Tensor, above: list[Tensor] | None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The sums over the levels of weights times normals, and the normals, those of the ``fresh`` nodes drawn."""
-        areas = self.levy_area != "none"
-        index: int | Tensor = 0
-        shape = (*fresh.shape[1:-1], *keys.shape)
-        if areas:
-            index = torch.arange(2, device=self.device).reshape(2, *[1] * (fresh.dim() - 1))
-            fresh, shape = fresh.unsqueeze(1), (2, *shape)
-        blocks = self._blocks(keys)
-        whole = None if len(blocks) == 1 else torch.empty(shape, dtype=torch.float64)
-        normals = []
-        for i, (rows, columns) in enumerate(blocks):
-            z = self._normals(cell[rows], fresh[..., rows], index, keys[rows, columns])
-            z = z if above is None else torch.cat([above[i], z])
-            normals.append(z)
-            weight = weights[..., rows].unsqueeze(-1)
-            part = total((weight * z.unsqueeze(2)).flatten(0, 1) if areas else weight * z)
-            if whole is None:
-                return part, normals
-            whole[..., rows, columns] = part
-        assert whole is not None
-        return whole, normals
-
-    def _blocks(self, keys: Tensor) -> list[tuple[slice, slice]]:
-        """The keys in parts whose normals of all levels the processor's cache holds; on other devices one part."""
-        n, m = keys.shape
-        if torch.compiler.is_compiling() or self.device.type != "cpu" or n * m <= _KEYS:
-            return [(slice(None), slice(None))]
-        high = max(1, _KEYS // max(m, 1))
-        wide = m if high > 1 else _KEYS
-        return [(slice(i, i + high), slice(k, k + wide)) for i in range(0, n, high) for k in range(0, m, wide)]
-
-    def _normals(self, cell: Tensor, node: Tensor, index: int | Tensor, keys: Tensor) -> Tensor:
-        """The normals of a node of the tree: one for each counter ``(..., n)`` and each key ``(n or 1, m)``."""
-        code = mix(mix(cell * GOLDEN + 1) + (2 * node + index) * GOLDEN)
-        return normal(mix(keys ^ code.unsqueeze(-1)), self._table)
