@@ -53,9 +53,12 @@ def judged_error(
     """
     unit = atol.clamp(min=torch.finfo(atol.dtype).tiny) if isinstance(atol, Tensor) and atol.dim() else None
     before, after = y0.abs(), y1.abs()
-    limit = _greatest(before if unit is None else before / unit, per_sample)
-    limit = shaped(torch.threshold(limit, 0.0, math.inf), y0)
-    limit = limit if unit is None else limit * unit
+    if unit is None and not per_sample and before.numel():
+        limit = torch.threshold(before.amax(), 0.0, math.inf)
+    else:
+        limit = _greatest(before if unit is None else before / unit, per_sample)
+        limit = shaped(torch.threshold(limit, 0.0, math.inf), y0)
+        limit = limit if unit is None else limit * unit
     size = torch.clamp(after, before, limit)
     # So many units of rounding, exactly; NaN where the state is infinite.
     rounding = torch.sub(after, after, alpha=1.0 - _ROUNDING * torch.finfo(y1.dtype).eps)

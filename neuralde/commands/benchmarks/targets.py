@@ -5,8 +5,8 @@ from __future__ import annotations
 SPEED: dict[tuple[str, str, str, str], dict[str, float]] = {
     ("forward", "neuralde", "eager", "torchdiffeq"): dict(small=2.2, middle=2.2, large=2.2),
     ("forward+backward", "neuralde direct", "eager", "torchdiffeq"): dict(small=1.8, middle=1.8, large=1.8),
-    ("forward+backward", "neuralde discrete", "eager", "torchdiffeq"): {},
-    ("forward+backward", "neuralde discrete", "eager", "torchdiffeq adjoint"): dict(small=4.0, middle=4.0, large=4.0),
+    ("forward+backward", "neuralde discrete", "eager", "torchdiffeq"): dict(small=2.0, middle=1.6, large=1.6),
+    ("forward+backward", "neuralde discrete", "eager", "torchdiffeq adjoint"): dict(small=4.5, middle=4.5, large=4.5),
     ("forward", "neuralde", "compiled", "torchdiffeq"): dict(small=6.0, middle=4.5, large=2.4),
     ("forward+backward", "neuralde", "compiled", "torchdiffeq"): dict(small=4.0, middle=2.7, large=1.7),
     ("forward", "neuralde", "compiled", "diffrax"): dict(small=1 / 3, middle=1.0, large=1.0),
@@ -14,9 +14,8 @@ SPEED: dict[tuple[str, str, str, str], dict[str, float]] = {
 }
 """By what is computed, which of ours, how it runs, and the peer; the least ratio at each size.
 
-Like is compared with like: autograd through the steps with the same, gradients in the memory of the states with the
-peer's adjoint. The default adjoint, which calls the field again, against the peer's autograd has no target. Against
-Diffrax a third is asked for at the small size first.
+The default adjoint, whose memory is bounded, is compared with both of the peer's gradients, with autograd through the steps
+and with its adjoint in the memory of the states. Against Diffrax a third is asked for at the small size first.
 """
 CALLS_AT_EQUAL_ERROR = 1.0
 """A peer's field calls divided by ours, geometric mean over the problems."""
