@@ -74,15 +74,13 @@ class SemilinearField(Field):
 
     def split(self, y: Tensor, lead: int = 0) -> Parts:
         """The leaves of a packed state, with ``lead`` dimensions of rows in front."""
-        packing = self.packing  # whose leaves have one dtype here, so that views of them are all there is to it
-        keep = lead + (1 if packing.per_sample else 0)
-        front, cut = y.shape[:keep], 1 if packing.per_sample else 0
-        pieces = y.split(packing.sizes, dim=-1)
-        leaves = (
-            [x.view(front + torch.Size(shape[cut:])) for x, shape in zip(pieces, packing.shapes, strict=True)]
-            if y.is_contiguous()
-            else packing.unpack(y, lead=lead)
-        )
+        packing = self.packing
+        if y.is_contiguous():  # the leaves have one dtype here, so that views are all there is to it
+            cut = 1 if packing.per_sample else 0
+            front, pieces = y.shape[: lead + cut], y.split(packing.sizes, dim=-1)
+            leaves = [x.view(front + shape[cut:]) for x, shape in zip(pieces, packing.shapes, strict=True)]
+        else:
+            leaves = packing.unpack(y, lead=lead)
         return Parts(leaves[0], leaves[1], leaves[2] if len(leaves) > 2 else None)
 
     def join(self, x: Tensor, filter: Tensor, energy: Tensor | None, lead: int = 0) -> Tensor:
@@ -103,7 +101,8 @@ class SemilinearField(Field):
         """The weights at a time, ``(K,)``, or a row for each sample."""
         if not self.varying:
             value: Tensor = self.parts[2].value  # type: ignore[attr-defined]
-            return value if value.dtype is self.packing.dtype else value.to(self.packing.dtype)
+            here = value.dtype is self.packing.dtype and value.device == self.rates.device
+            return value if here else value.to(self.rates.device, self.packing.dtype)
         return self.caller(self.parts[2], "weights", self._pack_weights, self.packing, self._seen(t, y), y, ())
 
     def control(self, t: Scalar, y: Tensor) -> Tensor | None:
@@ -252,7 +251,7 @@ class SemilinearField(Field):
         if not isinstance(value, Tensor) or value.shape[-1:] != self.rates.shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InvalidProblemError(f"{what}: got {got}; expected a tensor ({len(self.rates)},), one for each rate")
-        return value.to(self.packing.dtype)
+        return value.to(self.rates.device, self.packing.dtype)
 
     def _like(self, args: tuple[Any, ...], noise: Noise, bounds: tuple[Tensor, Tensor] | None) -> SemilinearField:
         like = SemilinearField(self.parts, self.rates, self.packing, args, noise, self.kind, bounds)
