@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from neuralde.solvers.core.scalars import Scalar, any_true
 from neuralde.solvers.output.saving import Rows, Steps
 from neuralde.solvers.stepping.attempt import Carry, Plan, Trial, without_graph
 
-from ..shared.captured_tensors import First
+from ..shared.captured_tensors import First, let_go
 from ..shared.carried import Carried, carried_at
 from .budget import Budget
 from .replay import Recorder, State
@@ -35,6 +36,13 @@ class Segment:
     pieces: list[Tensor]
     since: int
     """Autograd's sequence number before it."""
+    walked: set[Any] = field(default_factory=set)
+    """The nodes of its graph, once they have been looked at."""
+
+    def __del__(self) -> None:
+        walked = self.walked
+        self.__dict__.clear()  # the graph's outputs
+        let_go(walked)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -152,11 +152,13 @@ def replay(plan: Plan, save: SavePlan, record: Record, state: State, carried: Ca
     )
 
 
-def refuse_lost(again: Replayed, own: Sequence[Tensor], captured: list[Tensor], since: int) -> None:
+def refuse_lost(
+    again: Replayed, own: Sequence[Tensor], captured: list[Tensor], since: int, walked: set[Any] | None = None
+) -> None:
     """Refuse a step that depends on a tensor that was not found: through the field, an event or a reduction."""
     states, costs = [*again.state, *(again.logged or ())], again.carried.tensors
-    refuse_unknown(states, own, captured, since, "f" if again.logged is None else "f, fn or apply")
-    refuse_unknown([x for x in costs if x.requires_grad], own, captured, since, "regularizers")
+    refuse_unknown(states, own, captured, since, "f" if again.logged is None else "f, fn or apply", walked)
+    refuse_unknown([x for x in costs if x.requires_grad], own, captured, since, "regularizers", walked)
 
 
 class Retaken(NamedTuple):

@@ -139,7 +139,7 @@ class Sweep:
         leaves = segment.carried0.tensors
         given = [*segment.state0, *leaves, *self.run_data.copies]
         whole = Replayed(segment.state, segment.carried, None, None, None)
-        refuse_lost(whole, given, self.run_data.captured, segment.since)
+        refuse_lost(whole, given, self.run_data.captured, segment.since, segment.walked)
         outputs, cotangents = self._paired_segment(segment)
         states = [x for x in segment.state0 if x.requires_grad]
         wanted = [*states, *(x for x in leaves if x.requires_grad), *self.inputs]

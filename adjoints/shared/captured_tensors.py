@@ -73,7 +73,13 @@ def held_tensors(f: Any) -> list[Tensor]:
 
 
 def graph_tensors(
-    outputs: Iterable[Tensor], own: Iterable[Tensor], held: list[Tensor], since: int, who: str = "f", f: Any = ()
+    outputs: Iterable[Tensor],
+    own: Iterable[Tensor],
+    held: list[Tensor],
+    since: int,
+    who: str = "f",
+    f: Any = (),
+    walked: set[Any] | None = None,
 ) -> list[Tensor]:
     """The tensors from outside that the graph of ``outputs`` ends in.
 
@@ -84,21 +90,22 @@ def graph_tensors(
         since: the autograd sequence number before the call; older nodes belong to computations before the solve.
         who: what was called, as a message names it.
         f: what may hold a tensor that a message is about.
+        walked: takes up the nodes of the graph, for :func:`let_go`; those in it already are not looked at again.
 
     Raises:
         InvalidProblemError: the call used a tensor that was computed before the solve and that no walk can name.
     """
+    seen: set[Any] = set() if walked is None else walked
     ours = {id(tensor) for tensor in own}
     outputs = list(outputs)
     # On an accelerator a derivative inside the call is computed by a thread of its own, whose nodes are numbered apart.
     numbered = all(tensor.device.type == "cpu" for tensor in outputs)
     nodes = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     if all(tensor.grad_fn is None for tensor in held):
-        return _leaves(nodes, ours, since if numbered else 0, who, f)
+        return _leaves(nodes, ours, since if numbered else 0, who, f, seen)
     # A node may have many outputs (those of unbind, say), of which some are held.
     computed = {(tensor.grad_fn, tensor.output_nr): tensor for tensor in held if tensor.grad_fn is not None}
     found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
     stack: list[Any] = [(tensor.grad_fn, tensor.output_nr) for tensor in outputs if tensor.grad_fn is not None]
     while stack:
         edge = stack.pop()
@@ -123,10 +130,11 @@ def graph_tensors(
     return list(found.values())
 
 
-def _leaves(stack: list[Any], ours: set[int], since: int, who: str, f: Any) -> list[Tensor]:
+def _leaves(stack: list[Any], ours: set[int], since: int, who: str, f: Any, seen: set[Any]) -> list[Tensor]:
     """What :func:`graph_tensors` finds where no held tensor is computed, so that only leaves count; it runs for each solve."""
     found: dict[int, Tensor] = {}
-    seen: set[Any] = set(stack)
+    stack = [node for node in stack if node not in seen]
+    seen.update(stack)
     while stack:
         node = stack.pop()
         parents = node.next_functions
@@ -142,6 +150,18 @@ def _leaves(stack: list[Any], ours: set[int], since: int, who: str, f: Any) -> l
             if leaf is not None and id(leaf) not in ours:
                 found[id(leaf)] = leaf
     return list(found.values())
+
+
+def let_go(walked: set[Any]) -> None:
+    """Free the nodes of a graph that nothing else holds any more, one by one, later ones first.
+
+    A node that Python has seen is freed by Python (torch 2.13), and with it, inside that call, the one before it if
+    nothing else holds that, and so on: some ten thousand deep the stack is used up and the process dies.
+    """
+    order = sorted(walked, key=lambda node: node._sequence_nr())
+    walked.clear()
+    while order:
+        order.pop()
 
 
 def _unreachable(node: Any, who: str, f: Any) -> InvalidProblemError:
@@ -279,12 +299,17 @@ def _made_since(tensor: Tensor, since: int) -> bool:
 
 
 def refuse_unknown(
-    outputs: Iterable[Tensor], own: Iterable[Tensor], captured: list[Tensor], since: int, who: str = "f"
+    outputs: Iterable[Tensor],
+    own: Iterable[Tensor],
+    captured: list[Tensor],
+    since: int,
+    who: str = "f",
+    walked: set[Any] | None = None,
 ) -> None:
     """Refuse a step whose graph ends in a tensor that is no input of the solve: its gradient would be lost."""
     known = {id(tensor) for tensor in captured}
     spare, f = (captured.spare, captured.f) if isinstance(captured, Captured) else ([], ())
-    for tensor in graph_tensors(outputs, own, [*captured, *spare], since, who, f):
+    for tensor in graph_tensors(outputs, own, [*captured, *spare], since, who, f, walked):
         if id(tensor) in known:
             continue
         name = captured.name(tensor) if isinstance(captured, Captured) else f"a tensor of shape {tuple(tensor.shape)}"

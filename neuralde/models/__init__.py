@@ -1,7 +1,7 @@
 """Networks that hold a differential equation and its solve."""
 
 from .cde import MatrixField, NeuralCDE, NeuralRDE
-from .encoders import MaskedGRU
+from .encoders import CDEEncoder, MaskedGRU
 from .fractional import FractionalSDE, HurstIndex
 from .fractional_latent import FractionalLatentPath, FractionalLatentSDE
 from .koopman_vae import KoopmanVAE
@@ -16,6 +16,7 @@ from .streaming import CDEStream
 __all__ = [
     "SDEGAN",
     "CDECritic",
+    "CDEEncoder",
     "CDEStream",
     "FractionalLatentPath",
     "FractionalLatentSDE",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neuralde.solvers import InvalidProblemError
+from neuralde.solvers import HermitePath, InvalidProblemError, Method
+
+from .cde import MatrixField, NeuralCDE
 
 
 class MaskedGRU(nn.Module):
@@ -110,6 +113,84 @@ class MaskedGRU(nn.Module):
     def _both(gate: Tensor, state: Tensor) -> Tensor:
         """A gate on both halves of a state."""
         return (gate.unsqueeze(1) * state.unflatten(1, (2, -1))).flatten(1)
+
+
+class CDEEncoder(nn.Module):
+    r"""A neural controlled equation that runs along a series with gaps and gives a latent normal distribution.
+
+    .. math:: z(t_1) = \zeta(X(t_1)), \qquad dz = F_\theta(z) \, dX, \qquad
+              (\mu, \log \sigma^2) = W z(t_T) + b, \qquad X = [t, x, n]
+
+    where n counts the observations of each channel so far, scaled by their greatest possible number: where nothing is
+    observed is information too.
+
+    Args:
+        channels: how many numbers are observed at a time.
+        latent: the size of the distribution.
+        state: the size of z.
+        hidden: the widths of the hidden layers of the field.
+        path: what makes a path of times and values, as for :class:`neuralde.NeuralCDE`.
+        solver, rtol, atol: as in :class:`neuralde.NeuralCDE`, which holds the field and solves.
+        options: further options of :class:`neuralde.NeuralCDE`.
+
+    Shapes:
+        ``forward(ts, x, mask)`` with ``(T,)``, ``(B, T, channels)`` and the same gives mean and log-variance,
+        each ``(B, latent)``. A channel of which nothing was observed in a series counts as zero there.
+
+    Raises:
+        InvalidProblemError: as :class:`neuralde.NeuralCDE`; fewer than two times.
+        SolveError: as :func:`neuralde.solve`.
+
+    When to take it:
+        As the ``encoder`` of a :class:`neuralde.LatentODE`, where gaps of very different lengths matter: it sees the times
+        as they are, not only as numbers. :class:`MaskedGRU` is cheaper.
+
+    References:
+        Kidger, Morrill, Foster, Lyons: Neural controlled differential equations for irregular time series. NeurIPS 2020
+        (the counts: its "observational intensity").
+
+    Example:
+        >>> import torch, neuralde as nde
+        >>> encoder = nde.models.CDEEncoder(channels=3, latent=4)
+        >>> model = nde.LatentODE(channels=3, latent=4, encoder=encoder)
+        >>> model(torch.linspace(0.0, 1.0, 10), torch.randn(8, 10, 3)).mean.shape
+        torch.Size([8, 4])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        latent: int,
+        state: int = 32,
+        hidden: Sequence[int] = (32,),
+        *,
+        path: Callable[[Any, Any], Any] = HermitePath,
+        solver: Method | None = None,
+        rtol: Any = 1e-3,
+        atol: Any = 1e-3,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        wide = 2 * channels + 1
+        self.cde = NeuralCDE(
+            MatrixField(state, wide, hidden),
+            nn.Linear(wide, state),
+            path=path,
+            solver=solver,
+            rtol=rtol,
+            atol=atol,
+            **options,
+        )
+        self.head = nn.Linear(state, 2 * latent)
+
+    def forward(self, ts: Tensor, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance."""
+        never = ~mask.any(1, keepdim=True)
+        seen = torch.where(never, 0.0, torch.where(mask, x, float("nan")))
+        counts = mask.to(x).cumsum(1) / len(ts)
+        series = torch.cat([ts.to(x).reshape(1, -1, 1).expand(len(x), -1, 1), seen, counts], -1)
+        mean, logvar = self.head(self.cde(ts, series.transpose(0, 1))[0]).chunk(2, -1)
+        return mean, logvar
 
 
 def checked_series(ts: Any, x: Any, mask: Any, channels: int) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,7 @@ class LatentODE(nn.Module):
         channels: how many numbers are observed at a time.
         latent: the size of the latent state.
         encoder: a module or callable ``(ts, x, mask) -> (mean, logvar)``, each ``(B, latent)``; if None
-            :class:`neuralde.models.MaskedGRU`.
+            :class:`neuralde.models.MaskedGRU`; :class:`neuralde.models.CDEEncoder` is a neural CDE.
         field: ``f(t, z)``; if None :class:`LatentField`. With the defaults and 37 channels this is the model of Pal et al.
             (2021), of 45,467 parameters.
         decoder: ``(..., latent)`` to ``(..., channels)``; if None a linear layer.

@@ -11,10 +11,11 @@ from torch.nn import functional
 
 from neuralde.adjoints import Adjoint, ReversibleAdjoint
 from neuralde.solvers import (
+    CDEProblem,
     ConstantStep,
     InvalidProblemError,
+    LinearPath,
     Midpoint,
-    ODEProblem,
     ReversibleHeun,
     SDEProblem,
     StepTo,
@@ -174,17 +175,14 @@ class CDECritic(nn.Module):
                 f"ys: got {got}; expected ({len(ts)}, B, {self.channels}), the paths at the times"
             )
         times = ts.to(ys)
-        slopes = (ys[1:] - ys[:-1]) / times.diff().reshape(-1, 1, 1)
-        knots = ts.double().tolist()
-        problem = ODEProblem(self._along, self.begin(times[0], ys[0]), (knots[0], knots[-1]), (times, slopes))
-        end = solve(problem, Midpoint(), controller=StepTo(ts=knots), adjoint=self.adjoint).y1
+        # The time is the first channel, of slope 1: one control for both parts of the field.
+        path = LinearPath(ts, torch.cat([times.reshape(-1, 1, 1).expand(-1, ys.shape[1], 1), ys], -1))
+        problem = CDEProblem(self._field, path, self.begin(times[0], ys[0]))
+        end = solve(problem, Midpoint(), controller=StepTo(ts=path.knots.tolist()), adjoint=self.adjoint).y1
         return self.readout(end).squeeze(-1)
 
-    def _along(self, t: Tensor, h: Tensor, times: Tensor, slopes: Tensor) -> Tensor:
-        # The midpoint rule looks at the start and the middle of a piece, never at its end.
-        piece = (torch.searchsorted(times, t.detach().reshape(1), right=True) - 1).clamp(0, len(slopes) - 1)
-        out: Tensor = self.drift(t, h) + (self.pull(t, h) @ slopes[piece].squeeze(0).unsqueeze(-1)).squeeze(-1)
-        return out
+    def _field(self, t: Tensor, h: Tensor) -> Tensor:
+        return torch.cat([self.drift(t, h).unsqueeze(-1), self.pull(t, h)], -1)
 
     @torch.no_grad()
     def clip_(self) -> CDECritic:

@@ -241,3 +241,20 @@ def test_steps_of_an_sde_behind_the_budget(method):
             torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
     assert 0 in taken
     assert len(taken) > 3
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_a_deep_graph_is_freed_without_using_up_the_stack(retain):
+    """torch 2.13 frees a graph that Python has walked with one call inside another for each node."""
+    weight = torch.full((4, 4), 0.1, requires_grad=True)
+
+    def field(t, y):
+        for _ in range(8):
+            y = torch.tanh(y @ weight) * 0.9
+        return y
+
+    problem = nde.ODEProblem(field, torch.ones(1, 4), (0.0, 1.0))
+    y1 = nde.solve(problem, nde.Euler(), controller=nde.ConstantStep(), dt=1 / 3000).y1
+    (gradient,) = torch.autograd.grad(y1.sum(), weight, retain_graph=retain)
+    del y1
+    assert gradient.isfinite().all()

@@ -65,6 +65,11 @@ def koopman_vae(**options):
     return lambda: model.loss(x)
 
 
+def encoder():
+    model, x = nde.models.CDEEncoder(channels=3, latent=4).to(D), torch.randn(8, 10, 3, dtype=D)
+    return lambda: model(torch.linspace(0.0, 1.0, 10, dtype=D), x, torch.ones_like(x, dtype=torch.bool))
+
+
 def sde_gan():
     generator, critic = nde.models.SDEGenerator(1, dt=0.25), nde.models.CDECritic(1)
     return nde.SDEGAN(generator, critic), torch.linspace(0.0, 1.0, 5)
@@ -96,6 +101,7 @@ MODELS = {
     "NeuralCDE, linear": lambda: neural_cde(nde.LinearPath),
     "NeuralRDE": neural_rde,
     "LatentODE": latent_ode,
+    "CDEEncoder": encoder,
     "LatentSDE": latent_sde,
     "FractionalSDE": fractional_sde,
     "FractionalLatentSDE": fractional_latent_sde,

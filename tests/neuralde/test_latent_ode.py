@@ -200,3 +200,23 @@ def test_what_does_not_fit_is_refused_by_name():
     out = model(ts, x, mask)
     with pytest.raises(nde.InvalidProblemError, match="x: got shape"):
         model.log_likelihood(out, x[:, :3])
+
+
+def test_an_encoder_that_is_a_neural_cde():
+    """It sees what is missing and when, never what the mask hides; a channel without observations counts as zero."""
+    torch.manual_seed(0)
+    encoder = nde.models.CDEEncoder(3, 4, state=8, hidden=[8], rtol=1e-6, atol=1e-6).double()
+    model = nde.LatentODE(3, 4, encoder=encoder).double().eval()
+    ts = torch.tensor([0.0, 0.1, 0.5, 0.6, 1.0], dtype=torch.float64)
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    mask = torch.rand(2, 5, 3) < 0.6
+    mask[0, :, 1] = False
+    out = model(ts, x, mask)
+    assert torch.equal(model(ts, torch.where(mask, x, 7.0), mask).mean, out.mean)
+    assert torch.equal(model(ts, torch.where(mask, x, float("nan"))).mean, out.mean)
+    moved = torch.tensor([0.0, 0.3, 0.5, 0.6, 1.0], dtype=torch.float64)
+    for other in (model(moved, x, mask), model(ts, x, mask | (torch.arange(5) == 2).reshape(1, 5, 1))):
+        assert (other.mean - out.mean).abs().max() > 1e-4
+    bound = (model.log_likelihood(out, x, mask) - model.kl(out)).mean()
+    bound.backward()
+    assert all(p.grad is not None and p.grad.any() for p in encoder.parameters())
