@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from neuralde.adjoints import Adjoint
 from neuralde.solvers import CDEProblem, HermitePath, InvalidProblemError, LogSignaturePath, Method, Solution
+from neuralde.solvers.checks import integer
 
 from ..regularizers.base import Regularizer
 from ..solving import solve
@@ -130,6 +131,7 @@ class NeuralRDE(NeuralCDE):
     ) -> None:
         if "path" in options:
             raise InvalidProblemError("path: got one; expected none, since the windows are the path")
+        depth, window = integer(depth, "depth"), integer(window, "window")
         super().__init__(field, initial, path=partial(LogSignaturePath, depth=depth, window=window), **options)
 
 

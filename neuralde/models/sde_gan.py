@@ -13,14 +13,15 @@ from neuralde.adjoints import Adjoint, ReversibleAdjoint
 from neuralde.solvers import (
     CDEProblem,
     ConstantStep,
+    ControlPath,
     InvalidProblemError,
-    LinearPath,
     Midpoint,
     ReversibleHeun,
     SDEProblem,
     StepTo,
 )
 from neuralde.solvers.checks import integer
+from neuralde.solvers.paths.control.linear import straight
 
 from ..solving import solve
 
@@ -175,8 +176,10 @@ class CDECritic(nn.Module):
                 f"ys: got {got}; expected ({len(ts)}, B, {self.channels}), the paths at the times"
             )
         times = ts.to(ys)
-        # The time is the first channel, of slope 1: one control for both parts of the field.
-        path = LinearPath(ts, torch.cat([times.reshape(-1, 1, 1).expand(-1, ys.shape[1], 1), ys], -1))
+        # The time is the first channel, of slope 1: one control for both parts of the field. Made paths are observed
+        # everywhere: NaN is a failure, which a LinearPath would take for a missing value.
+        knots, values = ts.double(), torch.cat([times.reshape(-1, 1, 1).expand(-1, ys.shape[1], 1), ys], -1)
+        path = ControlPath(knots, straight(knots, values))
         problem = CDEProblem(self._field, path, self.begin(times[0], ys[0]))
         end = solve(problem, Midpoint(), controller=StepTo(ts=path.knots.tolist()), adjoint=self.adjoint).y1
         return self.readout(end).squeeze(-1)

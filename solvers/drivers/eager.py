@@ -34,7 +34,7 @@ def start(
     if plan.host and plan.t0 == plan.t1:
         return begin(plan, y0, None, 0.0, 0 if slope is None else 1, costs)
     estimate = dt is None and plan.controller.adaptive
-    carried = plan.field.chains and (plan.host or (plan.method.fsal and len(plan.stops.jumps) == 0))
+    carried = plan.field.chains and (plan.host or (plan.method.fsal and not plan.stops.breaks))
     calls = 0 if slope is None else 1
     if not plan.field.chains:
         slope = None

@@ -79,7 +79,7 @@ def _anchored_by(plan: Plan, carry: Carry, y0: Tensor) -> tuple[Carry, Tensor]:
     """The anchor of a solve; where no slope is carried yet, one call of the field at the start tells what it depends on."""
     if isinstance(carry.cache, Tensor):
         return carry, _anchor(y0, carry.cache)
-    chained = plan.method.chains and len(plan.stops.jumps) == 0
+    chained = plan.method.chains and not plan.stops.breaks
     if not chained and not torch.is_grad_enabled():
         return carry, _anchor(y0)
     reached = plan.field.probe(plan.t0, y0)

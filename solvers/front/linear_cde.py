@@ -136,6 +136,12 @@ def _saved(
         raise InvalidProblemError("saveat: requires grad; expected constant times, .detach()")
     ends = path.knots.detach()[-1] if path.last is None else path.knots.detach().gather(0, path.last[None])[0]
     times = torch.where(times.isnan(), (ends if times.dim() == 2 or not own else ends.max()), times)
+    first, end = path.knots.detach()[0].min(), ends.max()
+    if not torch.compiler.is_compiling() and not bool(((times >= first) & (times <= end)).all()):
+        raise InvalidProblemError(
+            f"saveat: got times from {times.min().item():.9g} to {times.max().item():.9g}; expected times within the path's "
+            f"interval [{first.item()!r}, {end.item()!r}]"
+        )
     index, part, coordinates = part_steps(path, times)
     rank = states.dim() - (2 if diagonal else 3)
     at = 1 + rank - len(series)  # the dimension of the path's first series, where the state has more than these

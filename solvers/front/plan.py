@@ -48,8 +48,8 @@ def prepare_plan(
     for cost in options.regularizers:
         cost.check(method)
     rtol, atol = _tolerances(options, packing, method, y0)
-    knots, live = find_knots(term.controls)
-    live = [*live, *(() if given is None else given.live)]
+    knots = find_knots(term.controls)
+    live = [*knots.live, *(() if given is None else given.live)]
     controller = usual_controller(method) if controller is None else controller
     watched = _events(options.events, packing, problem, method, y0, through_steps, (t0, t1))
     return Plan(
@@ -58,9 +58,10 @@ def prepare_plan(
         controller=controller.bind(method),
         stops=Stops(
             (*as_list(controller.step_ts), *(set() if watched is None else watched.scheduled())),
-            (*as_list(controller.jump_ts), *knots),
+            (*as_list(controller.jump_ts), *knots.numbers),
             None if watched is None else watched.scheduled_each(),
             _live_stops(live, term, y0, through_steps),
+            torch.cat(knots.traced) if knots.traced else None,
         ),
         t0=t0,
         t1=t1,

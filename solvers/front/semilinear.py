@@ -84,8 +84,8 @@ def _noise(
                 f"path: got {path!r}; expected an OrnsteinUhlenbeckPath with the rates of the problem"
             )
         return filtered(checked_path(path, shape, ends, y0, "none"), None, ends)
-    knots, _ = find_knots((*problem.functions.values(), *pytree.tree_leaves(problem.args)))
-    gridded = not knots and (not method.adaptive if controller is None else on_grid(controller))
+    knots = find_knots((*problem.functions.values(), *pytree.tree_leaves(problem.args)))
+    gridded = not knots.any and (not method.adaptive if controller is None else on_grid(controller))
     seed, dt = seed_of(options.seed, y0), checked_dt(options.dt) if gridded else None
     t0, t1 = ends
     if not isinstance(t0, Tensor) and t0 == t1:

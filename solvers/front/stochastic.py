@@ -89,14 +89,14 @@ def _field(
     options: SolveOptions,
 ) -> tuple[SDEField, SDEMethod]:
     dt, seed, path = checked_dt(options.dt), options.seed, options.path
-    knots, _ = find_knots((*problem.functions.values(), *pytree.tree_leaves(problem.args)))
+    knots = find_knots((*problem.functions.values(), *pytree.tree_leaves(problem.args)))
     columns = noise_columns(problem, packing, y0, ends)
     method = method.bound(problem.noise, columns)
     shape = noise_shape(y0, columns, packing)
     if path is not None:
         noise = Noise(checked_path(path, shape, ends, y0, method.levy_area))
     else:
-        gridded = not knots and (not method.adaptive if controller is None else on_grid(controller))
+        gridded = not knots.any and (not method.adaptive if controller is None else on_grid(controller))
         noise = _noise(shape, seed_of(seed, y0), ends, method, dt if gridded else None, y0)
     field = SDEField(
         problem.drift,

@@ -25,7 +25,7 @@ def next_memory(plan: Plan, carry: Carry, trial: Trial) -> Memory:
 
 def landed(plan: Plan, step: Step, t_end: Scalar) -> Memory:
     """The memory at the end of a step, which starts again where the field is discontinuous there."""
-    if len(plan.stops.jumps) == 0:
+    if not plan.stops.breaks:
         return step.memory
     return restarted(plan, plan.stops.is_jump(t_end), step.t1, t_end, step.y, step.y, step.memory)
 
@@ -69,7 +69,7 @@ def next_cache(plan: Plan, carry: Carry, trial: Trial) -> Cache:
     if carry.cache is None:
         return None
     cache = map_cache(partial(choose, trial.accept), step.cache, step.retry)
-    if len(plan.stops.jumps) == 0:
+    if not plan.stops.breaks:
         return cache
     fresh = plan.method.known(None, step.y, plan.per_sample)
     return map_cache(partial(choose, both(trial.accept, plan.stops.is_jump(trial.t_end))), fresh, cache)

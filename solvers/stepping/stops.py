@@ -21,6 +21,7 @@ class Stops:
         jump_ts: sorted times to land on, where the field is discontinuous.
         each: times that each lane has for itself, ``(T, B)`` in any order; NaN is none.
         live: those of all lanes' times that are differentiated, in the graph.
+        traced: further times where the field is discontinuous, of which a graph knows no numbers.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class Stops:
         jump_ts: tuple[float, ...],
         each: Tensor | None = None,
         live: Tensor | None = None,
+        traced: Tensor | None = None,
     ) -> None:
-        self.each, self.live = each, live
+        self.each, self.live, self.traced = each, live, traced
         self.moving = None if live is None else live.detach()
         """The differentiated times without their graph."""
         places = [] if self.moving is None else list(enumerate(self.moving.tolist()))
@@ -47,7 +49,7 @@ class Stops:
             nearest = torch.where(ahead > 0, ahead, torch.inf).min(dim=0)
             own = self.each.gather(0, nearest.indices.unsqueeze(0)).squeeze(0)
             t1 = torch.where(nearest.values < (t1 - t) * direction, own, t1)
-        if not self.ts:
+        if not self.ts and self.traced is None:
             return t1
         if not isinstance(t, Tensor):
             if direction > 0:
@@ -97,6 +99,11 @@ class Stops:
         more.jumps, more._tensors = {*self.jumps, *times}, {}
         return more
 
+    @property
+    def breaks(self) -> bool:
+        """Whether the field is discontinuous anywhere."""
+        return len(self.jumps) > 0 or self.traced is not None
+
     def is_jump(self, t: Scalar) -> Scalar:
         """Whether the field is discontinuous at ``t``."""
         if not isinstance(t, Tensor):
@@ -105,7 +112,11 @@ class Stops:
 
     def _all_in_graph(self) -> dict[str, Tensor]:
         """The times as tensors of the graph, made before its loop, which could not take them in when they change."""
-        return {name: graph_constants(times) for name, times in (("ts", self.ts), ("jumps", self.jumps)) if times}
+        known = {name: graph_constants(times) for name, times in (("ts", self.ts), ("jumps", self.jumps)) if times}
+        if self.traced is None:
+            return known
+        more = self.traced
+        return {name: torch.cat([known[name].to(more), more]) if name in known else more for name in ("ts", "jumps")}
 
     def _tensor(self, name: str, like: Tensor) -> Tensor:
         """The times of that name where ``like`` is, copied there once."""
@@ -118,7 +129,7 @@ class Stops:
 
     def one_sided(self, field: Term, t: Scalar, t_end: Scalar, like: Tensor) -> Term:
         """The field on ``[t, t_end]``, seen from inside where an end is a discontinuity."""
-        if len(self.jumps) == 0:
+        if not self.breaks:
             return field
         start, end = torch.as_tensor(as_time(t, like)), torch.as_tensor(as_time(t_end, like))
         forward = _flag(t_end >= t, start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -51,9 +52,26 @@ def contracted(matrix: Any, speed: Tensor) -> Tensor:
         raise InvalidProblemError(
             f"field: got shape {tuple(matrix.shape)}; expected the {channels} channels of the path in its last dimension"
         )
+    if not matrix.is_floating_point() and not matrix.is_complex():
+        raise InvalidProblemError(f"field: got dtype {matrix.dtype}; expected real or complex floating point")
     if matrix.dim() < 2:
         return (matrix * speed.to(matrix.dtype)).sum(-1)
-    return (matrix @ speed.to(matrix.dtype).unsqueeze(-1)).squeeze(-1)
+    try:
+        return (matrix @ speed.to(matrix.dtype).unsqueeze(-1)).squeeze(-1)
+    except RuntimeError:
+        if _fit(matrix.shape[:-2], speed.shape[:-1]):
+            raise
+    raise InvalidProblemError(
+        f"field: got shape {tuple(matrix.shape)}; expected one that fits the series of the path, {tuple(speed.shape[:-1])}"
+    )
+
+
+def _fit(*shapes: torch.Size) -> bool:
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        return False
+    return True
 
 
 class ControlledField(Field):

@@ -83,6 +83,9 @@ def test_it_learns_the_signed_area(kind):
         ),
         (lambda: nde.NeuralRDE(lambda t, z: z, nn.Linear(3, 6), 2, 4, path=nde.LinearPath), "path: got one"),
         (lambda: nde.NeuralRDE(lambda t, z: z, nn.Linear(3, 6, dtype=F64), 2, 40)(*data()), "window: got 40"),
+        (lambda: nde.NeuralRDE(lambda t, z: z, nn.Linear(3, 6), 0, 4), "depth: got 0; expected a positive int"),
+        (lambda: nde.NeuralRDE(lambda t, z: z, nn.Linear(3, 6), 2, 0), "window: got 0; expected a positive int"),
+        (lambda: nde.NeuralRDE(lambda t, z: z, nn.Linear(3, 6), 1.5, 4), "depth: got 1.5"),
     ],
 )
 def test_refusals(make, words):

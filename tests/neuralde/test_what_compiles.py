@@ -53,6 +53,20 @@ def sde(solver=None, noise="diagonal", **options):
     return run, Y0
 
 
+TIMES = torch.linspace(0.0, 1.0, 3, dtype=D)
+DATA = torch.sin(torch.arange(6, dtype=D)).reshape(3, 2)
+
+
+def cde():
+    def run(y0):
+        problem = nde.CDEProblem(
+            lambda t, y: torch.tanh(y @ WEIGHT).unsqueeze(-1) * WEIGHT, nde.LinearPath(TIMES, DATA), y0
+        )
+        return nde.solve(problem, nde.RK4(), dt=0.25)
+
+    return run, Y0
+
+
 def jvp_field(t, y):
     return torch.func.jvp(torch.sin, (y,), (torch.ones_like(y),))[1] * -0.5
 
@@ -120,6 +134,8 @@ COMPILES = {
     "SDEs with adapted steps": sde(nde.SOSRI(), controller=None, per_sample=True, rtol=1e-2, atol=1e-2, dt=None),
     "SDEs with general noise": sde(noise="general"),
     "`BrownianPath` without `dt`": sde(seed=None, path=PATH()),
+    "a `CDEProblem`": cde(),
+    "`solve_linear_cde`": (lambda y0: nde.solve_linear_cde(WEIGHT, nde.LinearPath(TIMES, DATA), y0), Y0),
     "a state that is a pytree": ode(tree_field, {"q": Y0, "p": Y0 + 0.5}),
     "a complex state": ode(lambda t, y: 1j * y, Y0.to(torch.complex128)),
     "a float32 state": ode(lambda t, y: -y * torch.cos(t), Y0.float()),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.vmap import shared
 from .base import ControlPath, steps_of
 from .observations import linearly_filled, observations, trailing
 from .tridiagonal import solve_tridiagonal
@@ -99,7 +100,7 @@ class NaturalCubicPath(ControlPath):
 
     def __init__(self, ts: Any, xs: Any) -> None:
         knots, values, last = observations(ts, xs)
-        if last is None and not torch.compiler.is_compiling() and not bool(values.isnan().any()):
+        if last is None and not torch.compiler.is_compiling() and not bool(shared(values.isnan().any())):
             pieces = torch.stack(_spline(steps_of(knots, values), values, None), 1)
         else:
             pieces = _through_observed(knots, values, last)

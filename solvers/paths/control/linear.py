@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...checks import number
+from ...core.vmap import shared
 from ...errors import InvalidProblemError
 from .base import ControlPath, steps_of
 from .observations import carried_forward, linearly_filled, observations
@@ -132,7 +133,7 @@ def _with_time(values: Tensor, filled: Tensor, time: int, last: Tensor | None) -
         if last is not None:
             steps = torch.arange(len(values), device=values.device).unsqueeze(-1)
             missing = missing & (steps <= last).reshape(len(values), -1, *[1] * (missing.dim() - 2))
-        if bool(missing.any()):
+        if bool(shared(missing.any())):
             raise InvalidProblemError(
                 f"time: got channel {time}, which has NaN; expected a channel observed everywhere"
             )

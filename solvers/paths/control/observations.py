@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from ...core.times import read_times
+from ...core.vmap import batched, shared
 from ...errors import InvalidProblemError
 
 
@@ -151,14 +152,16 @@ def _check_values(xs: Tensor, last: Tensor | None) -> None:
     """Refuse infinities, and channels without any observation."""
     if torch.compiler.is_compiling():
         return
-    if bool(xs.isinf().any()):
+    if bool(shared(xs.isinf().any())):
         raise InvalidProblemError("xs: got an infinite value; expected finite ones, NaN where nothing was observed")
     seen = ~xs.isnan()
     if last is not None:
         steps = torch.arange(len(xs), device=xs.device).reshape(-1, *[1] * (xs.dim() - 1))
         seen = seen & (steps <= last.reshape(-1, *[1] * (xs.dim() - 2)))
     empty = ~seen.any(0)
-    if bool(empty.any()):
+    if bool(shared(empty.any())):
+        if batched(empty):
+            raise InvalidProblemError("xs: got no observation in a channel of a lane; expected at least one in each")
         *series, channel = empty.nonzero()[0].tolist()
         of = f" of series {tuple(series) if len(series) > 1 else series[0]}" if series else ""
         raise InvalidProblemError(
@@ -174,7 +177,7 @@ def trailing(times: Tensor, like: Tensor) -> Tensor:
 def linearly_filled(ts: Tensor, xs: Tensor) -> Tensor:
     """Values with the unobserved ones on the line between their neighbours; constant before the first and behind the last."""
     seen = ~xs.isnan()
-    if not torch.compiler.is_compiling() and bool(seen.all()):
+    if not torch.compiler.is_compiling() and not bool(shared((~seen).any())):
         return xs
     steps = torch.arange(len(xs), device=xs.device).reshape(-1, *[1] * (xs.dim() - 1)).expand_as(xs)
     before = torch.where(seen, steps, -1).cummax(0).values
