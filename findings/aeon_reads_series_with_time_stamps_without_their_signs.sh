@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# aeon 1.6.0: `load_from_ts_file` of a file with `@timeStamps true` drops the times, which its documentation tells, and with them what
-# the values have beside digits and a point: (0,-1.5) is read as 1.5, and 1.5e-3 as 1.5.
+# aeon 1.6.0: `load_from_ts_file` of a file with `@timeStamps true` drops the times, and of the values all
+# but digits and a point: (0,-1.5) is read as 1.5, and 1.5e-3 as 1.5.
 #
 # Seen: [[[1.5, 2.5]], [[1.0, 2.0]]] for the values -1.5, 2.5 and 1.0, -2.0, and the same where -1.5 is 1.5e-3.
 # Passes as long as aeon behaves so; fails when it changes.
