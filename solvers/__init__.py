@@ -21,6 +21,8 @@ from .front.solve import solve as solve
 from .linear.dense_lu import DenseLU
 from .methods import named as _named
 from .methods.base import Method, Step
+from .methods.implicit.esdirk import DiagonallyImplicit
+from .methods.implicit.tableau import ImplicitTableau
 from .methods.named import *  # noqa: F403
 from .methods.reversible import Reversible
 from .methods.rosenbrock.base import Rosenbrock
@@ -66,6 +68,7 @@ __all__ = [
     "Controller",
     "ConvergenceError",
     "DenseLU",
+    "DiagonallyImplicit",
     "DynamicSS",
     "Event",
     "EventLog",
@@ -74,6 +77,7 @@ __all__ = [
     "HermitePath",
     "HurstEstimate",
     "IController",
+    "ImplicitTableau",
     "Interpolant",
     "InvalidProblemError",
     "LinearPath",

@@ -11,6 +11,10 @@ from .explicit.rk4 import RK4
 from .explicit.tsit5 import Tsit5
 from .explicit.vern7 import Vern7
 from .explicit.vern9 import Vern9
+from .implicit.kencarp import KenCarp3, KenCarp4, KenCarp5
+from .implicit.kvaerno import Kvaerno3, Kvaerno5
+from .implicit.one_stage import ImplicitEuler, ImplicitMidpoint, Trapezoid
+from .implicit.trbdf2 import TRBDF2
 from .rosenbrock.rodas4 import Rodas4
 from .rosenbrock.rodas5p import Rodas5P
 from .rosenbrock.rosenbrock23 import Rosenbrock23
@@ -33,6 +37,7 @@ __all__ = [
     "SRA3",
     "SRIW1",
     "SROCK",
+    "TRBDF2",
     "Bosh3",
     "Dopri5",
     "Dopri8",
@@ -42,7 +47,14 @@ __all__ = [
     "ExponentialEuler",
     "ExponentialHeun",
     "Heun",
+    "ImplicitEuler",
+    "ImplicitMidpoint",
     "ItoMilstein",
+    "KenCarp3",
+    "KenCarp4",
+    "KenCarp5",
+    "Kvaerno3",
+    "Kvaerno5",
     "Midpoint",
     "Ralston",
     "ReversibleHeun",
@@ -53,6 +65,7 @@ __all__ = [
     "ShARK",
     "SlowRK",
     "StratonovichMilstein",
+    "Trapezoid",
     "Tsit5",
     "Vern7",
     "Vern9",

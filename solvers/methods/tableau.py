@@ -333,23 +333,25 @@ def derive_interpolant(a: Sequence[Sequence[float]], b: Sequence[float], c: Sequ
     at_end = [i for i in range(stages) if nodes[i] == 1.0 and rows[i] + (0.0,) * (stages - len(rows[i])) == step]
     end = at_end[0] if at_end else None
     for q in range(order, enough - 1, -1):
-        weights = _solve_dense(as_square(rows), np.array(step), q, end)
+        weights = solve_dense(as_square(rows), np.array(step), q, end)
         if weights is not None:
             return Interpolant(order=q, weights=weights)
     if end is None:
         extended, padded = as_square((*rows, step)), np.array([*step, 0.0])
         for q in range(order, enough - 1, -1):
-            weights = _solve_dense(extended, padded, q, stages)
+            weights = solve_dense(extended, padded, q, stages)
             if weights is not None:
                 return Interpolant(order=q, weights=weights, a=(step,), c=(1.0,))
     for q in range(enough - 1, 0, -1):
-        weights = _solve_dense(as_square(rows), np.array(step), q, end)
+        weights = solve_dense(as_square(rows), np.array(step), q, end)
         if weights is not None:
             return Interpolant(order=q, weights=weights)
     raise TableauError("interpolant: none exists on these stages, not even of order 1")
 
 
-def _solve_dense(a: np.ndarray, b: np.ndarray, q: int, end: int | None) -> tuple[tuple[float, ...], ...] | None:
+def solve_dense(
+    a: np.ndarray, b: np.ndarray, q: int, end: int | None, rounding: float = TOLERANCE
+) -> tuple[tuple[float, ...], ...] | None:
     """The smallest weights of degree and order ``q`` with ``w(1) = b``, or None where there are none."""
     stages = len(b)
     trees = rooted_trees(q)
@@ -366,7 +368,7 @@ def _solve_dense(a: np.ndarray, b: np.ndarray, q: int, end: int | None) -> tuple
         residual = target - matrix @ solution
         solution += np.linalg.lstsq(matrix, residual, rcond=1e-12)[0]  # refined once, to rounding
         residual = target - matrix @ solution
-        if np.all(np.abs(residual) <= TOLERANCE * np.abs(matrix).max(axis=1) * np.abs(solution).max()):
+        if np.all(np.abs(residual) <= rounding * np.abs(matrix).max(axis=1) * np.abs(solution).max()):
             solution[np.abs(solution) < 1e-14 * np.abs(solution).max()] = (
                 0.0  # exact zeros, before they were solved for
             )

@@ -69,12 +69,14 @@ def check_row_sums(name: str, rows: Sequence[Sequence[float]], nodes: Sequence[f
             raise TableauError(f"{name}: stage {first + i} has node {node!r}, expected its row sum of a, {sum(row)!r}")
 
 
-def failed_trees(a: np.ndarray, b: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def failed_trees(
+    a: np.ndarray, b: np.ndarray, order: int, rounding: float = TOLERANCE
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The trees up to ``order`` whose condition ``b`` does not satisfy, and both sides for all trees."""
     trees = rooted_trees(order)
     phi = elementary_weights(a, order)
     came, expected = phi @ b, 1 / trees.density
-    return np.flatnonzero(np.abs(came - expected) > TOLERANCE * (np.abs(phi) @ np.abs(b) + expected)), came, expected
+    return np.flatnonzero(np.abs(came - expected) > rounding * (np.abs(phi) @ np.abs(b) + expected)), came, expected
 
 
 def failed_dense(a: np.ndarray, weights: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,12 +91,12 @@ def failed_dense(a: np.ndarray, weights: np.ndarray, order: int) -> tuple[np.nda
     return np.argwhere(failed), came, expected
 
 
-def check_order(name: str, a: np.ndarray, b: np.ndarray, order: int | None) -> None:
+def check_order(name: str, a: np.ndarray, b: np.ndarray, order: int | None, rounding: float = TOLERANCE) -> None:
     """Refuse an order that the weights do not have."""
     found = as_number(order)
     if order is None or not isinstance(found, int) or found < 1:
         raise TableauError(f"{name}: order must be an integer of at least 1, got {order!r}")
-    failed, came, _ = failed_trees(a, b, order)
+    failed, came, _ = failed_trees(a, b, order, rounding)
     if failed.size:
         i, trees = int(failed[0]), rooted_trees(order)
         raise TableauError(
