@@ -65,3 +65,26 @@ def test_second_derivatives_are_right_or_refused():
         x = (k.detach() + s * h).requires_grad_()
         ends.append(torch.autograd.grad(end(nde.Kvaerno3(), x), x)[0])
     assert torch.allclose(second, (ends[0] - ends[1]) / (2 * h), rtol=1e-5)
+
+
+def test_a_parameter_that_matters_late_has_its_gradient_and_no_gradient_costs_no_call():
+    k, late = torch.tensor(1.3, requires_grad=True), torch.tensor(0.45)
+
+    def field(t, y):
+        return -y if t.detach() < late else -k * y
+
+    options = OPTIONS | {"adjoint": nde.DirectAdjoint()}
+    problem = nde.ODEProblem(field, torch.ones(1), (0.0, 0.8))
+    sol = nde.solve(problem, nde.Kvaerno3(), **options)
+    (got,) = torch.autograd.grad(sol.y1.sum(), k)
+    ends = []
+    for h in (1e-5, -1e-5):
+        with torch.no_grad():
+            k += h
+            ends.append(nde.solve(problem, nde.Kvaerno3(), **options).y1.sum())
+            k -= h
+    assert torch.allclose(got, (ends[0] - ends[1]) / 2e-5, rtol=1e-6)
+    plain = nde.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 0.8))
+    with torch.no_grad():
+        want = nde.solve(plain, nde.Kvaerno3(), **options).stats
+    assert nde.solve(plain, nde.Kvaerno3(), **options).stats.nfe == want.nfe

@@ -109,6 +109,8 @@ class Newton:
         self.failed: Scalar = False if self.host else torch.zeros_like(self.length, dtype=torch.bool)
         self.eta: Scalar
         self.made: Scalar
+        # Whether what the field captures is differentiated is seen where the iteration calls it first.
+        self.records, self.captures = torch.is_grad_enabled() and not self.waits, self.waits
         self.jacobian: Any = None
         self.factors: Any = None
         self.rate: Scalar = 0.0 * self.length - 1.0  # below 0: not measured
@@ -216,7 +218,10 @@ class Newton:
         before: Scalar = None
         converged = active & False
         for left in range((IN_GRAPHS if self.waits else MOST) - 1, -1, -1):
-            move = self.factors.solve(z - self.scale * f(psi + z))
+            with torch.set_grad_enabled(self.records and before is None):
+                value = f(psi + z)
+                self.captures = self.captures or value.requires_grad
+            move = self.factors.solve(z - self.scale * value.detach())
             self._count(active)
             z = z - move if active is True else torch.where(active.unsqueeze(-1), z - move, z)
             size = self._number(rms(move / unit, True))
@@ -259,13 +264,14 @@ class Newton:
         By the implicit function theorem: :math:`z - M^{-1} (g(z) - \bar g)`, with :math:`M` at the root and :math:`\bar g = g(z)`
         as constants, has the first derivative of the root, at one transposed solve; taken twice, the second derivative.
         """
-        if not (torch.is_grad_enabled() or transformed()):
-            return z
+        if not transformed():
+            parts = (psi, t, self.live_length)
+            lives = self.captures or any(isinstance(x, Tensor) and x.requires_grad for x in parts)
+            if not (torch.is_grad_enabled() and lives):
+                return z
         z, length = z.detach(), spread(self.live_length, psi)
         rest = z - length * self.systems.field(t, psi + z)
         self.calls = self.calls + self.one
-        if not (rest.requires_grad or transformed()):
-            return z
         constant = t.detach() if isinstance(t, Tensor) else t
         with torch.no_grad():
             jacobian, _ = self.systems.jacobian(constant, (psi + z).detach())
