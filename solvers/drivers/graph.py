@@ -45,8 +45,7 @@ def integrate_in_graph(plan: Plan, y0: Tensor, options: Options) -> tuple[Outcom
     ):
         raise InvalidProblemError(
             f"solver: {plan.method.name} has the field's Jacobian in its steps, which torch's loops cannot differentiate, in a "
-            "compiled solve with gradients; expected an eager solve, torch.no_grad(), or a method that only solves its "
-            "equations with it, such as Kvaerno5()"
+            "compiled solve with gradients; expected an eager solve, or torch.no_grad()"
         )
     out = _loop(solve.going, solve.body, solve.first)
     return Outcome(solve.carry(out), None, None, None), solve.ys(out)

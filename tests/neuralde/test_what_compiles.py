@@ -113,7 +113,10 @@ REFUSED = {  # what the message names
     "`driver=Blocks()`": (ode(driver=nde.Blocks()), r"driver: got Blocks\(\) with torch.compile"),
     "`BacksolveAdjoint` and the other continuous adjoints": (ode(adjoint=nde.BacksolveAdjoint()), "adjoint"),
     "`BrownianPath` with `dt`": (sde(seed=None, path=PATH(dt=0.25)), "path: got"),
-    "gradients of Rosenbrock methods": (ode(solver=nde.Rosenbrock23()), "torch's loops cannot differentiate"),
+    "gradients of Rosenbrock and diagonally implicit methods": (
+        ode(solver=nde.Rosenbrock23()),
+        "torch's loops cannot differentiate",
+    ),
 }
 COMPILES = {
     "explicit Runge-Kutta methods, with adapted steps": ode(solver=nde.Dopri5()),
@@ -169,6 +172,13 @@ def test_what_does_not_compile_is_refused_by_name(row):
         torch.compile(lambda y0: run(y0).y1, fullgraph=True, backend="eager")(y0)
 
 
+def test_diagonally_implicit_methods_agree_to_the_tolerance_of_their_equations():
+    run, y0 = ode(plain, solver=nde.TRBDF2())
+    wanted = run(y0)
+    found = torch.compile(lambda y0: leaves(run(y0)), fullgraph=True, backend="eager")(y0)
+    assert torch.allclose(found[1], wanted.y1, rtol=1e-5, atol=1e-7)
+
+
 def test_a_new_batch_size_is_one_more_graph():
     """The row on batch sizes: torch makes the dimension a symbol at its first change."""
     counter = torch._dynamo.testing.CompileCounter()
@@ -180,7 +190,10 @@ def test_a_new_batch_size_is_one_more_graph():
     assert counter.frame_count == 2
 
 
-ELSEWHERE = {"new batch sizes": "yes"}  # rows with a test of their own in this file
+ELSEWHERE = {
+    "new batch sizes": "yes",
+    "diagonally implicit methods": "yes",
+}  # rows with a test of their own in this file
 
 
 def test_the_table_and_the_tests_agree():

@@ -194,6 +194,7 @@ class DiagonallyImplicit(Method):
     """
 
     implicit = True
+    differentiable_in_loops = False
     sums_slopes = True
 
     def __init__(

@@ -62,8 +62,8 @@ class Kvaerno5(NamedDiagonallyImplicit):
         InvalidProblemError: an argument is wrong; in the solve, a field that cannot be differentiated.
 
     When to take it:
-        For stiff fields at tolerances from 1e-4 to 1e-8, of which a Jacobian is dear: it is kept while the iteration converges; and
-        in compiled solves with gradients. :class:`Rodas5P` where Jacobians are cheap, since it iterates nothing.
+        For stiff fields at tolerances from 1e-4 to 1e-8, of which a Jacobian is dear: it is kept while the iteration converges.
+        :class:`Rodas5P` where Jacobians are cheap, since it iterates nothing.
 
     References:
         Kvaerno: Singly diagonally implicit Runge-Kutta methods with an explicit first stage. BIT Numer. Math. 44 (2004).
