@@ -163,7 +163,9 @@ class Systems:
         constant = length.detach() if isinstance(length, Tensor) else length
         beside = _BESIDE * constant
         rise = 4.0 * self.field(t + beside, y) - 3.0 * self.field(t, y) - self.field(t + 2.0 * beside, y)
-        return self.rows(rise / spread(2.0 * beside, y))
+        # A lane that stands still has no distance to divide by.
+        run = torch.where(beside == 0.0, 1.0, 2.0 * beside) if isinstance(beside, Tensor) else 2.0 * beside
+        return self.rows(rise / spread(run, y))
 
     def _checked(self, matrix: Any, y: Tensor) -> Tensor:
         """A given Jacobian, as one for each row."""

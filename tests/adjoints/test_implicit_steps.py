@@ -115,8 +115,6 @@ def test_continuous_adjoints_take_the_same_method_backwards(method, adjoint):
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_continuous_adjoints_go_through_events_on_coarse_steps(method, adjoint, event, per_sample):
     """With the order of the method: a dense output of low order, and a memory that starts again behind each event."""
-    if isinstance(method, nde.Rosenbrock) and adjoint is nde.InterpolatingAdjoint and per_sample:
-        pytest.xfail("the backward solve raises NonFiniteError: a fault to be mended")
     options = {"events": event, "per_sample": per_sample}
     exact = gradient(nde.Vern7(), controller=nde.PIController(), adjoint=nde.DirectAdjoint(), **options)
     gaps = []
