@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from neuralde.solvers.paths.control.observations import observation_times
 from .streaming import CDEStream
 
 
-class Driven(nn.Module):
+class Driven(nn.Module, ABC):
     """A field, what makes the initial state of the first value, and what makes the path of the observations.
 
     Args:
@@ -45,9 +46,9 @@ class Driven(nn.Module):
         self.field, self.initial, self.path, self.saveat = field, initial, path, saveat
         self.stats = None
 
+    @abstractmethod
     def along(self, path: Any, y0: Any, saveat: Any) -> Solution:
         """The solution along a path."""
-        raise NotImplementedError
 
     def forward(self, ts: Any, xs: Any) -> tuple[Any, Solution]:
         """The states and the solution along the path of the observations."""

@@ -190,11 +190,11 @@ class CDEStream:
         if not done:
             self.ts, self.xs = ts, xs
             return pytree.tree_map(lambda x: x.new_zeros((0, *x.shape)), self.state)
+        make: Callable[..., ControlPath] = self.model.path
         states, state = [], self.state
         for start in range(0, done, window):
             rows = slice(start, start + window + 1)
-            path = self.model.path(ts[rows], xs[rows], window=window)  # type: ignore[call-arg]
-            solution = self.model.along(path, state, None)
+            solution = self.model.along(make(ts[rows], xs[rows], window=window), state, None)
             state = solution.y1
             states.append(state)
         self.ts, self.xs, self.state, self.model.stats = ts[done:], xs[done:], state, solution.stats

@@ -6,7 +6,7 @@ r"""A state that filtered white noise drives: the filter's linear part is solved
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from .base import clamped
 from .exponentials import Decays, decays
 from .noisy_first_step import noisy_initial_step
 from .ordinary import Field
+
+if TYPE_CHECKING:
+    from ..problems.semilinear import ConstantWeights
 
 
 class Parts(NamedTuple):
@@ -100,7 +103,7 @@ class SemilinearField(Field):
     def weights(self, t: Scalar, y: Tensor) -> Tensor:
         """The weights at a time, ``(K,)``, or a row for each sample."""
         if not self.varying:
-            value: Tensor = self.parts[2].value  # type: ignore[attr-defined]
+            value = cast("ConstantWeights", self.parts[2]).value
             here = value.dtype is self.packing.dtype and value.device == self.rates.device
             return value if here else value.to(self.rates.device, self.packing.dtype)
         return self.caller(self.parts[2], "weights", self._pack_weights, self.packing, self._seen(t, y), y, ())

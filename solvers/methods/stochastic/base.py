@@ -48,20 +48,6 @@ class SDEStep(Between):
             return torch.where(self.h == 0, 1.0, self.h.abs())
         return abs(self.h)
 
-    @property
-    def error(self) -> Tensor:
-        """No estimate, unless the method has one."""
-        raise InvalidProblemError("solver: this method has no error estimate")
-
-    @property
-    def stiffness(self) -> Tensor:
-        """No estimate, unless the method has one."""
-        raise InvalidProblemError("solver: this method has no stiffness estimate")
-
-    def polynomial(self) -> list[Tensor]:
-        """The straight line between the ends, which a quadrature over the step takes; saved rows follow the path."""
-        return [self.y - self.y0]
-
 
 class SDEMethod(Method):
     """A method for stochastic equations: a few facts, and :meth:`step`.

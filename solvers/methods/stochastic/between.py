@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.scalars import Scalar, differentiated, leading, spread
+from ...errors import InvalidProblemError
 from ...terms.along_path import combined
 from ...terms.stochastic import SDEField
 from ..base import Step
@@ -16,10 +17,29 @@ if TYPE_CHECKING:
     from ...output.saving import Request, SavePlan
 
 
-class Between(Step):
-    """A step along a path, which knows what noise does between its ends."""
+class PathStep(Step):
+    """A step along a path: what has no estimate says so, and a quadrature sees a straight line."""
 
     follows_path = True
+
+    @property
+    def error(self) -> Tensor:
+        """No estimate, unless the method has one."""
+        raise InvalidProblemError("solver: this method has no error estimate")
+
+    @property
+    def stiffness(self) -> Tensor:
+        """No estimate, unless the method has one."""
+        raise InvalidProblemError("solver: this method has no stiffness estimate")
+
+    def polynomial(self) -> list[Tensor]:
+        """The straight line between the ends, which a quadrature over the step takes; saved rows follow the path."""
+        return [self.y - self.y0]
+
+
+class Between(PathStep):
+    """A step along a path, which knows what noise does between its ends."""
+
     w: Tensor
     """What the path does on the step."""
     _pieces: list[Tensor] | None = None

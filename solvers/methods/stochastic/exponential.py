@@ -14,15 +14,14 @@ from ...problems import SDEProblem
 from ...terms.semilinear import Parts, SemilinearField
 from ..base import Accuracy, Cache, Memory, Step, VectorField
 from .base import SDEMethod
+from .between import PathStep
 
 if TYPE_CHECKING:
     from ...output.saving import Request, SavePlan
 
 
-class _ExponentialStep(Step):
+class _ExponentialStep(PathStep):
     """Euler's step for x along the exact move of the filter."""
-
-    follows_path = True
 
     def __init__(self, field: VectorField, t0: Scalar, t1: Scalar, y0: Tensor) -> None:
         self.field = self.term = cast(SemilinearField, field)
@@ -48,20 +47,6 @@ class _ExponentialStep(Step):
         return self.term.drift(t, y), self.term.diffusion(t, y), self.term.control(t, y)
 
     calls = 0
-
-    @property
-    def error(self) -> Tensor:
-        """No estimate, unless the method has one."""
-        raise InvalidProblemError("solver: this method has no error estimate")
-
-    @property
-    def stiffness(self) -> Tensor:
-        """No estimate, unless the method has one."""
-        raise InvalidProblemError("solver: this method has no stiffness estimate")
-
-    def polynomial(self) -> list[Tensor]:
-        """The straight line between the ends, which a quadrature over the step takes; saved rows follow the path."""
-        return [self.y - self.y0]
 
     def _moves(self) -> list[Parts]:
         """What the solution between the ends is made of, :meth:`SemilinearField.inside`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,13 +59,17 @@ def _runs(short: Tensor, whole: Tensor) -> tuple[dict[str, Run], dict[str, tuple
     for window in WINDOWS:
         if window < len(whole) - 1:
             name = f"neuralde, log-ODE, windows of {window}"
-            runs[name] = lambda window=window: _both(rough, _ours(rough, whole, window))  # type: ignore[misc]
+            runs[name] = partial(_by_windows, rough, whole, window)
             steps[name] = len(whole) - 1, -(-(len(whole) - 1) // window)
     return runs, steps, difference
 
 
 def _both(field: nn.Module, end: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(end.square().sum(), list(field.parameters()))
+
+
+def _by_windows(field: nn.Module, xs: Tensor, window: int) -> tuple[Tensor, ...]:
+    return _both(field, _ours(field, xs, window))
 
 
 def _ours(field: nn.Module, xs: Tensor, window: int) -> Tensor:
