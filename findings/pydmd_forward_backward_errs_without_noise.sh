@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PyDMD 2025.8.1: `FbDMD`, meant to remove the bias that noise brings, has errors of 1e-4 to 1e-1 in the eigenvalues of noise-free linear
+# PyDMD 2025.8.1: `FbDMD`, meant to remove the bias that noise brings, has errors of 1e-4 in the eigenvalues of noise-free linear
 # data of full rank, where `DMD` on the same data has rounding errors.
 #
 # The operator of the forward and of the backward fit agree there, so the square root of their product should be either. Use DMD where
